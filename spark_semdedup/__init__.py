@@ -1,0 +1,3 @@
+"""Semantic deduplication of embeddings on Apache Spark."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,42 @@
+"""The one error type that speaks to users.
+
+Every message is a single line that names the parameter or column, the value found, and what would be right.
+The command line prints it as it is; in Python it is an ordinary ``ValueError``.
+"""
+
+from __future__ import annotations
+
+import re
+
+
+class SemDedupError(ValueError):
+    """Input or settings that cannot be used; the message says which and what would be right."""
+
+
+class InvalidRowsError(SemDedupError):
+    """Rows that cannot be compared were found while ``handleInvalid`` is ``error``."""
+
+
+class ResultExistsError(SemDedupError):
+    """The output is there already and ``--overwrite`` was not given."""
+
+
+def shown(value: object, limit: int = 80) -> str:
+    """``value`` as it stands in a message: one line, never longer than ``limit`` characters."""
+    text = repr(value)
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+_OURS = re.compile(r"spark_semdedup\.errors\.(\w+): (?P<message>[^\n]*)")
+
+
+def error_from_worker(error: BaseException) -> SemDedupError | None:
+    """The ``SemDedupError`` that a Python worker raised, found in the exception Spark made of it, or None.
+
+    Spark carries a worker's exception to the driver as text (``PythonException``, or as the cause of a job
+    abort), so the type is lost and only the traceback's last line tells what happened.
+    """
+    if isinstance(error, SemDedupError):
+        return error
+    found = _OURS.search(str(error))
+    return SemDedupError(found["message"].strip()) if found else None

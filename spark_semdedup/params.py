@@ -1,0 +1,338 @@
+"""The Params of all stages, each defined once: name, meaning, default, and what values are allowed.
+
+A stage inherits the groups it needs. Getters and setters (``getK``, ``setK``) are made from the Params, the
+command line's options (``--k``) too, and so is the README's table; a new Param therefore needs one place.
+
+A wrong value is refused when it is set, by an error that names the Param, the value and what would be right.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+from pyspark.ml.param import Param, Params
+
+from spark_semdedup.errors import SemDedupError, shown
+
+ParamsT = TypeVar("ParamsT", bound="SemDedupParams")
+
+DEFAULTS: Mapping[str, Any] = {
+    "idCol": "id",
+    "embeddingCol": "embedding",
+    "handleInvalid": "error",
+    "backend": "auto",
+    "clusterer": "auto",
+    "maxIter": 20,
+    "tol": 1e-4,
+    "seed": 42,
+    "initMode": "k-means||",
+    "nInit": 1,
+    "oversamplingFactor": 2.0,
+    "maxSamplesPerBatch": 32768,
+    "distanceMeasure": "euclidean",
+    "batchSize": 1024,
+    "normalize": True,
+    "whichToKeep": "hard",
+    "distanceMetric": "cosine",
+    "eps": 0.05,
+}
+"""Every default there is. A Param missing here is unset until the user sets it; its text says what that means."""
+
+
+# --- converters: each raises a SemDedupError that names the Param -------------------------------------------
+
+
+def _refuse(name: str, value: object, right: str) -> SemDedupError:
+    return SemDedupError(f"{name}={shown(value)} cannot be used: it must be {right}")
+
+
+def _one_of(name: str, *allowed: str) -> Callable[[Any], str]:
+    def convert(value: Any) -> str:
+        if not isinstance(value, str) or value not in allowed:
+            raise _refuse(name, value, "one of " + ", ".join(allowed))
+        return value
+
+    return convert
+
+
+def _integer(name: str, least: int | None = None) -> Callable[[Any], int]:
+    right = "a whole number" + ("" if least is None else f" of at least {least}")
+
+    def convert(value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+            raise _refuse(name, value, right)
+        if not float(value).is_integer() or (least is not None and value < least):
+            raise _refuse(name, value, right)
+        return int(value)
+
+    return convert
+
+
+def _number(name: str, allowed: Callable[[float], bool], right: str) -> Callable[[Any], float]:
+    def convert(value: Any) -> float:
+        if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+            raise _refuse(name, value, right)
+        if not allowed(float(value)):
+            raise _refuse(name, value, right)
+        return float(value)
+
+    return convert
+
+
+def _boolean(name: str) -> Callable[[Any], bool]:
+    def convert(value: Any) -> bool:
+        if not isinstance(value, (bool, np.bool_)):
+            raise _refuse(name, value, "true or false")
+        return bool(value)
+
+    return convert
+
+
+def _text(name: str) -> Callable[[Any], str]:
+    def convert(value: Any) -> str:
+        if not isinstance(value, str) or not value:
+            raise _refuse(name, value, "a name")
+        return value
+
+    return convert
+
+
+def _texts(name: str) -> Callable[[Any], list[str]]:
+    def convert(value: Any) -> list[str]:
+        if isinstance(value, str) or not isinstance(value, Sequence):
+            raise _refuse(name, value, "a list of names")
+        return [_text(name)(each) for each in value]
+
+    return convert
+
+
+INIT_MODES = ("k-means||", "random", "scalable-k-means++", "k-means++")
+
+
+def _init_mode(value: Any) -> str | list[list[float]]:
+    """A name, or the initial centroids: an array of k rows, kept as lists so that it can be saved as JSON."""
+    right = "one of " + ", ".join(INIT_MODES) + ", or an array of k centroids"
+    if isinstance(value, str):
+        if value not in INIT_MODES:
+            raise _refuse("initMode", value, right)
+        return value
+    try:
+        centroids = np.asarray(value, dtype=np.float32)
+    except (TypeError, ValueError):
+        raise _refuse("initMode", value, right) from None
+    if centroids.ndim != 2 or not centroids.size or not np.isfinite(centroids).all():
+        raise _refuse("initMode", f"array of shape {centroids.shape}", "a finite array of shape (k, dimension)")
+    return centroids.tolist()
+
+
+def _param(name: str, doc: str, convert: Callable[[Any], Any]) -> Param[Any]:
+    return Param(Params._dummy(), name, doc, typeConverter=convert)  # type: ignore[attr-defined]
+
+
+# --- the anatomy all stages share ---------------------------------------------------------------------------
+
+
+class SemDedupParams(Params):
+    """Base of all stages: a keyword-only constructor, defaults from ``DEFAULTS``, ``getX``/``setX`` for every Param."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name, param in vars(cls).copy().items():
+            if isinstance(param, Param):
+                _add_accessors(cls, name, param.doc)
+        cls.__signature__ = _constructor_signature(cls)  # type: ignore[attr-defined]
+
+    def __init__(self, **params: Any) -> None:
+        super().__init__()
+        self._setDefault(**{p.name: DEFAULTS[p.name] for p in self.params if p.name in DEFAULTS})
+        self.setParams(**params)
+
+    def setParams(self: ParamsT, **kwargs: Any) -> ParamsT:
+        """Sets several Params at once, by keyword; ``None`` leaves a Param as it is."""
+        for name in kwargs:
+            if not self.hasParam(name):
+                known = ", ".join(sorted(p.name for p in self.params))
+                raise SemDedupError(f"{type(self).__name__} has no Param {name!r}; it has {known}")
+        return self._set(**{name: value for name, value in kwargs.items() if value is not None})
+
+    def value(self, name: str) -> Any:
+        """The value of a Param, or None where it has neither been set nor a default."""
+        return self.getOrDefault(name) if self.isDefined(name) else None
+
+    def settings(self, of: type[SemDedupParams] | None = None) -> dict[str, Any]:
+        """The values *set by the user*, for the Params of class ``of`` (default: all); to hand to another stage."""
+        return {p.name: v for p, v in self._paramMap.items() if of is None or hasattr(of, p.name)}
+
+
+def _constructor_signature(cls: type) -> inspect.Signature:
+    """Every Param as a keyword-only argument with its default, for ``help()`` and editors."""
+    names = sorted(name for name in dir(cls) if isinstance(getattr(cls, name, None), Param))
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Signature([inspect.Parameter(name, keyword, default=DEFAULTS.get(name)) for name in names])
+
+
+def _add_accessors(cls: type, name: str, doc: str) -> None:
+    suffix = name[0].upper() + name[1:]
+
+    def get(self: SemDedupParams) -> Any:
+        return self.getOrDefault(name)
+
+    def set_(self: ParamsT, value: Any) -> ParamsT:
+        return self._set(**{name: value})
+
+    for function, verb in ((get, "get"), (set_, "set")):
+        function.__name__ = f"{verb}{suffix}"
+        function.__qualname__ = f"{cls.__qualname__}.{verb}{suffix}"
+        function.__doc__ = f"{'Gets' if verb == 'get' else 'Sets'} ``{name}``: {doc}"
+        setattr(cls, function.__name__, function)
+
+
+# --- the Params, by what they are about ---------------------------------------------------------------------
+
+
+class HasIdCol(SemDedupParams):
+    idCol = _param("idCol", "column with each row's id: string or integer, unique, never null", _text("idCol"))
+
+
+class HasColumns(HasIdCol):
+    embeddingCol = _param(
+        "embeddingCol",
+        "column with the embedding: array<float>, array<double> or an ML Vector, of any norm",
+        _text("embeddingCol"),
+    )
+    metadataCols = _param(
+        "metadataCols", "further columns to carry along in the clustered rows (unset: none)", _texts("metadataCols")
+    )
+
+
+class HasInvalid(SemDedupParams):
+    embeddingDim = _param(
+        "embeddingDim",
+        "length every embedding must have (unset: the commonest length among the rows the fit looks at)",
+        _integer("embeddingDim", 1),
+    )
+    handleInvalid = _param(
+        "handleInvalid",
+        "what to do with rows whose embedding is null, of the wrong length, NaN, infinite or zero: error; skip "
+        "(set aside, with the reason); keep (stays in the result, compared with nothing)",
+        _one_of("handleInvalid", "error", "skip", "keep"),
+    )
+
+
+class HasBackend(SemDedupParams):
+    backend = _param(
+        "backend",
+        "where arrays are computed: gpu (CuPy on the executors' GPUs), cpu (NumPy), or auto (gpu where every "
+        "executor has one)",
+        _one_of("backend", "auto", "gpu", "cpu"),
+    )
+
+
+class HasSeed(SemDedupParams):
+    seed = _param("seed", "seed of the fit sample, the initial centroids and the random rank", _integer("seed"))
+
+
+class ClusteringParams(HasBackend, HasSeed):
+    clusterer = _param(
+        "clusterer",
+        "KMeans to use: rapids (spark-rapids-ml, on the GPUs), faiss (on the driver's CPU), mllib (pyspark.ml), "
+        "or auto (rapids with backend gpu, faiss with cpu)",
+        _one_of("clusterer", "auto", "rapids", "faiss", "mllib"),
+    )
+    k = _param("k", "number of clusters (unset: the square root of the number of rows, rounded)", _integer("k", 1))
+    maxIter = _param("maxIter", "KMeans iterations at most", _integer("maxIter", 0))
+    tol = _param(
+        "tol",
+        "convergence tolerance: rapids and mllib stop when no centre moves farther; faiss when the objective "
+        "improves by a smaller fraction",
+        _number("tol", lambda v: 0 <= v < float("inf"), "a number of at least 0"),
+    )
+    initMode = _param(
+        "initMode",
+        "initial centroids: k-means||, scalable-k-means++, k-means++, random, or an array of k centroids (also a "
+        "fitted model's, to go on from)",
+        _init_mode,
+    )
+    nInit = _param("nInit", "number of fits from different initial centroids; the best is kept", _integer("nInit", 1))
+    oversamplingFactor = _param(
+        "oversamplingFactor",
+        "candidates per centroid and round that k-means|| samples (rapids only)",
+        _number("oversamplingFactor", lambda v: 0 < v < float("inf"), "a number above 0"),
+    )
+    maxSamplesPerBatch = _param(
+        "maxSamplesPerBatch",
+        "rows whose distances to all centroids are computed at once in the fit (rapids only)",
+        _integer("maxSamplesPerBatch", 1),
+    )
+    distanceMeasure = _param(
+        "distanceMeasure",
+        "euclidean (centroids are means of unit vectors), or cosine (spherical KMeans: centroids are normalised "
+        "after each iteration)",
+        _one_of("distanceMeasure", "euclidean", "cosine"),
+    )
+    fitSampleRows = _param(
+        "fitSampleRows",
+        "rows to fit on; 0 means all (unset: 64 per centroid)",
+        _integer("fitSampleRows", 0),
+    )
+
+
+class RankingParams(HasSeed):
+    whichToKeep = _param(
+        "whichToKeep",
+        "which row of a group of duplicates is preferred: hard (farthest from its centroid), easy (nearest), "
+        "random (by a hash of id and seed), first (lowest id)",
+        _one_of("whichToKeep", "hard", "easy", "random", "first"),
+    )
+    rankBy = _param(
+        "rankBy",
+        "columns that rank rows instead of whichToKeep, each optionally followed by asc or desc: "
+        "['quality desc', 'date']; nulls last, ties by id",
+        _texts("rankBy"),
+    )
+    distanceMetric = _param(
+        "distanceMetric",
+        "distance to the centroid that hard and easy rank by: cosine or l2",
+        _one_of("distanceMetric", "cosine", "l2"),
+    )
+
+
+class PairwiseParams(HasBackend):
+    batchSize = _param(
+        "batchSize",
+        "rows compared at once inside a cluster; more uses more memory, the answer is the same",
+        _integer("batchSize", 1),
+    )
+    normalize = _param(
+        "normalize",
+        "divide embeddings by their norm first; false: they are unit vectors already, as the cluster step writes them",
+        _boolean("normalize"),
+    )
+
+
+class DecisionParams(SemDedupParams):
+    eps = _param(
+        "eps",
+        "a row is a duplicate when its cosine_sim_score is at least 1 - eps",
+        _number("eps", lambda v: 0 < v < 1, "a number between 0 and 1, both excluded"),
+    )
+    threshold = _param(
+        "threshold",
+        "the similarity itself, instead of eps: eps = 1 - threshold",
+        _number("threshold", lambda v: 0 < v < 1, "a number between 0 and 1, both excluded"),
+    )
+
+    def similarity_threshold(self) -> float:
+        """The similarity from which a row is a duplicate: ``1 - eps`` in double arithmetic, or ``threshold`` itself.
+
+        Raises ``SemDedupError`` where the user has set both.
+        """
+        if self.isSet("eps") and self.isSet("threshold"):
+            raise SemDedupError(
+                f"eps={self.value('eps')} and threshold={self.value('threshold')} are both set; set one of them "
+                "(threshold is 1 - eps)"
+            )
+        return self.value("threshold") if self.isSet("threshold") else 1.0 - self.value("eps")
