@@ -1,0 +1,107 @@
+"""The nearest centroid of every row, and the distances to it.
+
+x lies nearest to the centroid c that minimises ‖x − c‖², which is the one that maximises x·c − ‖c‖²/2, or x·c for
+unit centroids and the cosine. One matrix product for a batch of rows gives that score for all centroids; where
+several come within its error bound, the squared distances of those few, computed exactly (``arithmetic``), decide,
+then the lowest id. So labels and distances depend on neither batch nor machine.
+
+Floor: 2 n k d operations for the product; the distances add 2 n d exact terms, whatever k is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from spark_semdedup.kernels.arithmetic import (
+    FLOAT32_ROUNDING,
+    exact_pair_dots64,
+    norms,
+    squared_pair_distances,
+    unit_vectors,
+)
+from spark_semdedup.kernels.arrays import Array, array_module, rows_per_block
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What is known of each row after assignment; all of length n, of the rows' array library."""
+
+    centroid: Array
+    """int32: id of the nearest centroid."""
+    l2_dist_to_cent: Array
+    """float32: ‖x − c‖."""
+    cosine_dist_to_cent: Array
+    """float32: 1 − x·c/‖c‖, never below 0; 1 where the centroid's norm is 0."""
+
+
+def nearest_centroids(vectors: Array, centroids: Array, *, spherical: bool = False) -> Assignment:
+    """Assigns each unit vector to its nearest centroid.
+
+    Parameters
+    ----------
+    vectors
+        Float32 unit vectors (n, d).
+    centroids
+        Float32 (k, d), finite, of any norm.
+    spherical
+        Nearest by cosine (largest x·c/‖c‖) instead of Euclidean distance.
+    """
+    xp = array_module(vectors)
+    units = unit_vectors(centroids)
+    targets = units if spherical else centroids
+    n = vectors.shape[0]
+    label = xp.empty(n, np.int32)
+    step = rows_per_block(xp, 4 * centroids.shape[0], block_bytes=1 << 22)
+    bias, slack = _bias_and_slack(targets, spherical)
+    for start in range(0, n, step):
+        part = slice(start, start + step)
+        label[part] = _nearest(vectors[part], targets, bias, slack, spherical)
+    own = xp.arange(n)
+    l2 = xp.sqrt(squared_pair_distances(vectors, centroids, own, label))
+    cosine = xp.maximum(1.0 - exact_pair_dots64(vectors, units, own, label), 0.0)
+    return Assignment(label, l2.astype(np.float32), cosine.astype(np.float32))
+
+
+def _bias_and_slack(targets: Array, spherical: bool) -> tuple[Array, Array]:
+    """For each centroid what is subtracted from x·c to get a *lower* bound of the score, and the width of the bound.
+
+    The product is off by at most γ‖c‖ (see ``arithmetic.screening_error``; tensor cores are not used here, but
+    the allowance for them costs nothing), half the squared norm and the subtraction by two more roundings each.
+    """
+    xp = array_module(targets)
+    norm = norms(targets)
+    half_square = xp.zeros_like(norm) if spherical else norm * norm / 2
+    error = (targets.shape[1] + 8) * 4 * FLOAT32_ROUNDING * (norm + half_square)
+    return (half_square + error).astype(np.float32), (2 * error).astype(np.float32)
+
+
+def _nearest(vectors: Array, targets: Array, bias: Array, slack: Array, spherical: bool) -> Array:
+    xp = array_module(vectors)
+    scores = vectors @ targets.T
+    scores -= bias
+    label = scores.argmax(axis=1)
+    highest = xp.take_along_axis(scores, label[:, None], axis=1)
+    scores += slack
+    near = scores >= highest
+    contested = xp.flatnonzero(xp.count_nonzero(near, axis=1) > 1)
+    step = rows_per_block(xp, 8 * targets.shape[0])
+    for start in range(0, contested.shape[0], step):
+        rows = contested[start : start + step]
+        label[rows] = _decide(vectors[rows], targets, near[rows], spherical)
+    return label.astype(np.int32)
+
+
+def _decide(vectors: Array, targets: Array, near: Array, spherical: bool) -> Array:
+    """The nearest among the centroids marked in ``near`` (m, k), decided exactly; of equally near ones the lowest."""
+    xp = array_module(vectors)
+    i, j = xp.nonzero(near)
+    # Smaller is nearer for both.
+    distance = -exact_pair_dots64(vectors, targets, i, j) if spherical else squared_pair_distances(vectors, targets, i, j)
+    least = xp.full(vectors.shape[0], np.inf)
+    xp.minimum.at(least, i, distance)
+    label = xp.full(vectors.shape[0], targets.shape[0], np.int64)
+    ties = distance == least[i]
+    xp.minimum.at(label, i[ties], j[ties])
+    return label
