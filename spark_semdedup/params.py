@@ -197,6 +197,12 @@ class HasIdCol(SemDedupParams):
     idCol = _param("idCol", "column with each row's id: string or integer, unique, never null", _text("idCol"))
 
 
+class HasDuplicatesPath(SemDedupParams):
+    duplicatesPath = _param(
+        "duplicatesPath", "Parquet folder of the duplicates to remove, with a column id", _text("duplicatesPath")
+    )
+
+
 class HasColumns(HasIdCol):
     embeddingCol = _param(
         "embeddingCol",
@@ -306,6 +312,9 @@ class PairwiseParams(HasBackend):
         "rows compared at once inside a cluster; more uses more memory, the answer is the same",
         _integer("batchSize", 1),
     )
+
+
+class HasNormalize(SemDedupParams):
     normalize = _param(
         "normalize",
         "divide embeddings by their norm first; false: they are unit vectors already, as the cluster step writes them",

@@ -1,0 +1,311 @@
+"""``EmbeddingKMeans``: KMeans on a sample of the unit vectors, every row assigned to its nearest centroid."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from pyspark.ml import Estimator, Model
+from pyspark.ml.util import DefaultParamsReadable, DefaultParamsWritable
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+from pyspark.sql import types as T
+
+from spark_semdedup import clusterers
+from spark_semdedup.columns import (
+    binary_rows,
+    embedding_column,
+    id_column,
+    matrix,
+    quoted,
+    refuse_shadowed,
+)
+from spark_semdedup.devices import resolve_backend, task_module
+from spark_semdedup.errors import SemDedupError
+from spark_semdedup.kernels import nearest_centroids, unit_vectors
+from spark_semdedup.kernels.arrays import to_numpy
+from spark_semdedup.params import ClusteringParams, HasColumns, HasInvalid
+from spark_semdedup.persistence import CentroidsReadable, CentroidsWritable
+from spark_semdedup.ranking import Ranking
+from spark_semdedup.sampling import fit_sample
+from spark_semdedup.validation import check_ids, invalid_row
+
+log = logging.getLogger("spark_semdedup")
+
+ASSIGNED = ("centroid", "l2_dist_to_cent", "cosine_dist_to_cent")
+"""The columns that assignment appends: int, float, float."""
+
+FIT_ROWS_PER_CENTROID = 64
+"""Rows per centroid that are fitted on by default."""
+
+
+class _EmbeddingKMeansParams(HasColumns, HasInvalid, ClusteringParams):
+    pass
+
+
+class EmbeddingKMeans(Estimator, _EmbeddingKMeansParams, DefaultParamsReadable, DefaultParamsWritable):
+    """Clusters embeddings by direction: KMeans on unit vectors.
+
+    The centroids are fitted on the rows with the smallest ``xxhash64(id, seed)`` (``fitSampleRows``); the model
+    assigns every row. The embedding column is never altered.
+
+    >>> df = spark.createDataFrame([(i, [float(i % 2), 1.0 - i % 2]) for i in range(8)], "id int, embedding array<float>")
+    >>> model = EmbeddingKMeans(k=2).fit(df)
+    >>> model.transform(df).groupBy("centroid").count().orderBy("centroid").show()
+    +--------+-----+
+    |centroid|count|
+    +--------+-----+
+    |       0|    4|
+    |       1|    4|
+    +--------+-----+
+    <BLANKLINE>
+    """
+
+    def _fit(self, dataset: DataFrame) -> EmbeddingKMeansModel:
+        id_ = id_column(dataset, self.value("idCol"))
+        embedding = embedding_column(dataset, self.value("embeddingCol"))
+        backend = resolve_backend(dataset.sparkSession, self.value("backend"))
+        clusterer = clusterers.choose_clusterer(self.value("clusterer"), backend)
+        total = check_ids(dataset, id_, self.value("idCol"))
+        k = self._number_of_clusters(total)
+        settings = clusterers.FitSettings.from_params(self, k)
+        clusterers.refuse_unsupported(clusterer, settings)
+        sample = fit_sample(
+            dataset,
+            id_,
+            embedding,
+            embedding_name=self.value("embeddingCol"),
+            total=total,
+            wanted=self._sample_rows(k, total),
+            seed=self.value("seed"),
+            dim=self.value("embeddingDim"),
+            handle_invalid=self.value("handleInvalid"),
+            on_driver=clusterer != "rapids",
+        )
+        if k > sample.size:
+            raise SemDedupError(f"k={k} is larger than the {sample.size} rows with a valid embedding: lower k")
+        log.info("fitting %d centroids on %d of %d rows with %s", k, sample.size, total, clusterer)
+        fit = clusterers.fit(clusterer, sample, settings)
+        model = self._copyValues(EmbeddingKMeansModel(centroids=fit.centroids, history=fit.history))
+        model._resetUid(self.uid)
+        if not isinstance(model.value("initMode"), str):
+            model.clear(model.initMode)  # k × d numbers that the fitted centroids supersede
+        return model
+
+    def _number_of_clusters(self, total: int) -> int:
+        given = self.value("initMode")
+        k = self.value("k")
+        if not isinstance(given, str):
+            if k is not None and k != len(given):
+                raise SemDedupError(f"k={k} and initMode with {len(given)} centroids contradict each other")
+            k = len(given)
+        if k is None:
+            k = max(1, round(math.sqrt(total)))
+        if k > total:
+            raise SemDedupError(f"k={k} is larger than the {total} rows: it must be at most the number of rows")
+        return int(k)
+
+    def _sample_rows(self, k: int, total: int) -> int:
+        rows = self.value("fitSampleRows")
+        if rows is None:
+            rows = FIT_ROWS_PER_CENTROID * k
+        if 0 < rows < k:
+            raise SemDedupError(f"fitSampleRows={rows} is smaller than k={k}: it must be 0 (all rows) or at least k")
+        return min(rows, total) if rows else total
+
+
+class EmbeddingKMeansModel(Model, _EmbeddingKMeansParams, CentroidsReadable, CentroidsWritable):
+    """Assigns rows to fitted centroids; see ``EmbeddingKMeans``.
+
+    ``history`` holds, per iteration of the fit, the mean squared distance to the nearest centroid (euclidean) or
+    the mean similarity to it (cosine); empty where the clusterer reports none.
+    """
+
+    def __init__(
+        self, *, centroids: np.ndarray | None = None, history: Sequence[float] = (), **params: Any
+    ) -> None:
+        super().__init__(**params)
+        self._centroids = np.zeros((0, 0), np.float32) if centroids is None else np.asarray(centroids, np.float32)
+        self.history = tuple(history)
+
+    @property
+    def centroids(self) -> np.ndarray:
+        """float32 (k, d); row number is the centroid's id."""
+        return self._centroids
+
+    def clusterCenters(self) -> list[np.ndarray]:
+        """The centroids as a list of arrays, as pyspark.ml's KMeansModel gives them."""
+        return list(self._centroids)
+
+    def copy(self, extra: Any = None) -> EmbeddingKMeansModel:
+        copied = super().copy(extra)
+        copied._centroids, copied.history = self._centroids, self.history
+        return copied
+
+    def _transform(self, dataset: DataFrame) -> DataFrame:
+        """Appends ``centroid``, ``l2_dist_to_cent`` and ``cosine_dist_to_cent`` to all columns there are.
+
+        Only embeddings travel to Python. Rows whose embedding is invalid fail (``handleInvalid`` error), are left
+        out (skip) or have nulls (keep).
+        """
+        assigned = self._with_assignment(dataset, units=False)
+        if self.value("handleInvalid") == "skip":
+            assigned = assigned.where(F.col(f"{_ASSIGNMENT}.reason").isNull())
+        return assigned.select(*map(quoted, dataset.columns), *(F.col(f"{_ASSIGNMENT}.{name}") for name in ASSIGNED))
+
+    def clustered(self, dataset: DataFrame, ranking: Ranking | None = None) -> tuple[DataFrame, DataFrame]:
+        """The rows as the ``cluster`` step stores them, and the invalid rows with their reasons.
+
+        First: id, embedding (the float32 unit vector), ``metadataCols``, the columns that ``ranking`` needs, and
+        the three columns of the assignment. Second: all columns of the input and ``reason``; empty, unless
+        ``handleInvalid`` is skip or keep.
+        """
+        names = [self.value("idCol"), *(self.value("metadataCols") or [])]
+        names += ranking.input_columns(dataset) if ranking else []
+        assigned = self._with_assignment(dataset, units=True)
+        unit = F.col(f"{_ASSIGNMENT}.unit").alias(self.value("embeddingCol"))
+        kept = [quoted(name) for name in dict.fromkeys(names) if name != self.value("embeddingCol")]
+        valid = assigned.where(F.col(f"{_ASSIGNMENT}.reason").isNull()).select(
+            kept[0], unit, *kept[1:], *(F.col(f"{_ASSIGNMENT}.{name}") for name in ASSIGNED)
+        )
+        invalid = assigned.where(F.col(f"{_ASSIGNMENT}.reason").isNotNull())
+        return valid, invalid.select(*map(quoted, dataset.columns), F.col(f"{_ASSIGNMENT}.reason").alias("reason"))
+
+    def unit_rows(self, dataset: DataFrame, ranking: Ranking) -> DataFrame:
+        """What the pairwise step of one job needs, and nothing else: ``id``, ``key_0`` …, ``unit`` (binary),
+        ``centroid``, ``reason``.
+
+        One crossing from the JVM to Python and back, in which rows are normalised, assigned and given their rank
+        keys. Invalid rows have a reason and a negative centroid (many different ones, so that they spread).
+        """
+        id_ = id_column(dataset, self.value("idCol"))
+        embedding = embedding_column(dataset, self.value("embeddingCol"))
+        keys = [] if ranking.distance else ranking.key_columns(dataset, id_)
+        carried = [id_.alias("id"), *(key.alias(f"key_{i}") for i, key in enumerate(keys))]
+        source = dataset.select(*carried, embedding.alias("embedding"))
+        schema = T.StructType([source.schema[column] for column in source.columns[:-1]])
+        if ranking.distance:
+            schema.add("key_0", T.FloatType())
+        schema.add("unit", T.BinaryType()).add("centroid", T.IntegerType()).add("reason", T.StringType())
+        assign = self._assigner(dataset)
+        distance = ranking.distance
+
+        def rows(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+            for batch in batches:
+                found = assign(batch.column("embedding"), batch.column("id"))
+                columns = [batch.column(i) for i in range(batch.num_columns - 1)]
+                if distance:
+                    columns.append(found.spread(getattr(found, distance), np.float32(0)))
+                scattered = -1 - np.arange(batch.num_rows, dtype=np.int32) % 1000
+                columns += [
+                    found.spread_units(),
+                    pa.array(np.where(found.valid, found.spread_numpy(found.centroid), scattered)),
+                    pa.array(found.reasons, pa.string()),
+                ]
+                yield pa.RecordBatch.from_arrays(columns, names=schema.names)
+
+        return source.mapInArrow(rows, schema)
+
+    def _with_assignment(self, dataset: DataFrame, *, units: bool) -> DataFrame:
+        """The dataset with one struct column more. A scalar pandas UDF: Spark sends it the embedding alone and
+        joins its answer to the row in the JVM, so other columns may be of any type and cost nothing."""
+        refuse_shadowed(dataset, [*ASSIGNED, _ASSIGNMENT], type(self).__name__)
+        id_ = id_column(dataset, self.value("idCol"))
+        embedding = embedding_column(dataset, self.value("embeddingCol"))
+        assign = self._assigner(dataset)
+        schema = "centroid int, l2_dist_to_cent float, cosine_dist_to_cent float, reason string"
+        schema += ", unit array<float>" if units else ""
+
+        @F.pandas_udf(schema)  # type: ignore[call-overload]
+        def assignment(embeddings: pd.Series, ids: pd.Series) -> pd.DataFrame:
+            found = assign(_list_array(embeddings), ids)
+            answer = pd.DataFrame({name: found.spread_nullable(getattr(found, name)) for name in ASSIGNED})
+            answer["reason"] = found.reasons
+            if units:
+                answer["unit"] = found.spread_unit_objects()
+            return answer
+
+        return dataset.withColumn(_ASSIGNMENT, assignment(embedding, id_))
+
+    def _assigner(self, dataset: DataFrame) -> Callable[[Any, Any], _Assigned]:
+        """The function that runs in the tasks: Arrow embeddings and ids of a batch → what is known of its rows."""
+        centroids = self._centroids
+        spherical = self.value("distanceMeasure") == "cosine"
+        raises = self.value("handleInvalid") == "error"
+        column = self.value("embeddingCol")
+        backend = resolve_backend(dataset.sparkSession, self.value("backend"))
+        k, dim = centroids.shape
+        if self.value("embeddingDim") not in (None, dim):
+            raise SemDedupError(
+                f"embeddingDim={self.value('embeddingDim')} contradicts the model's {k} centroids of length {dim}"
+            )
+
+        def assign(embeddings: Any, ids: Any) -> _Assigned:
+            valid, rows, reasons = matrix(embeddings, dim)
+            if raises and not valid.all():
+                first = int(np.flatnonzero(~valid)[0])
+                id_ = ids[first].as_py() if isinstance(ids, pa.Array) else ids.iloc[first]
+                raise invalid_row(id_, reasons[first], column)
+            xp = task_module(backend)
+            units = unit_vectors(xp.asarray(rows))
+            found = nearest_centroids(units, xp.asarray(centroids), spherical=spherical)
+            return _Assigned(valid, reasons, to_numpy(units), *(to_numpy(getattr(found, name)) for name in ASSIGNED))
+
+        return assign
+
+
+_ASSIGNMENT = "semdedup_assignment"
+
+
+def _list_array(embeddings: pd.Series) -> pa.Array:
+    """The Series of a pandas UDF as an Arrow list column again; element type by the first row that is not null."""
+    first = next((value for value in embeddings if value is not None), np.zeros(0, np.float32))
+    return pa.array(embeddings, pa.list_(pa.from_numpy_dtype(np.asarray(first).dtype)), from_pandas=True)
+
+
+@dataclass(frozen=True)
+class _Assigned:
+    """A batch after assignment. ``valid`` and ``reasons`` are of the batch's length n, the rest of its m valid rows'."""
+
+    valid: np.ndarray
+    reasons: np.ndarray
+    units: np.ndarray
+    centroid: np.ndarray
+    l2_dist_to_cent: np.ndarray
+    cosine_dist_to_cent: np.ndarray
+
+    def spread_numpy(self, values: np.ndarray, filler: Any = 0) -> np.ndarray:
+        """Values of the valid rows at their places among all n rows."""
+        if len(values) == len(self.valid):
+            return values
+        spread = np.full(len(self.valid), filler, values.dtype)
+        spread[self.valid] = values
+        return spread
+
+    def spread(self, values: np.ndarray, filler: Any) -> pa.Array:
+        return pa.array(self.spread_numpy(values, filler))
+
+    def spread_nullable(self, values: np.ndarray) -> pd.Series:
+        """The same with nulls at invalid rows, for pandas."""
+        spread = pd.Series(self.spread_numpy(values))
+        return spread if self.valid.all() else spread.astype(spread.dtype.name.capitalize()).mask(~self.valid, pd.NA)
+
+    def spread_units(self) -> pa.Array:
+        """Unit vectors as binary; an empty value at invalid rows."""
+        units = binary_rows(self.units)
+        if self.valid.all():
+            return units
+        lengths = np.where(self.valid, 4 * self.units.shape[1], 0)
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+        return pa.Array.from_buffers(pa.binary(), len(self.valid), [None, pa.py_buffer(offsets), units.buffers()[2]])
+
+    def spread_unit_objects(self) -> pd.Series:
+        spread = pd.Series([None] * len(self.valid), dtype=object)
+        spread[np.flatnonzero(self.valid)] = list(self.units)
+        return spread

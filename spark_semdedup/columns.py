@@ -1,0 +1,183 @@
+"""Spark and Arrow columns ⇄ matrices: which types are accepted, which rows are valid.
+
+An Arrow list column is one flat buffer with offsets, so a batch of embeddings becomes a matrix without a copy and
+without Python touching a row.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TypeAlias
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyspark.ml.functions import vector_to_array
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+from pyspark.sql import types as T
+
+from spark_semdedup.errors import SemDedupError, shown
+
+ListArray: TypeAlias = "pa.ListArray | pa.LargeListArray | pa.FixedSizeListArray"
+
+ID_TYPES = (T.StringType, T.ByteType, T.ShortType, T.IntegerType, T.LongType)
+
+UNIT_NORM_TOLERANCE = 1e-5
+"""How far from 1 the norm of a vector may be that is taken for a unit vector (DESIGN 4)."""
+
+FLOAT16_NORM_TOLERANCE = 2e-3
+"""The same for unit vectors stored as float16: each element is off by up to 2⁻¹¹ of itself."""
+
+
+# --- Spark columns ------------------------------------------------------------------------------------------
+
+
+def quoted(name: str) -> Column:
+    """The column of that very name, whatever characters it has (dots, spaces, backticks)."""
+    return F.col("`" + name.replace("`", "``") + "`")
+
+
+def field(df: DataFrame, name: str, param: str) -> T.StructField:
+    """The schema's entry for a column; a ``SemDedupError`` that lists the columns there are if it is missing.
+
+    Exact spelling first, then as Spark resolves names: without regard to case, if that is unambiguous.
+    """
+    alike = [f for f in df.schema.fields if f.name == name] or [
+        f for f in df.schema.fields if f.name.lower() == name.lower()
+    ]
+    if len(alike) != 1:
+        what = "is there more than once" if alike else "is not among the columns"
+        raise SemDedupError(f"{param}={shown(name)} {what}: {', '.join(map(repr, df.columns))}")
+    return alike[0]
+
+
+def id_column(df: DataFrame, name: str) -> Column:
+    """The id column; a ``SemDedupError`` where it is missing or neither string nor integer."""
+    found = field(df, name, "idCol")
+    if not isinstance(found.dataType, ID_TYPES):
+        raise SemDedupError(
+            f"idCol={shown(name)} is of type {found.dataType.simpleString()}: it must be string, tinyint, smallint, "
+            "int or bigint (cast it, for example to string)"
+        )
+    return quoted(found.name)
+
+
+def embedding_column(df: DataFrame, name: str, *, float16_bits: bool = False) -> Column:
+    """The embedding as ``array<float>`` or ``array<double>``, from either or from an ML ``Vector``.
+
+    ``float16_bits``: also integer arrays, which hold the bits of float16 numbers (NeMo Curator writes uint16 lists).
+    """
+    found = field(df, name, "embeddingCol")
+    if _is_vector(found.dataType):
+        return vector_to_array(quoted(found.name))
+    if is_float_array(found.dataType) or (float16_bits and is_float16_bits(found.dataType)):
+        return quoted(found.name)
+    raise SemDedupError(
+        f"embeddingCol={shown(name)} is of type {found.dataType.simpleString()}: it must be array<float>, "
+        "array<double> or an ML Vector"
+    )
+
+
+def is_float_array(type_: T.DataType) -> bool:
+    return isinstance(type_, T.ArrayType) and isinstance(type_.elementType, (T.FloatType, T.DoubleType))
+
+
+def is_float16_bits(type_: T.DataType) -> bool:
+    return isinstance(type_, T.ArrayType) and isinstance(type_.elementType, (T.ShortType, T.IntegerType))
+
+
+def _is_vector(type_: T.DataType) -> bool:
+    return type_.typeName() == "vector" or type(type_).__name__ == "VectorUDT"
+
+
+def refuse_shadowed(df: DataFrame, appended: list[str], stage: str) -> None:
+    """A ``SemDedupError`` if the input already has one of the columns that a stage appends."""
+    there = [name for name in df.columns if name.lower() in {a.lower() for a in appended}]
+    if there:
+        raise SemDedupError(
+            f"{stage} appends the columns {', '.join(appended)}, but the input already has {', '.join(there)}: "
+            "rename or drop it first"
+        )
+
+
+# --- Arrow columns ------------------------------------------------------------------------------------------
+
+
+def lengths(embeddings: ListArray) -> np.ndarray:
+    """Elements of each row, −1 for null; int64 (n,)."""
+    return pc.fill_null(pc.list_value_length(embeddings), -1).to_numpy(zero_copy_only=False).astype(np.int64)
+
+
+def commonest_length(counts: Counter[int]) -> int | None:
+    """The length most rows have (of equally common ones the shortest); None where all rows are null or empty."""
+    there = [(-count, length) for length, count in counts.items() if length > 0]
+    return min(there)[1] if there else None
+
+
+def matrix(embeddings: ListArray, dim: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A batch of embeddings as a matrix of its valid rows.
+
+    Returns ``valid`` (bool, n), the valid rows as float32 or float64 (m, dim), not yet normalised, and
+    ``reasons`` (object, n): None for a valid row, else why it cannot be compared, in words.
+    """
+    if isinstance(embeddings, pa.ChunkedArray):
+        embeddings = embeddings.combine_chunks()
+    length = lengths(embeddings)
+    reasons = np.full(len(length), None, dtype=object)
+    fits = length == dim
+    for row in np.flatnonzero(~fits):
+        reasons[row] = "embedding is null" if length[row] < 0 else f"embedding has length {length[row]}, not {dim}"
+    values = (embeddings if fits.all() else embeddings.filter(pa.array(fits))).flatten()
+    if values.null_count:
+        values = pc.fill_null(values, np.nan)
+    rows = values.to_numpy(zero_copy_only=False).reshape(-1, dim)
+    # One pass finds NaN and ±Inf (their product with 0 is NaN), a second one zeros.
+    finite = np.isfinite(rows).all(axis=1)
+    nonzero = rows.any(axis=1)
+    good = finite & nonzero
+    if good.all():
+        return fits, rows, reasons
+    there = np.flatnonzero(fits)
+    reasons[there[~finite]] = "embedding has a null, NaN or infinite element"
+    reasons[there[finite & ~nonzero]] = "embedding is zero"
+    valid = fits.copy()
+    valid[there[~good]] = False
+    return valid, rows[good], reasons
+
+
+def float16_from_bits(bits: ListArray) -> pa.Array:
+    """Integer lists that hold float16 bits → float32 lists (NeMo Curator stores embeddings so)."""
+    values = bits.flatten().to_numpy(zero_copy_only=False).astype(np.uint16).view(np.float16).astype(np.float32)
+    offsets = np.concatenate([[0], np.cumsum(np.maximum(lengths(bits), 0))]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values), mask=bits.is_null())
+
+
+def binary_rows(rows: np.ndarray) -> pa.Array:
+    """A float32 matrix (n, d) as n binary values of 4·d bytes, without copying a row.
+
+    Inside the job unit vectors travel as binary: the JVM copies them as one piece, where it would walk an array
+    element by element on the way to and from Arrow.
+    """
+    n, d = rows.shape
+    if n * d * 4 >= 2**31:
+        raise SemDedupError(
+            f"a batch of {n} embeddings of length {d} passes 2 GiB: lower spark.sql.execution.arrow.maxRecordsPerBatch"
+        )
+    offsets = np.arange(n + 1, dtype=np.int32) * np.int32(4 * d)
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(np.ascontiguousarray(rows, np.float32))]
+    return pa.Array.from_buffers(pa.binary(), n, buffers)
+
+
+def list_rows(rows: np.ndarray) -> pa.Array:
+    """A float32 matrix (n, d) as n Arrow lists, without copying a row."""
+    n, d = rows.shape
+    offsets = np.arange(n + 1, dtype=np.int32) * np.int32(d)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(np.ascontiguousarray(rows, np.float32).ravel()))
+
+
+def matrix_from_binary(values: pa.Array) -> np.ndarray:
+    """The inverse of ``binary_rows``; null-free, all of one length, at least one row."""
+    offsets = np.frombuffer(values.buffers()[1], np.int32)[values.offset : values.offset + len(values) + 1]
+    data = np.frombuffer(values.buffers()[2], np.uint8)[offsets[0] : offsets[-1]]
+    return data.view(np.float32).reshape(len(values), -1)

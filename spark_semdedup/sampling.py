@@ -1,0 +1,144 @@
+"""The rows that KMeans is fitted on: those with the smallest hash of their id (DESIGN 3.6).
+
+Which rows these are depends on ids and seed alone, not on partitions or row order. Hashes are uniform, so the
+s smallest of n lie almost surely below the fraction (s + 6√s) / n of their range: one filter in the JVM, before any
+embedding is decoded for Python, replaces a global sort.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+
+from spark_semdedup.columns import binary_rows, commonest_length, lengths, list_rows, matrix, matrix_from_binary
+from spark_semdedup.errors import SemDedupError
+from spark_semdedup.kernels import unit_vectors
+from spark_semdedup.validation import invalid_row
+
+log = logging.getLogger("spark_semdedup")
+
+_SAMPLE_SCHEMA = "hash bigint, length int, unit binary"
+
+
+@dataclass(frozen=True)
+class FitSample:
+    """The rows to fit on: ``size`` unit vectors of length ``dim``, on the driver or distributed."""
+
+    rows: DataFrame
+    found: pa.Table
+    dim: int
+    size: int
+
+    def array(self) -> np.ndarray:
+        """The unit vectors in hash order: float32 (size, dim). Only of a sample taken ``on_driver``."""
+        chosen = self.found.filter(pa.array(self.found["length"].to_numpy() == self.dim))
+        order = np.argsort(chosen["hash"].to_numpy(), kind="stable")[: self.size]
+        units = [matrix_from_binary(chunk) for chunk in chosen["unit"].chunks if len(chunk)]
+        return np.concatenate(units)[order]
+
+    def dataframe(self) -> DataFrame:
+        """The unit vectors as a DataFrame of one column ``unit`` of type ``array<float>``, in hash order."""
+        hashes = np.sort(self.found["hash"].to_numpy()[self.found["length"].to_numpy() == self.dim])
+        largest = int(hashes[self.size - 1])
+        chosen = self.rows.where((F.col("length") == self.dim) & (F.col("hash") <= largest))
+        return chosen.orderBy("hash").select("unit").mapInArrow(_decode, "unit array<float>")
+
+
+def _decode(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        if batch.num_rows:
+            yield pa.RecordBatch.from_arrays([list_rows(matrix_from_binary(batch.column("unit")))], ["unit"])
+
+
+def fit_sample(
+    df: DataFrame,
+    id_: Column,
+    embedding: Column,
+    *,
+    embedding_name: str,
+    total: int,
+    wanted: int,
+    seed: int,
+    dim: int | None,
+    handle_invalid: str,
+    on_driver: bool,
+) -> FitSample:
+    """Chooses up to ``wanted`` valid rows out of ``total``; rows that are not valid do not count.
+
+    ``dim`` None: the commonest length among the rows looked at. ``on_driver``: vectors are collected here at once;
+    otherwise only their hashes are, and the vectors stay on the executors. Raises ``SemDedupError`` where no row is
+    valid or, with ``handle_invalid`` error, where one is not.
+    """
+    hashed = df.select(F.xxhash64(id_, F.lit(seed)).alias("hash"), id_.alias("id"), embedding.alias("embedding"))
+    sampler = _sampler(embedding_name, dim, handle_invalid)
+    look_at = min(total, wanted + 6 * math.isqrt(wanted) + 16)
+    while True:
+        rows = hashed.where(F.col("hash") <= _hash_below(look_at / total)).mapInArrow(sampler, _SAMPLE_SCHEMA)
+        found = collect_arrow(rows if on_driver else rows.select("hash", "length"))
+        found_lengths = Counter(found["length"].to_pylist())
+        length = dim or commonest_length(found_lengths)
+        valid = found_lengths[length] if length else 0
+        if valid >= wanted or look_at >= total:
+            break
+        look_at = min(total, 4 * look_at)  # many rows are not valid: look farther
+    if not valid or length is None:
+        raise SemDedupError("no row has an embedding that can be compared: all are null, empty, zero or not finite")
+    _refuse_mixed(found_lengths, handle_invalid)
+    return FitSample(rows, found, length, min(wanted, valid))
+
+
+def _hash_below(fraction: float) -> int:
+    """The int64 below which ``fraction`` of all hashes lie."""
+    return 2**63 - 1 if fraction >= 1 else int(-(2**63) + fraction * 2**64)
+
+
+def _refuse_mixed(lengths_found: Counter[int], handle_invalid: str) -> None:
+    if handle_invalid == "error" and len(lengths_found) > 1:
+        mixed = ", ".join(f"{length} ({rows} rows)" for length, rows in lengths_found.most_common(4))
+        raise SemDedupError(
+            f"embeddings have mixed dimensions: {mixed}; give them one length, or set handleInvalid to skip or keep"
+        )
+
+
+def _sampler(embedding_name: str, dim: int | None, handle_invalid: str):  # type: ignore[no-untyped-def]
+    def sample(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            embeddings = batch.column("embedding")
+            length = lengths(embeddings)
+            for each in [dim] if dim else np.unique(length):
+                these = pa.array(length == each) if dim is None else pa.array(np.ones(len(length), bool))
+                part = batch.filter(these)
+                valid, rows, reasons = matrix(part.column("embedding"), max(int(each), 1))
+                if handle_invalid == "error" and not valid.all():
+                    first = int(np.flatnonzero(~valid)[0])
+                    raise invalid_row(part.column("id")[first].as_py(), reasons[first], embedding_name)
+                if len(rows):
+                    hashes = part.column("hash").filter(pa.array(valid))
+                    sizes = pa.array(np.full(len(rows), each, np.int32))
+                    yield pa.RecordBatch.from_arrays(
+                        [hashes, sizes, binary_rows(unit_vectors(rows))], ["hash", "length", "unit"]
+                    )
+
+    return sample
+
+
+def collect_arrow(df: DataFrame) -> pa.Table:
+    """The rows on the driver as an Arrow table. For results of bounded size only."""
+    if hasattr(df, "toArrow"):  # Spark 4
+        return df.toArrow()
+    batches = df._collect_as_arrow()  # Spark 3.5: what toPandas uses there
+    return pa.Table.from_batches(batches) if batches else pa.Table.from_pylist([], _arrow_schema(df))
+
+
+def _arrow_schema(df: DataFrame) -> pa.Schema:
+    from pyspark.sql.pandas.types import to_arrow_schema
+
+    return to_arrow_schema(df.schema)

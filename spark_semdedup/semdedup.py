@@ -1,0 +1,178 @@
+"""``SemDedup``: the whole of semantic deduplication as one stage of a ``pyspark.ml.Pipeline``."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from pyspark.ml import Estimator, Model
+from pyspark.ml.util import DefaultParamsReadable, DefaultParamsWritable
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from spark_semdedup.clustering import EmbeddingKMeans, EmbeddingKMeansModel
+from spark_semdedup.columns import id_column, quoted
+from spark_semdedup.devices import resolve_backend
+from spark_semdedup.duplicates import IdentifyDuplicates, without_ids
+from spark_semdedup.pairwise import SIMILARITY_COLUMNS, compare_clusters, decode_units
+from spark_semdedup.params import (
+    ClusteringParams,
+    DecisionParams,
+    HasColumns,
+    HasInvalid,
+    PairwiseParams,
+    RankingParams,
+)
+from spark_semdedup.persistence import CentroidsReadable, CentroidsWritable
+from spark_semdedup.ranking import Ranking
+from spark_semdedup.validation import check_ids
+
+
+class SemDedupStageParams(HasColumns, HasInvalid, ClusteringParams, RankingParams, PairwiseParams, DecisionParams):
+    """The Params of the whole job; the command line's options are made from them."""
+
+
+class SemDedup(Estimator, SemDedupStageParams, DefaultParamsReadable, DefaultParamsWritable):
+    """Finds rows that mean the same and keeps one of each.
+
+    ``fit`` fits the centroids, the model's ``transform`` gives the rows to keep, with all their columns.
+
+    >>> rows = [("a", [1.0, 0.0]), ("b", [0.999, 0.001]), ("c", [0.0, 1.0]), ("d", [0.7, 0.7])]
+    >>> df = spark.createDataFrame(rows, "id string, embedding array<double>")
+    >>> model = SemDedup(k=1, eps=0.05, whichToKeep="first").fit(df)
+    >>> [row.id for row in model.transform(df).orderBy("id").collect()]
+    ['a', 'c', 'd']
+    >>> model.duplicates(df).select("id", "max_id").show()
+    +---+------+
+    | id|max_id|
+    +---+------+
+    |  b|     a|
+    +---+------+
+    <BLANKLINE>
+    """
+
+    def _fit(self, dataset: DataFrame) -> SemDedupModel:
+        Ranking.of(self)  # contradictions are refused before any work
+        self.similarity_threshold()
+        clustering = EmbeddingKMeans(**self.settings(EmbeddingKMeans)).fit(dataset)
+        model = self._copyValues(SemDedupModel(centroids=clustering.centroids, history=clustering.history))
+        model._resetUid(self.uid)
+        if not isinstance(model.value("initMode"), str):
+            model.clear(model.initMode)
+        model._checked = weakref.ref(dataset)
+        return model
+
+
+class SemDedupModel(Model, SemDedupStageParams, CentroidsReadable, CentroidsWritable):
+    """Deduplicates with fitted centroids; see ``SemDedup``."""
+
+    _checked: weakref.ref[DataFrame] | None = None  # the rows fitted on, whose ids are known to be sound
+
+    def __init__(
+        self, *, centroids: np.ndarray | None = None, history: Sequence[float] = (), **params: Any
+    ) -> None:
+        super().__init__(**params)
+        self._centroids = np.zeros((0, 0), np.float32) if centroids is None else np.asarray(centroids, np.float32)
+        self.history = tuple(history)
+
+    @property
+    def centroids(self) -> np.ndarray:
+        """float32 (k, d); row number is the centroid's id."""
+        return self._centroids
+
+    def copy(self, extra: Any = None) -> SemDedupModel:
+        copied = super().copy(extra)
+        copied._centroids, copied.history, copied._checked = self._centroids, self.history, self._checked
+        return copied
+
+    @property
+    def clustering(self) -> EmbeddingKMeansModel:
+        """The clustering alone, as a stage."""
+        settings = self.settings(EmbeddingKMeansModel)
+        return EmbeddingKMeansModel(centroids=self._centroids, history=self.history, **settings)
+
+    def _transform(self, dataset: DataFrame) -> DataFrame:
+        """The rows to keep. Computed anew at each action; ``run`` keeps what several actions share."""
+        return self._result(dataset, persist=False).deduplicated
+
+    def similarities(self, dataset: DataFrame) -> DataFrame:
+        """``id``, ``max_id``, ``cosine_sim_score`` of every valid row."""
+        return self._result(dataset, persist=False).similarities
+
+    def duplicates(self, dataset: DataFrame) -> DataFrame:
+        """``id``, ``max_id``, ``cosine_sim_score`` of the rows to remove."""
+        return self._result(dataset, persist=False).duplicates
+
+    def run(self, dataset: DataFrame) -> SemDedupResult:
+        """All of them from one computation, which is kept until ``unpersist()``."""
+        return self._result(dataset, persist=True)
+
+    def _result(self, dataset: DataFrame, *, persist: bool) -> SemDedupResult:
+        name = self.value("idCol")
+        ranking = Ranking.of(self)
+        identify = IdentifyDuplicates(**self.settings(IdentifyDuplicates))
+        identify.similarity_threshold()
+        if self._checked is None or self._checked() is not dataset:
+            check_ids(dataset, id_column(dataset, name), name)
+        rows = self.clustering.unit_rows(dataset, ranking)
+        backend = resolve_backend(dataset.sparkSession, self.value("backend"))
+        compared = compare_clusters(rows, ranking, decode_units, backend=backend, batch_size=self.value("batchSize"))
+        compared = compared.persist() if persist else compared
+        valid = compared.where(F.col("reason").isNull())
+        similarities = valid.select(*SIMILARITY_COLUMNS)
+        duplicates = identify.transform(similarities)
+        invalid_ids = compared.where(F.col("reason").isNotNull()).select("id", "reason")
+        handle_invalid = self.value("handleInvalid")
+        unwanted = duplicates.select("id")
+        if handle_invalid == "skip":
+            unwanted = unwanted.unionAll(invalid_ids.select("id"))
+        return SemDedupResult(
+            similarities=similarities,
+            duplicates=duplicates,
+            deduplicated=without_ids(dataset, name, unwanted),
+            invalid=_with_reason(dataset, name, invalid_ids),
+            compared=compared,
+        )
+
+
+def _with_reason(dataset: DataFrame, id_name: str, invalid_ids: DataFrame) -> DataFrame:
+    """The input's invalid rows, all their columns, and a column ``reason``."""
+    found = invalid_ids.select(F.col("id").alias("semdedup_invalid_id"), F.col("reason").alias("semdedup_reason"))
+    joined = dataset.join(found, id_column(dataset, id_name) == F.col("semdedup_invalid_id"))
+    return joined.select(*map(quoted, dataset.columns), F.col("semdedup_reason").alias("reason"))
+
+
+@dataclass(frozen=True)
+class SemDedupResult:
+    """What one run found. DataFrames, lazy like all of Spark's; the comparison they share is computed once."""
+
+    similarities: DataFrame
+    """``id``, ``max_id``, ``cosine_sim_score``: every valid row."""
+    duplicates: DataFrame
+    """The same columns: the rows to remove."""
+    deduplicated: DataFrame
+    """The input's rows that remain, every column untouched."""
+    invalid: DataFrame
+    """The input's rows that could not be compared, with a ``reason``; they are in ``deduplicated`` too with
+    ``handleInvalid`` keep, and nowhere else with skip."""
+    compared: DataFrame = field(repr=False)
+    """What all of them are made from: ``SIMILARITY_COLUMNS``, ``compared`` and ``reason`` of every row."""
+
+    def counts(self) -> dict[str, int]:
+        """Rows in, invalid rows, clusters that hold rows, pairs compared; one small job over what is kept."""
+        valid = F.col("reason").isNull()
+        found = self.compared.agg(
+            F.count(F.lit(1)).alias("rows"),
+            F.count(F.when(~valid, 1)).alias("invalid"),
+            F.count(F.when(valid & (F.col("compared") == 0), 1)).alias("clusters"),
+            F.coalesce(F.sum("compared"), F.lit(0)).alias("pairs"),
+        ).first()
+        assert found is not None  # an aggregate without groups always gives one row
+        return {name: int(value) for name, value in found.asDict().items()}
+
+    def unpersist(self) -> None:
+        """Frees the kept comparison."""
+        self.compared.unpersist()

@@ -1,0 +1,43 @@
+"""Checks of the input that need a look at the data, answered in one line."""
+
+from __future__ import annotations
+
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+
+from spark_semdedup.errors import InvalidRowsError, SemDedupError, shown
+
+
+def check_ids(df: DataFrame, id_: Column, name: str) -> int:
+    """Counts the rows, in one job; refuses an empty input and null or duplicate ids, naming examples.
+
+    Only ids are read and shuffled. Null or duplicate ids are errors whatever ``handleInvalid`` says (DESIGN 3.7):
+    nobody could say which row an output line means.
+    """
+    counts = df.groupBy(id_.alias("id")).agg(F.count(F.lit(1)).alias("rows"))
+    repeated = F.when(F.col("rows") > 1, F.col("id"))
+    found = counts.agg(
+        F.coalesce(F.sum("rows"), F.lit(0)).alias("rows"),
+        F.coalesce(F.sum(F.when(F.col("id").isNull(), F.col("rows"))), F.lit(0)).alias("nulls"),
+        F.count(repeated).alias("repeated"),
+        F.min(repeated).alias("example"),
+    ).first()
+    assert found is not None  # an aggregate without groups always gives one row
+    if found["rows"] == 0:
+        raise SemDedupError("the input is empty: it must have at least one row")
+    if found["nulls"]:
+        raise SemDedupError(f"idCol={shown(name)} is null in {found['nulls']} rows: every row needs an id of its own")
+    if found["repeated"]:
+        raise SemDedupError(
+            f"idCol={shown(name)} is not unique: {found['repeated']} ids stand in more than one row, for example "
+            f"{shown(found['example'])}; drop exact repeats first (dropDuplicates([{shown(name)}]))"
+        )
+    return int(found["rows"])
+
+
+def invalid_row(id_: object, reason: str, column: str) -> InvalidRowsError:
+    """The error for a row that cannot be compared, while ``handleInvalid`` is ``error``."""
+    return InvalidRowsError(
+        f"embeddingCol={shown(column)}, row with id {shown(id_)}: {reason}; mend it, or set handleInvalid to skip "
+        "(set such rows aside) or keep (leave them in, compared with nothing)"
+    )

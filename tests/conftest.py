@@ -1,0 +1,26 @@
+"""One Spark session for the whole suite. Kernel tests (tests/kernels) never ask for it, so they run without Java."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import pytest
+
+os.environ["PYSPARK_PYTHON"] = sys.executable  # Spark's workers are "python3" from PATH unless told
+
+
+@pytest.fixture(scope="session")
+def spark():
+    from spark_semdedup.session import local_session
+
+    session = local_session("spark-semdedup tests", cores=2, memory_gib=2, conf={"spark.sql.shuffle.partitions": "4"})
+    yield session
+    session.stop()
+
+
+@pytest.fixture(autouse=True)
+def _doctest_names(request: pytest.FixtureRequest, doctest_namespace: dict) -> None:
+    """Doctests of the Spark stages find a session under the name ``spark``, as in the pyspark shell."""
+    if isinstance(request.node, pytest.DoctestItem) and ".kernels." not in request.node.name:
+        doctest_namespace["spark"] = request.getfixturevalue("spark")
