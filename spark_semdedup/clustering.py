@@ -71,7 +71,7 @@ class EmbeddingKMeans(Estimator, _EmbeddingKMeansParams, DefaultParamsReadable, 
         id_ = id_column(dataset, self.value("idCol"))
         embedding = embedding_column(dataset, self.value("embeddingCol"))
         backend = resolve_backend(dataset.sparkSession, self.value("backend"))
-        clusterer = clusterers.choose_clusterer(self.value("clusterer"), backend)
+        clusterer = clusterers.choose_clusterer(self.value("clusterer"), backend, self.value("backend"))
         total = check_ids(dataset, id_, self.value("idCol"))
         k = self._number_of_clusters(total)
         settings = clusterers.FitSettings.from_params(self, k)
@@ -86,7 +86,7 @@ class EmbeddingKMeans(Estimator, _EmbeddingKMeansParams, DefaultParamsReadable, 
             seed=self.value("seed"),
             dim=self.value("embeddingDim"),
             handle_invalid=self.value("handleInvalid"),
-            on_driver=clusterer != "rapids",
+            on_driver=clusterer == "faiss",
         )
         if k > sample.size:
             raise SemDedupError(f"k={k} is larger than the {sample.size} rows with a valid embedding: lower k")
