@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -33,7 +34,7 @@ from spark_semdedup.kernels.arrays import to_numpy
 from spark_semdedup.params import ClusteringParams, HasColumns, HasInvalid
 from spark_semdedup.persistence import CentroidsReadable, CentroidsWritable
 from spark_semdedup.ranking import Ranking
-from spark_semdedup.sampling import fit_sample
+from spark_semdedup.sampling import fit_sample, in_lowest
 from spark_semdedup.validation import check_ids, invalid_row
 
 log = logging.getLogger("spark_semdedup")
@@ -93,6 +94,9 @@ class EmbeddingKMeans(Estimator, _EmbeddingKMeansParams, DefaultParamsReadable, 
         log.info("fitting %d centroids on %d of %d rows with %s", k, sample.size, total, clusterer)
         fit = clusterers.fit(clusterer, sample, settings)
         model = self._copyValues(EmbeddingKMeansModel(centroids=fit.centroids, history=fit.history))
+        if clusterer == "faiss":  # the sample is on the driver: its labels foretell the sizes of the clusters
+            labels = nearest_centroids(sample.array(), fit.centroids, spherical=settings.spherical).centroid
+            model.fitted_sizes = {int(c): n * total / sample.size for c, n in Counter(labels.tolist()).items()}
         model._resetUid(self.uid)
         if not isinstance(model.value("initMode"), str):
             model.clear(model.initMode)  # k × d numbers that the fitted centroids supersede
@@ -134,6 +138,9 @@ class EmbeddingKMeansModel(Model, _EmbeddingKMeansParams, CentroidsReadable, Cen
         self._centroids = np.zeros((0, 0), np.float32) if centroids is None else np.asarray(centroids, np.float32)
         self.history = tuple(history)
 
+    fitted_sizes: dict[int, float] | None = None
+    """Estimated rows of each cluster in the data fitted on, where the fit knows them; not saved."""
+
     @property
     def centroids(self) -> np.ndarray:
         """float32 (k, d); row number is the centroid's id."""
@@ -146,6 +153,7 @@ class EmbeddingKMeansModel(Model, _EmbeddingKMeansParams, CentroidsReadable, Cen
     def copy(self, extra: Any = None) -> EmbeddingKMeansModel:
         copied = super().copy(extra)
         copied._centroids, copied.history = self._centroids, self.history
+        copied.fitted_sizes = self.fitted_sizes
         return copied
 
     def _transform(self, dataset: DataFrame) -> DataFrame:
@@ -193,8 +201,8 @@ class EmbeddingKMeansModel(Model, _EmbeddingKMeansParams, CentroidsReadable, Cen
         if ranking.distance:
             schema.add("key_0", T.FloatType())
         schema.add("unit", T.BinaryType()).add("centroid", T.IntegerType()).add("reason", T.StringType())
-        assign = self._assigner(dataset)
         distance = ranking.distance
+        assign = self._assigner(dataset, distances=(distance,) if distance else ())
 
         def rows(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             for batch in batches:
@@ -211,6 +219,15 @@ class EmbeddingKMeansModel(Model, _EmbeddingKMeansParams, CentroidsReadable, Cen
                 yield pa.RecordBatch.from_arrays(columns, names=schema.names)
 
         return source.mapInArrow(rows, schema)
+
+    def estimate_sizes(self, dataset: DataFrame, total: int) -> dict[int, float]:
+        """Estimated rows of each cluster: a sample of the ``total`` rows is assigned, those whose ids hash lowest."""
+        wanted = FIT_ROWS_PER_CENTROID * len(self._centroids)
+        fraction = min(1.0, wanted / total)
+        id_ = id_column(dataset, self.value("idCol"))
+        sample = self.unit_rows(dataset.where(in_lowest(id_, fraction)), Ranking())
+        counts = sample.groupBy("centroid").agg(F.count(F.lit(1)).alias("rows")).collect()
+        return {row["centroid"]: row["rows"] / fraction for row in counts if row["centroid"] >= 0}
 
     def _with_assignment(self, dataset: DataFrame, *, units: bool) -> DataFrame:
         """The dataset with one struct column more. A scalar pandas UDF: Spark sends it the embedding alone and
@@ -233,7 +250,9 @@ class EmbeddingKMeansModel(Model, _EmbeddingKMeansParams, CentroidsReadable, Cen
 
         return dataset.withColumn(_ASSIGNMENT, assignment(embedding, id_))
 
-    def _assigner(self, dataset: DataFrame) -> Callable[[Any, Any], _Assigned]:
+    def _assigner(
+        self, dataset: DataFrame, distances: Sequence[str] = ASSIGNED[1:]
+    ) -> Callable[[Any, Any], _Assigned]:
         """The function that runs in the tasks: Arrow embeddings and ids of a batch → what is known of its rows."""
         centroids = self._centroids
         spherical = self.value("distanceMeasure") == "cosine"
@@ -254,8 +273,9 @@ class EmbeddingKMeansModel(Model, _EmbeddingKMeansParams, CentroidsReadable, Cen
                 raise invalid_row(id_, reasons[first], column)
             xp = task_module(backend)
             units = unit_vectors(xp.asarray(rows))
-            found = nearest_centroids(units, xp.asarray(centroids), spherical=spherical)
-            return _Assigned(valid, reasons, to_numpy(units), *(to_numpy(getattr(found, name)) for name in ASSIGNED))
+            found = nearest_centroids(units, xp.asarray(centroids), spherical=spherical, distances=distances)
+            columns = (getattr(found, name) for name in ASSIGNED)
+            return _Assigned(valid, reasons, to_numpy(units), *(c if c is None else to_numpy(c) for c in columns))
 
         return assign
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,8 @@ import pandas as pd
 import pyarrow as pa
 from pyspark.ml import Transformer
 from pyspark.ml.util import DefaultParamsReadable, DefaultParamsWritable
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame, SparkSession, Window
+from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from spark_semdedup.columns import (
@@ -27,11 +29,13 @@ from spark_semdedup.columns import (
 )
 from spark_semdedup.devices import resolve_backend, task_module
 from spark_semdedup.errors import InvalidRowsError, SemDedupError, shown
-from spark_semdedup.kernels import ranked_max_similarity, unit_vectors
+from spark_semdedup.kernels import max_similarity, unit_vectors
 from spark_semdedup.kernels.arithmetic import norms
-from spark_semdedup.kernels.arrays import to_numpy
+from spark_semdedup.kernels.arrays import Array, to_numpy
 from spark_semdedup.params import HasColumns, HasNormalize, PairwiseParams, RankingParams
+from spark_semdedup.planning import Plan, default_max_rows, default_partitions, plan_tasks
 from spark_semdedup.ranking import Ranking, rank_order
+from spark_semdedup.sampling import in_lowest
 
 SIMILARITY_COLUMNS = ("id", "max_id", "cosine_sim_score")
 
@@ -57,13 +61,14 @@ class PairwiseSimilarity(
     +---+------+----------------+
     |  1|     1|             0.0|
     |  2|     1|             0.8|
-    |  3|     2|            0.96|
+    |  3|     2|      0.96000004|
     |  4|     4|             0.0|
     +---+------+----------------+
     <BLANKLINE>
     """
 
     def _transform(self, dataset: DataFrame) -> DataFrame:
+        """Lazy, but for one small job that counts a sixteenth of the rows by ``centroid``, to plan the tasks."""
         id_ = id_column(dataset, self.value("idCol"))
         name = self.value("embeddingCol")
         stored = not self.value("normalize")
@@ -71,60 +76,217 @@ class PairwiseSimilarity(
         centroid = _centroid_column(dataset)
         ranking = Ranking.of(self)
         keys = [key.alias(f"key_{i}") for i, key in enumerate(ranking.key_columns(dataset, id_))]
-        rows = dataset.where(centroid.isNotNull()).select(
-            id_.alias("id"), *keys, embedding.alias("embedding"), centroid.alias("centroid")
-        )
+        clustered = dataset.where(centroid.isNotNull())
+        rows = clustered.select(id_.alias("id"), *keys, embedding.alias("embedding"), centroid.alias("centroid"))
         float16 = stored and is_float16_bits(rows.schema["embedding"].dataType)
         decode = _array_decoder(name, stored=stored, float16=float16)
-        backend = resolve_backend(dataset.sparkSession, self.value("backend"))
-        compared = compare_clusters(rows, ranking, decode, backend=backend, batch_size=self.value("batchSize"))
-        return compared.select(*SIMILARITY_COLUMNS)
+        return compare_clusters(rows, _sample_sizes(rows), ranking, decode, self).select(*SIMILARITY_COLUMNS)
+
+
+# --- tasks --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ClusterSizes:
+    """What is known of the clusters before they are compared: (estimated) rows of each, and the dimension."""
+
+    rows: Mapping[int, float]
+    dim: int
+
+
+def _sample_sizes(rows: DataFrame) -> ClusterSizes:
+    """Estimated from the rows whose ids hash lowest. The filter runs before anything in ``rows`` that calls Python."""
+    sample = rows.where(in_lowest(F.col("id"), _SIZE_FRACTION))
+    counts = sample.groupBy("centroid").agg(F.count(F.lit(1)).alias("rows"), F.max(F.size("embedding")).alias("dim"))
+    found = counts.collect()
+    sizes = {int(row["centroid"]): row["rows"] / _SIZE_FRACTION for row in found}
+    return ClusterSizes(sizes, max((row["dim"] for row in found), default=1))
+
+
+_SIZE_FRACTION = 1 / 16
+
+
+_TILE_SEED = 1_000_033
 
 
 def compare_clusters(
     rows: DataFrame,
+    sizes: ClusterSizes,
     ranking: Ranking,
     decode: Callable[[pd.Series, pd.Series], np.ndarray],
-    *,
-    backend: str,
-    batch_size: int,
+    params: PairwiseParams,
 ) -> DataFrame:
-    """The grouped pandas UDF: ``rows`` repartitioned by ``centroid``, each group compared on its own.
+    """The grouped pandas UDF: ``rows`` repartitioned by cluster, each group compared on its own.
 
     ``rows`` has ``id``, ``key_0`` …, one column of vectors that ``decode`` makes a matrix of unit vectors, and
-    ``centroid``; with a column ``reason``, groups of negative centroid are rows that are not compared. Gives ``id``,
-    ``max_id``, ``cosine_sim_score``, ``compared`` (the number of rows this one was compared with as the later) and
-    ``reason``.
+    ``centroid``; with a column ``reason``, rows of negative centroid are not compared. ``sizes`` steer how tasks are
+    cut and placed (``planning``), never the answer. Gives ``id``, ``max_id``,
+    ``cosine_sim_score``, ``compared`` (how many rows this one was compared with as the later one) and ``reason``.
     """
-    id_type = rows.schema["id"].dataType
-    schema = T.StructType().add("id", id_type).add("max_id", id_type).add("cosine_sim_score", T.FloatType())
-    schema.add("compared", T.LongType()).add("reason", T.StringType())
-    vectors = next(name for name in rows.columns if name in ("unit", "embedding"))
-    keys = [name for name in rows.columns if name.startswith("key_")]
+    spark = rows.sparkSession
+    backend = resolve_backend(spark, params.value("backend"))
+    centroids = np.fromiter(sizes.rows, np.int64, len(sizes.rows))
+    estimates = np.fromiter(sizes.rows.values(), float, len(sizes.rows))
+    plan = plan_tasks(
+        estimates,
+        max_rows=params.value("maxClusterRows") or default_max_rows(sizes.dim),
+        partitions=default_partitions(4.0 * sizes.dim * estimates.sum(), _slots(spark)),
+    )
+    placed = _place(rows, centroids, plan)
+    compare = _GroupComparison(
+        ranking=ranking,
+        keys=tuple(name for name in rows.columns if name.startswith("key_")),
+        vectors=next(name for name in rows.columns if name in ("unit", "embedding")),
+        decode=decode,
+        backend=backend,
+        batch_size=params.value("batchSize"),
+        precision=_precision(params.value("precision"), backend),
+        tiled=plan.is_tiled,
+    )
+    schema = compare.schema(rows.schema)
 
-    def compare(group: pd.DataFrame) -> pd.DataFrame:
-        ids = group["id"]
-        _refuse_bad_ids(ids)
-        if group["centroid"].iat[0] < 0:
-            return pd.DataFrame(
-                {"id": ids, "max_id": ids, "cosine_sim_score": np.float32(0), "compared": 0, "reason": group["reason"]}
-            )
-        order = rank_order(ids, [group[key] for key in keys], ranking.key_ascending, ranking.id_ascending)
-        units = decode(group[vectors], ids)
-        xp = task_module(backend)
-        scores, indices = ranked_max_similarity(xp.asarray(units[order]), batch_size=batch_size)
-        ids = ids.to_numpy()[order]
-        return pd.DataFrame(
-            {
-                "id": ids,
-                "max_id": ids[to_numpy(indices)],
-                "cosine_sim_score": to_numpy(scores),
-                "compared": np.arange(len(ids)),
-                "reason": None,
-            }
+    def compare_group(group: pd.DataFrame) -> pd.DataFrame:  # Spark wants a function of one argument
+        return compare(group)
+
+    found = placed.repartition(plan.partitions, "task").groupBy("task").applyInPandas(compare_group, schema)
+    return _merge(found, compare) if plan.is_tiled else found
+
+
+def _precision(wanted: str, backend: str) -> str:
+    if wanted != "auto":
+        return wanted
+    return "float16" if backend == "gpu" else "float32"
+
+
+def _slots(spark: SparkSession) -> int:
+    """Tasks that run at once, as far as the driver knows."""
+    return spark.sparkContext.defaultParallelism if hasattr(spark, "sparkContext") else 8
+
+
+def _place(rows: DataFrame, centroids: np.ndarray, plan: Plan) -> DataFrame:
+    """Each row once for every task it takes part in: ``rows`` and ``task`` (the key), ``tile``.
+
+    Done in the JVM by a join with the plan, a table of one row per cluster. The tile is a hash of the id: were it
+    drawn at random, a task that runs again after a failure could move rows, and pairs would be lost.
+    """
+    table = [(int(c), int(t), keys) for c, t, keys in zip(centroids, plan.tiles, plan.keys_by_tile(), strict=True)]
+    lookup = rows.sparkSession.createDataFrame(table, "plan_centroid bigint, tiles int, keys array<array<bigint>>")
+    joined = rows.join(F.broadcast(lookup), F.col("centroid") == F.col("plan_centroid"), "left")
+    # A cluster missing in the estimate is small, and rows of no cluster (negative) are not compared: a key of their
+    # own, below zero, where the plan has none.
+    own = F.when(F.col("centroid") < 0, F.col("centroid")).otherwise(-(F.col("centroid") + 1_000_000))
+    hashed = F.pmod(F.xxhash64("id", F.lit(_TILE_SEED)), F.coalesce("tiles", F.lit(1)))
+    tile = F.when(F.coalesce("tiles", F.lit(1)) == 1, F.lit(0)).otherwise(hashed).cast("int")
+    tasks = F.coalesce(F.element_at("keys", F.col("tile") + 1), F.array(own.cast("bigint")))
+    kept = [name for name in rows.columns]
+    return joined.withColumn("tile", tile).select(*kept, "tile", F.explode(tasks).alias("task"))
+
+
+# --- what a task does ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _GroupComparison:
+    """Compares the rows of one group: a cluster, a tile of one, or two tiles with each other. Runs in the tasks."""
+
+    ranking: Ranking
+    keys: tuple[str, ...]
+    vectors: str
+    decode: Callable[[pd.Series, pd.Series], np.ndarray]
+    backend: str
+    batch_size: int
+    precision: str
+    tiled: bool
+
+    def schema(self, rows: T.StructType) -> T.StructType:
+        """Of the answer; in a tiled plan an entry carries its neighbour's rank keys."""
+        id_type = rows["id"].dataType
+        schema = T.StructType().add("id", id_type).add("max_id", id_type).add("cosine_sim_score", T.FloatType())
+        schema.add("compared", T.LongType()).add("reason", T.StringType())
+        if self.tiled:
+            for key in self.keys:
+                schema.add(f"max_{key}", rows[key].dataType)
+        return schema
+
+    def __call__(self, group: pd.DataFrame) -> pd.DataFrame:
+        _refuse_bad_ids(group["id"])
+        if "reason" in group and group["centroid"].iat[0] < 0:
+            return self._not_compared(group)
+        group = group.reset_index(drop=True)
+        order = rank_order(
+            group["id"], [group[key] for key in self.keys], self.ranking.key_ascending, self.ranking.id_ascending
         )
+        group = group.take(order)
+        units = task_module(self.backend).asarray(self.decode(group[self.vectors], group["id"]))
+        tile = group["tile"].to_numpy()
+        if tile.min() == tile.max():
+            scores, neighbours = self._max_similarity(units, units, np.arange(len(group)))
+            return self._answer(group, scores, neighbours, np.arange(len(group)))
+        return self._two_tiles(group, units, tile == tile.max())
 
-    return rows.groupBy("centroid").applyInPandas(compare, schema)
+    def _two_tiles(self, group: pd.DataFrame, units: Array, second: np.ndarray) -> pd.DataFrame:
+        """Rows of either tile with the rows of the other that precede them; only rows that have such."""
+        parts = []
+        for mine in (second, ~second):
+            rows, columns = np.flatnonzero(mine), np.flatnonzero(~mine)
+            limits = np.searchsorted(columns, rows)
+            scores, found = self._max_similarity(units[rows], units[columns], limits)
+            there = found >= 0
+            neighbours = columns[found[there]]
+            parts.append(self._answer(group.iloc[rows[there]], scores[there], neighbours, limits[there], among=group))
+        return pd.concat(parts)
+
+    def _max_similarity(self, rows: Array, columns: Array, limits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        found = max_similarity(rows, columns, limits, batch_size=self.batch_size, precision=self.precision)
+        return to_numpy(found[0]), to_numpy(found[1])
+
+    def _answer(
+        self,
+        rows: pd.DataFrame,
+        scores: np.ndarray,
+        neighbours: np.ndarray,
+        compared: np.ndarray,
+        among: pd.DataFrame | None = None,
+    ) -> pd.DataFrame:
+        """One entry per row: its best neighbour, by position in ``among`` (default: in ``rows``); itself for −1."""
+        among = rows if among is None else among
+        neighbours = np.where(neighbours < 0, np.arange(len(rows)), neighbours)
+        answer = {
+            "id": rows["id"].to_numpy(),
+            "max_id": among["id"].to_numpy()[neighbours],
+            "cosine_sim_score": scores,
+            "compared": compared,
+            "reason": np.full(len(rows), None, object),
+        }
+        if self.tiled:
+            answer |= {f"max_{key}": among[key].to_numpy()[neighbours] for key in self.keys}
+        return pd.DataFrame(answer)
+
+    def _not_compared(self, group: pd.DataFrame) -> pd.DataFrame:
+        return self._answer(
+            group, np.zeros(len(group), np.float32), np.arange(len(group)), np.zeros(len(group), np.int64)
+        ).assign(reason=group["reason"].to_numpy())
+
+
+def _merge(found: DataFrame, compare: _GroupComparison) -> DataFrame:
+    """One row for each id: the entry of the largest score, of equal ones that whose neighbour ranks first (DESIGN 3.2).
+
+    An entry without a neighbour (its own id: the first row of a tile) gives way to any other.
+    """
+    directions = zip(compare.keys, compare.ranking.key_ascending, strict=True)
+    rank = [_directed(f"max_{key}", ascending) for key, ascending in directions]
+    rank.append(_directed("max_id", compare.ranking.id_ascending))
+    alone = (F.col("max_id") == F.col("id")).cast("int")
+    entries = Window.partitionBy("id")
+    best = entries.orderBy(alone, F.col("cosine_sim_score").desc(), *rank)
+    numbered = found.withColumn("entry", F.row_number().over(best)).withColumn(
+        "compared", F.sum("compared").over(entries)
+    )
+    return numbered.where(F.col("entry") == 1).select(*SIMILARITY_COLUMNS, "compared", "reason")
+
+
+def _directed(name: str, ascending: bool) -> Column:
+    return F.col(name).asc() if ascending else F.col(name).desc()
 
 
 def decode_units(vectors: pd.Series, ids: pd.Series) -> np.ndarray:

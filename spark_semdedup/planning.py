@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import heapq
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,16 +38,20 @@ class Plan:
     def is_tiled(self) -> bool:
         return bool((self.tiles > 1).any())
 
-    def largest_tiling(self) -> int:
-        return int(self.tiles.max(initial=1))
+    def keys_by_tile(self) -> Iterator[list[list[int]]]:
+        """For each cluster, for each of its tiles, the keys of the tasks that the tile takes part in."""
+        for tiles, first in zip(self.tiles.tolist(), self.first_task.tolist(), strict=True):
+            every = np.arange(tiles)
+            for_tile = [self.keys[first + pair_place(np.full(tiles, a), every, tiles)].tolist() for a in range(tiles)]
+            yield for_tile
 
 
 def plan_tasks(sizes: np.ndarray, *, max_rows: int, partitions: int) -> Plan:
     """The plan for clusters of (estimated) ``sizes`` rows, float or int (k,)."""
     tiles = np.maximum(1, np.ceil(np.asarray(sizes, float) / max_rows)).astype(np.int32)
     tasks_of = tiles.astype(np.int64) * (tiles + 1) // 2
-    first_task = np.concatenate([[0], np.cumsum(tasks_of)[:-1]]).astype(np.int64)
-    costs = np.concatenate([_tile_costs(size, t) for size, t in zip(sizes, tiles, strict=True)])
+    first_task = np.cumsum(tasks_of) - tasks_of
+    costs = np.concatenate([_tile_costs(size, int(t)) for size, t in zip(sizes, tiles, strict=True)] or [np.empty(0)])
     partition = pack(costs, partitions)
     return Plan(tiles, first_task, keys_for(partition, partitions), partitions)
 
@@ -64,7 +69,7 @@ def pair_tiles(tiles: int) -> tuple[np.ndarray, np.ndarray]:
     return np.triu_indices(tiles)
 
 
-def pair_place(a: np.ndarray, b: np.ndarray, tiles: np.ndarray) -> np.ndarray:
+def pair_place(a: np.ndarray, b: np.ndarray, tiles: int) -> np.ndarray:
     """Place of the pair of tiles (a, b), in either order, among those of ``pair_tiles(tiles)``."""
     low, high = np.minimum(a, b).astype(np.int64), np.maximum(a, b).astype(np.int64)
     return low * tiles - low * (low - 1) // 2 + (high - low)
@@ -127,6 +132,13 @@ def _rotate(x: np.ndarray, bits: int) -> np.ndarray:
     return (x << np.uint32(bits)) | (x >> np.uint32(32 - bits))
 
 
+def default_max_rows(dim: int) -> int:
+    """Rows of one task by default: at most 32,768 (two such tiles keep a CPU core busy for some ten seconds, so that
+    no task outlasts the others by much), and no more than 256 MiB of float32."""
+    return max(2, min(32_768, 2**28 // (4 * dim)))
+
+
 def default_partitions(total_bytes: float, slots: int) -> int:
-    """Partitions for the comparison: a few per slot, so that slots end together, and none much over 256 MiB."""
-    return max(4 * slots, math.ceil(total_bytes / 2**28))
+    """Partitions for the comparison of vectors of ``total_bytes``: a few per slot, so that slots end together; none
+    much over 256 MiB, and none for less than 1 MiB, which takes longer to schedule than to compare."""
+    return max(math.ceil(total_bytes / 2**28), min(4 * slots, math.ceil(total_bytes / 2**20)), 1)

@@ -100,6 +100,15 @@ def _hash_below(fraction: float) -> int:
     return 2**63 - 1 if fraction >= 1 else int(-(2**63) + fraction * 2**64)
 
 
+def in_lowest(id_: Column, fraction: float) -> Column:
+    """Whether a row is among the ``fraction`` of all rows whose ids hash lowest."""
+    return F.xxhash64(id_, F.lit(_SIZE_SEED)) <= F.lit(_hash_below(fraction))
+
+
+_SIZE_SEED = 1_000_003
+"""Not one a user would take: sizes estimated from the fit sample itself would be too close to what the fit saw."""
+
+
 def _refuse_mixed(lengths_found: Counter[int], handle_invalid: str) -> None:
     if handle_invalid == "error" and len(lengths_found) > 1:
         mixed = ", ".join(f"{length} ({rows} rows)" for length, rows in lengths_found.most_common(4))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,9 +15,8 @@ from pyspark.sql import functions as F
 
 from spark_semdedup.clustering import EmbeddingKMeans, EmbeddingKMeansModel
 from spark_semdedup.columns import id_column, quoted
-from spark_semdedup.devices import resolve_backend
 from spark_semdedup.duplicates import IdentifyDuplicates, without_ids
-from spark_semdedup.pairwise import SIMILARITY_COLUMNS, compare_clusters, decode_units
+from spark_semdedup.pairwise import SIMILARITY_COLUMNS, ClusterSizes, compare_clusters, decode_units
 from spark_semdedup.params import (
     ClusteringParams,
     DecisionParams,
@@ -62,14 +61,15 @@ class SemDedup(Estimator, SemDedupStageParams, DefaultParamsReadable, DefaultPar
         model._resetUid(self.uid)
         if not isinstance(model.value("initMode"), str):
             model.clear(model.initMode)
-        model._checked = weakref.ref(dataset)
+        if clustering.fitted_sizes is not None:
+            model._fitted_on = _FittedOn(weakref.ref(dataset), clustering.fitted_sizes)
         return model
 
 
 class SemDedupModel(Model, SemDedupStageParams, CentroidsReadable, CentroidsWritable):
     """Deduplicates with fitted centroids; see ``SemDedup``."""
 
-    _checked: weakref.ref[DataFrame] | None = None  # the rows fitted on, whose ids are known to be sound
+    _fitted_on: _FittedOn | None = None
 
     def __init__(
         self, *, centroids: np.ndarray | None = None, history: Sequence[float] = (), **params: Any
@@ -85,7 +85,7 @@ class SemDedupModel(Model, SemDedupStageParams, CentroidsReadable, CentroidsWrit
 
     def copy(self, extra: Any = None) -> SemDedupModel:
         copied = super().copy(extra)
-        copied._centroids, copied.history, copied._checked = self._centroids, self.history, self._checked
+        copied._centroids, copied.history, copied._fitted_on = self._centroids, self.history, self._fitted_on
         return copied
 
     @property
@@ -115,11 +115,10 @@ class SemDedupModel(Model, SemDedupStageParams, CentroidsReadable, CentroidsWrit
         ranking = Ranking.of(self)
         identify = IdentifyDuplicates(**self.settings(IdentifyDuplicates))
         identify.similarity_threshold()
-        if self._checked is None or self._checked() is not dataset:
-            check_ids(dataset, id_column(dataset, name), name)
-        rows = self.clustering.unit_rows(dataset, ranking)
-        backend = resolve_backend(dataset.sparkSession, self.value("backend"))
-        compared = compare_clusters(rows, ranking, decode_units, backend=backend, batch_size=self.value("batchSize"))
+        clustering = self.clustering
+        rows = clustering.unit_rows(dataset, ranking)
+        sizes = ClusterSizes(self._cluster_sizes(dataset, clustering), self._centroids.shape[1])
+        compared = compare_clusters(rows, sizes, ranking, decode_units, self)
         compared = compared.persist() if persist else compared
         valid = compared.where(F.col("reason").isNull())
         similarities = valid.select(*SIMILARITY_COLUMNS)
@@ -136,6 +135,22 @@ class SemDedupModel(Model, SemDedupStageParams, CentroidsReadable, CentroidsWrit
             invalid=_with_reason(dataset, name, invalid_ids),
             compared=compared,
         )
+
+
+    def _cluster_sizes(self, dataset: DataFrame, clustering: EmbeddingKMeansModel) -> Mapping[int, float]:
+        """Of the rows the model was fitted on, what the fit learned; others are checked and a sample is assigned."""
+        if self._fitted_on is not None and self._fitted_on.dataset() is dataset:
+            return self._fitted_on.sizes
+        name = self.value("idCol")
+        return clustering.estimate_sizes(dataset, check_ids(dataset, id_column(dataset, name), name))
+
+
+@dataclass(frozen=True)
+class _FittedOn:
+    """The rows a model was fitted on, whose ids are known to be sound, and the sizes of their clusters."""
+
+    dataset: weakref.ref[DataFrame]
+    sizes: Mapping[int, float]
 
 
 def _with_reason(dataset: DataFrame, id_name: str, invalid_ids: DataFrame) -> DataFrame:

@@ -10,6 +10,7 @@ Floor: 2 n k d operations for the product; the distances add 2 n d exact terms, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,7 @@ import numpy as np
 from spark_semdedup.kernels.arithmetic import (
     FLOAT32_ROUNDING,
     exact_pair_dots64,
+    float64_screening_error,
     norms,
     squared_pair_distances,
     unit_vectors,
@@ -30,13 +32,18 @@ class Assignment:
 
     centroid: Array
     """int32: id of the nearest centroid."""
-    l2_dist_to_cent: Array
-    """float32: ‖x − c‖."""
-    cosine_dist_to_cent: Array
+    l2_dist_to_cent: Array | None
+    """float32: ‖x − c‖; None if not asked for."""
+    cosine_dist_to_cent: Array | None
     """float32: 1 − x·c/‖c‖, never below 0; 1 where the centroid's norm is 0."""
 
 
-def nearest_centroids(vectors: Array, centroids: Array, *, spherical: bool = False) -> Assignment:
+DISTANCES = ("l2_dist_to_cent", "cosine_dist_to_cent")
+
+
+def nearest_centroids(
+    vectors: Array, centroids: Array, *, spherical: bool = False, distances: Sequence[str] = DISTANCES
+) -> Assignment:
     """Assigns each unit vector to its nearest centroid.
 
     Parameters
@@ -47,6 +54,8 @@ def nearest_centroids(vectors: Array, centroids: Array, *, spherical: bool = Fal
         Float32 (k, d), finite, of any norm.
     spherical
         Nearest by cosine (largest x·c/‖c‖) instead of Euclidean distance.
+    distances
+        Which of ``DISTANCES`` to compute; each reads all rows once more. The others are None.
     """
     xp = array_module(vectors)
     units = unit_vectors(centroids)
@@ -59,9 +68,12 @@ def nearest_centroids(vectors: Array, centroids: Array, *, spherical: bool = Fal
         part = slice(start, start + step)
         label[part] = _nearest(vectors[part], targets, bias, slack, spherical)
     own = xp.arange(n)
-    l2 = xp.sqrt(squared_pair_distances(vectors, centroids, own, label))
-    cosine = xp.maximum(1.0 - exact_pair_dots64(vectors, units, own, label), 0.0)
-    return Assignment(label, l2.astype(np.float32), cosine.astype(np.float32))
+    l2 = cosine = None
+    if "l2_dist_to_cent" in distances:
+        l2 = xp.sqrt(squared_pair_distances(vectors, centroids, own, label)).astype(np.float32)
+    if "cosine_dist_to_cent" in distances:
+        cosine = xp.maximum(1.0 - exact_pair_dots64(vectors, units, own, label), 0.0).astype(np.float32)
+    return Assignment(label, l2, cosine)
 
 
 def _bias_and_slack(targets: Array, spherical: bool) -> tuple[Array, Array]:
@@ -69,11 +81,14 @@ def _bias_and_slack(targets: Array, spherical: bool) -> tuple[Array, Array]:
 
     The product is off by at most γ‖c‖ (see ``arithmetic.screening_error``; tensor cores are not used here, but
     the allowance for them costs nothing), half the squared norm and the subtraction by two more roundings each.
+    Squared distances decide what is left; where a centroid is so small that float64 rounds it away beside x, they tie,
+    and the last term keeps the screen from telling such centroids apart.
     """
     xp = array_module(targets)
     norm = norms(targets)
     half_square = xp.zeros_like(norm) if spherical else norm * norm / 2
     error = (targets.shape[1] + 8) * 4 * FLOAT32_ROUNDING * (norm + half_square)
+    error += float64_screening_error(targets.shape[1]) * (1 + norm) ** 2
     return (half_square + error).astype(np.float32), (2 * error).astype(np.float32)
 
 
@@ -98,7 +113,9 @@ def _decide(vectors: Array, targets: Array, near: Array, spherical: bool) -> Arr
     xp = array_module(vectors)
     i, j = xp.nonzero(near)
     # Smaller is nearer for both.
-    distance = -exact_pair_dots64(vectors, targets, i, j) if spherical else squared_pair_distances(vectors, targets, i, j)
+    distance = (
+        -exact_pair_dots64(vectors, targets, i, j) if spherical else squared_pair_distances(vectors, targets, i, j)
+    )
     least = xp.full(vectors.shape[0], np.inf)
     xp.minimum.at(least, i, distance)
     label = xp.full(vectors.shape[0], targets.shape[0], np.int64)

@@ -1,0 +1,119 @@
+"""How clusters are cut into tasks and tasks packed into partitions; and that none of it changes the answer."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from chispa import assert_df_equality
+from pyspark.sql import functions as F
+
+from spark_semdedup import SemDedupModel
+from spark_semdedup.planning import (
+    default_max_rows,
+    default_partitions,
+    keys_for,
+    murmur3_int64,
+    pack,
+    pair_place,
+    pair_tiles,
+    partition_of,
+    plan_tasks,
+)
+
+
+def test_murmur3_is_sparks_hash_of_a_bigint(spark):
+    keys = [0, 1, -1, 42, 2**40 + 7, -(2**62), 2**63 - 1, -(2**63)]
+    rows = spark.createDataFrame([(key,) for key in keys], "key bigint").select("key", F.hash("key").alias("hash"))
+    expected = {row["key"]: row["hash"] for row in rows.collect()}
+    assert murmur3_int64(np.array(keys, np.int64)).tolist() == [expected[key] for key in keys]
+
+
+def test_keys_land_in_the_partition_they_were_chosen_for(spark):
+    wanted = np.random.default_rng(0).integers(0, 7, 100)
+    keys = keys_for(wanted, 7)
+    assert len(set(keys.tolist())) == 100
+    assert partition_of(keys, 7).tolist() == wanted.tolist()
+    rows = spark.createDataFrame([(int(key),) for key in keys], "key bigint").repartition(7, "key")
+    landed = {r["key"]: r["p"] for r in rows.select("key", F.spark_partition_id().alias("p")).collect()}
+    assert [landed[key] for key in keys.tolist()] == wanted.tolist()
+
+
+@pytest.mark.parametrize("partitions", [1, 3, 16])
+def test_packing_stays_within_grahams_bound(partitions):
+    costs = np.random.default_rng(partitions).pareto(1.5, 200) + 1
+    loads = np.bincount(pack(costs, partitions), costs, minlength=partitions)
+    best_possible = max(costs.sum() / partitions, costs.max())
+    assert loads.sum() == pytest.approx(costs.sum())
+    assert loads.max() <= (4 / 3) * best_possible * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("tiles", [1, 2, 3, 10])
+def test_place_of_a_pair_of_tiles(tiles):
+    a, b = pair_tiles(tiles)
+    assert pair_place(a, b, tiles).tolist() == list(range(len(a)))
+    assert pair_place(b, a, tiles).tolist() == list(range(len(a)))
+
+
+def test_every_pair_of_rows_meets_in_exactly_one_task_and_no_row_of_two_clusters():
+    plan = plan_tasks(np.array([5.0, 30.0, 1.0, 12.0]), max_rows=10, partitions=3)
+    assert plan.tiles.tolist() == [1, 3, 1, 2]
+    visits = [[set(keys) for keys in tiles] for tiles in plan.keys_by_tile()]
+    for tiles in visits:
+        for a, first in enumerate(tiles):
+            assert len(first) == len(tiles)  # itself, and each other tile
+            for second in tiles[a + 1 :]:
+                assert len(first & second) == 1
+    used = [set().union(*tiles) for tiles in visits]
+    assert sum(map(len, used)) == len(set().union(*used)) == len(plan.keys)
+
+
+def test_an_empty_plan():
+    plan = plan_tasks(np.zeros(0), max_rows=10, partitions=4)
+    assert (len(plan.keys), plan.is_tiled, list(plan.keys_by_tile())) == (0, False, [])
+
+
+def test_defaults_bound_memory():
+    assert default_max_rows(384) == 32_768
+    assert 4 * 4096 * default_max_rows(4096) <= 2**28
+    assert default_partitions(0, slots=2) == 1
+    assert default_partitions(2**30, slots=2) == 8
+    assert default_partitions(2**38, slots=2) == 2**10
+
+
+@pytest.fixture(scope="module")
+def crowded(spark):
+    """200 rows in three uneven clusters, full of equal and nearly equal vectors."""
+    rng = np.random.default_rng(7)
+    centres = np.eye(3, 8)
+    x = centres[rng.choice(3, 200, p=[0.7, 0.2, 0.1])] + 0.05 * rng.standard_normal((200, 8))
+    x[100:] = np.where(rng.random((100, 1)) < 0.5, x[:100], x[:100] + 1e-7)
+    rows = [(f"r{i:03d}", row.tolist(), ["ä", "z", "a", None][i % 4], float(i % 5)) for i, row in enumerate(x)]
+    df = spark.createDataFrame(rows, "id string, embedding array<double>, name string, quality double")
+    return centres.astype(np.float32), df.repartition(3).persist()
+
+
+@pytest.mark.parametrize(
+    "ranking",
+    [{"whichToKeep": which} for which in ("hard", "easy", "random", "first")]
+    + [{"rankBy": ["name desc", "quality"]}, {"rankBy": ["quality desc"]}],
+    ids=str,
+)
+def test_tiles_do_not_change_the_answer(crowded, ranking):
+    centres, df = crowded
+    whole = SemDedupModel(centroids=centres, **ranking).similarities(df)
+    for max_rows in (15, 60):
+        tiled = SemDedupModel(centroids=centres, maxClusterRows=max_rows, **ranking).run(df)
+        assert tiled.counts()["pairs"] == SemDedupModel(centroids=centres, **ranking).run(df).counts()["pairs"]
+        assert_df_equality(tiled.similarities, whole, ignore_row_order=True)
+        tiled.unpersist()
+
+
+def test_invalid_rows_are_kept_apart_in_a_tiled_plan(spark, crowded):
+    centres, df = crowded
+    broken = spark.createDataFrame([("null", None, "x", 1.0), ("zero", [0.0] * 8, "x", 1.0)], df.schema)
+    model = SemDedupModel(centroids=centres, maxClusterRows=20, handleInvalid="skip")
+    result = model.run(df.unionAll(broken))
+    assert result.counts()["rows"] == 202
+    assert {row["id"] for row in result.invalid.collect()} == {"null", "zero"}
+    assert result.similarities.count() == 200
+    result.unpersist()
