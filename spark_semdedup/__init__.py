@@ -13,11 +13,17 @@
 <BLANKLINE>
 """
 
-from spark_semdedup.clustering import EmbeddingKMeans, EmbeddingKMeansModel
-from spark_semdedup.duplicates import IdentifyDuplicates, RemoveDuplicates
-from spark_semdedup.errors import InvalidRowsError, ResultExistsError, SemDedupError
-from spark_semdedup.pairwise import PairwiseSimilarity
-from spark_semdedup.semdedup import SemDedup, SemDedupModel, SemDedupResult
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from spark_semdedup.clustering import EmbeddingKMeans, EmbeddingKMeansModel
+    from spark_semdedup.duplicates import IdentifyDuplicates, RemoveDuplicates
+    from spark_semdedup.errors import InvalidRowsError, ResultExistsError, SemDedupError
+    from spark_semdedup.pairwise import PairwiseSimilarity
+    from spark_semdedup.semdedup import SemDedup, SemDedupModel, SemDedupResult
 
 __version__ = "0.1.0"
 
@@ -34,3 +40,31 @@ __all__ = [
     "SemDedupModel",
     "SemDedupResult",
 ]
+
+_HOME = {
+    "EmbeddingKMeans": "clustering",
+    "EmbeddingKMeansModel": "clustering",
+    "IdentifyDuplicates": "duplicates",
+    "InvalidRowsError": "errors",
+    "PairwiseSimilarity": "pairwise",
+    "RemoveDuplicates": "duplicates",
+    "ResultExistsError": "errors",
+    "SemDedup": "semdedup",
+    "SemDedupError": "errors",
+    "SemDedupModel": "semdedup",
+    "SemDedupResult": "semdedup",
+}
+"""The module each public name lives in. Imported when first asked for (PEP 562), so that ``spark_semdedup.kernels``
+can be used where pyspark is not installed: on a bare GPU machine."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value  # found directly from now on
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

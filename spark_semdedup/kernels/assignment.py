@@ -17,6 +17,7 @@ import numpy as np
 from spark_semdedup.kernels.arithmetic import (
     FLOAT32_ROUNDING,
     exact_pair_dots64,
+    float64_screening_error,
     norms,
     squared_pair_distances,
     unit_vectors,
@@ -69,11 +70,14 @@ def _bias_and_slack(targets: Array, spherical: bool) -> tuple[Array, Array]:
 
     The product is off by at most γ‖c‖ (see ``arithmetic.screening_error``; tensor cores are not used here, but
     the allowance for them costs nothing), half the squared norm and the subtraction by two more roundings each.
+    Squared distances decide what is left; where a centroid is so small that float64 rounds it away beside x, they tie,
+    and the last term keeps the screen from telling such centroids apart.
     """
     xp = array_module(targets)
     norm = norms(targets)
     half_square = xp.zeros_like(norm) if spherical else norm * norm / 2
     error = (targets.shape[1] + 8) * 4 * FLOAT32_ROUNDING * (norm + half_square)
+    error += float64_screening_error(targets.shape[1]) * (1 + norm) ** 2
     return (half_square + error).astype(np.float32), (2 * error).astype(np.float32)
 
 
@@ -97,8 +101,10 @@ def _decide(vectors: Array, targets: Array, near: Array, spherical: bool) -> Arr
     """The nearest among the centroids marked in ``near`` (m, k), decided exactly; of equally near ones the lowest."""
     xp = array_module(vectors)
     i, j = xp.nonzero(near)
-    # Smaller is nearer for both.
-    distance = -exact_pair_dots64(vectors, targets, i, j) if spherical else squared_pair_distances(vectors, targets, i, j)
+    if spherical:
+        distance = -exact_pair_dots64(vectors, targets, i, j)  # smaller is nearer, as for distances
+    else:
+        distance = squared_pair_distances(vectors, targets, i, j)
     least = xp.full(vectors.shape[0], np.inf)
     xp.minimum.at(least, i, distance)
     label = xp.full(vectors.shape[0], targets.shape[0], np.int64)

@@ -1,14 +1,15 @@
 """The most similar preferred row of every row: screened by matrix products, decided exactly.
 
-Rows stand in rank order, so a row's predecessors are the columns to its left. Five rows A … E, and the part of
-the similarity matrix that counts::
+Rows stand in rank order, so a row's predecessors are the columns to its left. Five rows, A = (1, 0, 0),
+B = (0.8, 0.6, 0), C = (0.6, 0.8, 0), D = (0.96, 0.28, 0), E = (⅔, ⅔, ⅓), and the part of the similarity matrix that
+counts::
 
-            A     B     C     D     E
-       A    .     .     .     .     .       A has no predecessor: it gets itself and 0
-       B   0.91   .     .     .     .       B: max 0.91, with A
-       C   0.30  0.97   .     .     .       C: max 0.97, with B
-       D   0.99  0.88  0.20   .     .       D: max 0.99, with A
-       E   0.10  0.40  0.40  0.20   .       E: max 0.40, with B and C alike: B, the earlier one, counts
+            A      B      C      D      E
+       A    .      .      .      .      .     A has no predecessor: it gets itself and 0
+       B   0.800   .      .      .      .     B: max 0.8, with A
+       C   0.600  0.960   .      .      .     C: max 0.96, with B
+       D   0.960  0.936  0.800   .      .     D: max 0.96, with A
+       E   0.667  0.933  0.933  0.827   .     E: max 0.933, with B and C alike: B, the earlier one, counts
 
 With eps = 0.05 (a duplicate from 0.95 on), C and D are duplicates, A, B and E are kept: C is similar to B, which
 is kept itself; had B been a duplicate too, C would still be one (DESIGN 3.3).
@@ -90,7 +91,14 @@ def max_similarity(
         part = slice(start, min(start + step, n))
         best = _panel(screen, part, limits[part])
         scores[part], indices[part] = best.scores, best.indices
+    _sign_zeros(rows, columns, scores, indices)
     return scores, indices
+
+
+def _sign_zeros(rows: Array, columns: Array, scores: Array, indices: Array) -> None:
+    """Gives scores of zero the sign of the product they are, in place: −0 and +0 tie, and a maximum takes either."""
+    i = array_module(rows).flatnonzero((scores == 0) & (indices >= 0))
+    scores[i] = exact_pair_dots(rows, columns, i, indices[i])
 
 
 def _check(rows: Array, columns: Array, limits: np.ndarray, batch_size: int, precision: str) -> None:
@@ -256,5 +264,3 @@ def _decide_block(screen: _Screen, rows: slice, columns: slice, limits: np.ndarr
         best.update(i, j + start, low[i, j])
         i, j = _pairs(near & ~sure)
         best.update(i, j + start, exact_pair_dots(screen.rows[rows], screen.columns[part], i, j))
-
-
