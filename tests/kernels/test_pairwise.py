@@ -143,6 +143,15 @@ def test_a_million_equal_pairs_of_long_vectors_take_the_first(xp):
         assert np.unique(scores[1:]).tolist() == [float(oracle.similarity(rows[0], rows[0]))]
 
 
+@pytest.mark.parametrize("kind", vectors.KINDS)
+@pytest.mark.parametrize("d", [1, 3, 8, 100])
+def test_deciding_whole_blocks_and_single_candidates_agree(xp, monkeypatch, kind, d):
+    rows = vectors.make(kind, 300, d)
+    for candidates in (0, 1, 10**6):
+        monkeypatch.setattr("spark_semdedup.kernels.pairwise._CANDIDATES_PER_ROW", candidates)
+        check_ranked(xp, rows, [1024])
+
+
 @pytest.mark.parametrize("shift", [0.999, 1.0, 1.000001])
 def test_near_ties_below_float32_products_are_decided_by_the_exact_ones(xp, shift):
     """Rows whose similarity to the last one differs by a few last bits, in an order that BLAS need not see."""
