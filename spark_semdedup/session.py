@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
+from pyspark import SparkContext
 from pyspark.sql import SparkSession
 
+from spark_semdedup.errors import SemDedupError
 
-def current_or_local_session(app_name: str, conf: Mapping[str, str] | None = None) -> SparkSession:
-    """The session given by spark-submit or a notebook, as it is; otherwise a local one.
+APP_NAME = "spark-semdedup"
+
+
+def given_session(app_name: str = APP_NAME) -> SparkSession | None:
+    """The session of spark-submit or of a notebook, as it is; None where Spark has not been started.
 
     spark-submit starts the JVM before Python and says so by ``PYSPARK_GATEWAY_PORT``; its master, memory and
     settings stand. ``SPARK_REMOTE`` likewise means that a Spark Connect server has been chosen.
@@ -18,21 +25,31 @@ def current_or_local_session(app_name: str, conf: Mapping[str, str] | None = Non
     active = SparkSession.getActiveSession()
     if active is not None:
         return active
-    if os.environ.get("PYSPARK_GATEWAY_PORT") or os.environ.get("SPARK_REMOTE"):
+    chosen = os.environ.get("PYSPARK_GATEWAY_PORT") or os.environ.get("SPARK_REMOTE")
+    if chosen or SparkContext._active_spark_context is not None:
         return SparkSession.builder.appName(app_name).getOrCreate()
-    return local_session(app_name, conf=conf)
+    return None
+
+
+def current_or_local_session(app_name: str = APP_NAME, conf: Mapping[str, str] | None = None) -> SparkSession:
+    """The session given by spark-submit or a notebook, as it is; otherwise a local one."""
+    return given_session(app_name) or local_session(app_name, conf=conf)
 
 
 def local_session(
-    app_name: str,
+    app_name: str = APP_NAME,
     *,
     cores: int | None = None,
     memory_gib: int | None = None,
     conf: Mapping[str, str] | None = None,
+    quiet: bool = False,
 ) -> SparkSession:
     """A session in this process's machine: all cores and a third of its memory for the JVM, unless told otherwise.
 
     The other two thirds are for the Python workers' arrays, one worker per core, and for the page cache.
+
+    ``quiet``: the JVM logs nothing, and what it prints while it starts is dropped, for a program that reports errors
+    itself. Raises ``SemDedupError`` where Spark cannot be started, for want of Java say.
     """
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     cores = cores or os.cpu_count() or 1
@@ -52,11 +69,62 @@ def local_session(
     )
     for name, value in (conf or {}).items():
         builder = builder.config(name, value)
-    session = builder.getOrCreate()
-    session.sparkContext.setLogLevel("ERROR")
+    with _starting(quiet):
+        session = builder.getOrCreate()
+        session.sparkContext.setLogLevel("OFF" if quiet else "ERROR")
     return session
 
 
 def total_memory_gib() -> int:
     """Physical memory of this machine, whole GiB."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**30
+
+
+@contextmanager
+def _starting(quiet: bool) -> Iterator[None]:
+    """Makes one line of what goes wrong while the JVM starts; ``quiet``: drops what it prints until it is up."""
+    heard: list[bytes] = []
+    try:
+        with _stderr_held_back(heard) if quiet else _untouched():
+            yield
+    except Exception as error:
+        said = [line for line in b"".join(heard).decode(errors="replace").splitlines() if line.strip()]
+        telling = [line for line in said if "Error" in line or "Exception" in line or "JAVA_HOME" in line]
+        reason = (telling or str(error).strip().splitlines() or [type(error).__name__])[0].strip()
+        raise SemDedupError(
+            f"Spark cannot be started: {reason}; it needs Java 17 or newer, found by JAVA_HOME or on the PATH"
+        ) from error
+
+
+@contextmanager
+def _untouched() -> Iterator[None]:
+    yield
+
+
+@contextmanager
+def _stderr_held_back(heard: list[bytes]) -> Iterator[None]:
+    """Collects in ``heard`` what this process and the JVM it starts write to stderr while the block runs.
+
+    The JVM inherits file descriptor 2 for good, so it gets a pipe: after the block its lines are passed on.
+    """
+    terminal = os.dup(2)
+    reader, writer = os.pipe()
+    started = threading.Event()
+
+    def forward() -> None:
+        while said := os.read(reader, 65536):
+            if started.is_set():
+                os.write(terminal, said)
+            else:
+                heard.append(said)
+
+    sys.stderr.flush()
+    os.dup2(writer, 2)
+    os.close(writer)
+    threading.Thread(target=forward, name="jvm-stderr", daemon=True).start()
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(terminal, 2)
+        started.set()

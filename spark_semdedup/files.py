@@ -1,0 +1,129 @@
+"""Files and folders wherever Spark reads and writes them: every path goes through Hadoop's FileSystem.
+
+So ``s3a://``, ``abfss://``, ``hdfs://``, ``file:`` and plain paths, relative ones included, mean here what they mean
+to Spark. No operation relies on a rename being atomic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import PySparkException
+from pyspark.sql import SparkSession
+
+from spark_semdedup.errors import SemDedupError, shown
+
+
+class Files:
+    """The file systems that a Spark session knows.
+
+    Every method takes a path as the user wrote it and raises a ``SemDedupError`` that names it where its file system
+    is unknown or refuses.
+    """
+
+    def __init__(self, spark: SparkSession) -> None:
+        jvm = getattr(spark, "_jvm", None)
+        if jvm is None:
+            raise SemDedupError("files need a classic Spark session: a Spark Connect client has no file systems")
+        self._jvm: Any = jvm
+        self._conf: Any = spark._jsc.hadoopConfiguration()  # type: ignore[attr-defined]
+
+    def exists(self, path: str) -> bool:
+        with _named(path):
+            system, hadoop_path = self._locate(path)
+            return bool(system.exists(hadoop_path))
+
+    def is_vacant(self, path: str) -> bool:
+        """Nothing is there, or a folder without entries."""
+        with _named(path):
+            system, hadoop_path = self._locate(path)
+            if not system.exists(hadoop_path):
+                return True
+            status = system.getFileStatus(hadoop_path)
+            return bool(status.isDirectory()) and len(system.listStatus(hadoop_path)) == 0
+
+    def names(self, path: str) -> list[str]:
+        """Names of a folder's entries, sorted."""
+        with _named(path):
+            system, hadoop_path = self._locate(path)
+            return sorted(status.getPath().getName() for status in system.listStatus(hadoop_path))
+
+    def matches(self, pattern: str) -> list[str]:
+        """Full paths that a path or glob pattern stands for, as Spark's readers take it; empty where there are none."""
+        with _named(pattern):
+            system, hadoop_path = self._locate(pattern)
+            return [status.getPath().toString() for status in system.globStatus(hadoop_path) or ()]
+
+    def full(self, path: str) -> str:
+        """The path with scheme, authority and working directory: two spellings of one place come out equal."""
+        with _named(path):
+            system, hadoop_path = self._locate(path)
+            return str(system.makeQualified(hadoop_path).toString())
+
+    def delete(self, path: str) -> None:
+        """Removes a file, or a folder with all it holds; nothing happens where nothing is."""
+        with _named(path):
+            system, hadoop_path = self._locate(path)
+            system.delete(hadoop_path, True)
+
+    def write_text(self, path: str, text: str) -> None:
+        """Writes a small UTF-8 file, in place of one that may be there."""
+        with _named(path):
+            system, hadoop_path = self._locate(path)
+            stream = system.create(hadoop_path, True)
+            try:
+                stream.write(bytearray(text, "utf-8"))
+            finally:
+                stream.close()
+
+    def read_text(self, path: str) -> str:
+        """The text of a small UTF-8 file."""
+        with _named(path):
+            system, hadoop_path = self._locate(path)
+            stream = system.open(hadoop_path)
+            try:
+                return bytes(stream.readAllBytes()).decode("utf-8")
+            finally:
+                stream.close()
+
+    def _locate(self, path: str) -> tuple[Any, Any]:
+        hadoop_path = self._jvm.org.apache.hadoop.fs.Path(path)
+        return hadoop_path.getFileSystem(self._conf), hadoop_path
+
+
+@contextmanager
+def _named(path: str) -> Iterator[None]:
+    """Java's exceptions as errors of one line that name the path."""
+    try:
+        yield
+    except Py4JJavaError as error:
+        reason = str(error.java_exception.getMessage() or error.java_exception.toString())
+        raise _unusable(path, reason) from error
+    except PySparkException as error:
+        raise _unusable(path, str(error)) from error
+
+
+def _unusable(path: str, reason: str) -> SemDedupError:
+    first = reason.strip().splitlines()[0].removeprefix("java.net.URISyntaxException: ")
+    return SemDedupError(f"path {shown(path, 400)} cannot be used: {first}")
+
+
+def join(path: str, *names: str) -> str:
+    """A path below another one, whatever its file system.
+
+    >>> join("s3a://bucket/out/", "similarities")
+    's3a://bucket/out/similarities'
+    """
+    return "/".join([path.rstrip("/"), *names])
+
+
+def is_within(inner: str, outer: str) -> bool:
+    """Whether one full path (``Files.full``) is the other or lies below it.
+
+    >>> is_within("file:/a/b", "file:/a"), is_within("file:/ab", "file:/a"), is_within("file:/a", "file:/a")
+    (True, False, True)
+    """
+    return f"{inner.rstrip('/')}/".startswith(f"{outer.rstrip('/')}/")

@@ -1,0 +1,197 @@
+"""What the program tells its user: progress while it works, a summary at the end, errors in one line."""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from typing import Any, TextIO
+
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import PySparkException
+
+import spark_semdedup
+from spark_semdedup.errors import SemDedupError, error_from_worker
+
+COVERAGE = {
+    "cluster": "each row was compared with all rows of its own cluster; pairs across clusters were not",
+}
+"""Which pairs were compared, in words."""
+
+
+# --- progress -----------------------------------------------------------------------------------------------
+
+
+class Progress:
+    """Lines on stderr such as ``[2/4] assign and compare … 63,905 rows, 250 clusters, 8.3 s``."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream if stream is not None else sys.stderr
+        self._total = 0
+        self._born = time.monotonic()
+        self.seconds: dict[str, float] = {}
+        """Wall-clock seconds of each stage that has ended."""
+
+    @property
+    def started(self) -> bool:
+        """Whether checks are over and work has begun."""
+        return self._total > 0
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since this object was made."""
+        return time.monotonic() - self._born
+
+    def begin(self, stages: int) -> None:
+        """Says that checks are over, and how many stages there will be."""
+        self._total = stages
+
+    @contextmanager
+    def stage(self, title: str) -> Iterator[dict[str, int]]:
+        """Times a stage. What is put into the dictionary, counts by their names, ends the line."""
+        counts: dict[str, int] = {}
+        self._write(f"[{len(self.seconds) + 1}/{self._total}] {title} … ")
+        start = time.monotonic()
+        try:
+            yield counts
+        except BaseException:
+            self._write(f"failed after {time.monotonic() - start:.1f} s\n")
+            raise
+        self.seconds[title] = round(time.monotonic() - start, 3)
+        self._write(
+            ", ".join([*(f"{n:,} {what}" for what, n in counts.items()), f"{self.seconds[title]:.1f} s"]) + "\n"
+        )
+
+    def _write(self, text: str) -> None:
+        self._stream.write(text)
+        self._stream.flush()
+
+
+# --- summary ------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Summary:
+    """What a step did. ``as_dict`` is what ``summary.json`` and manifests hold, ``as_text`` what a person reads."""
+
+    step: str
+    counts: dict[str, int] = field(default_factory=dict)
+    """Among rows_in, invalid, clusters, pairs_compared, duplicates, kept."""
+    parameters: dict[str, Any] = field(default_factory=dict)
+    results: dict[str, str] = field(default_factory=dict)
+    """Path or table of each result."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    eps: float | None = None
+    threshold: float | None = None
+    """The similarity from which a row is a duplicate: the double that scores were compared with."""
+    coverage: str | None = None
+    complete_eps: float | None = None
+    """The largest eps for which the scores are complete; None: any."""
+    backend: str | None = None
+    clusterer: str | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The counts at the top level, then everything else."""
+        rest = asdict(self)
+        counts = rest.pop("counts")
+        decided = {} if self.coverage is None else {"complete_eps": rest["complete_eps"]}
+        del rest["complete_eps"]
+        present = {name: value for name, value in rest.items() if value is not None}
+        finished = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        return {"step": present.pop("step"), **counts, **present, **decided, "finished": finished}
+
+    def as_json(self) -> str:
+        return json.dumps(self.as_dict(), indent=2, ensure_ascii=False) + "\n"
+
+    def as_text(self) -> str:
+        """The summary in aligned lines."""
+        blocks = [
+            _aligned([(name.replace("_", " "), self._count(name)) for name in self.counts], right=True),
+            _aligned(self._decisions()),
+            _aligned([("seconds", _timings(self.seconds))]),
+            _aligned(list(self.results.items())),
+        ]
+        return "\n\n".join(block for block in blocks if block)
+
+    def _count(self, name: str) -> str:
+        count, rows = self.counts[name], self.counts.get("rows_in", 0)
+        share = f"  {100 * count / rows:5.1f} %" if rows and name in ("duplicates", "kept") else " " * 9
+        return f"{count:,}{share}"
+
+    def _decisions(self) -> list[tuple[str, str]]:
+        lines = []
+        if self.threshold is not None:
+            lines.append(("eps", f"{self.eps:.6g}: a row is a duplicate from a similarity of {self.threshold:.6g} on"))
+        if self.coverage is not None:
+            lines.append(("coverage", f"{self.coverage}: {COVERAGE.get(self.coverage, 'see the documentation')}"))
+        if self.backend is not None:
+            arrays = {"cpu": "NumPy on CPUs", "gpu": "CuPy on GPUs"}[self.backend]
+            lines.append(("backend", f"{self.backend}: {arrays}"))
+        if self.clusterer is not None:
+            lines.append(("clusterer", self.clusterer))
+        return lines
+
+
+def _timings(seconds: Mapping[str, float]) -> str:
+    return ", ".join(f"{stage} {value:.1f}" for stage, value in seconds.items())
+
+
+def _aligned(lines: Iterable[tuple[str, str]], *, right: bool = False) -> str:
+    lines = list(lines)
+    first = max((len(name) for name, _ in lines), default=0)
+    second = max((len(text) for _, text in lines), default=0) if right else 0
+    return "\n".join(f"  {name:<{first}}  {text:>{second}}".rstrip() for name, text in lines)
+
+
+def versions(backend: str | None = None, clusterer: str | None = None, spark: str | None = None) -> dict[str, str]:
+    """Versions of what the driver used. GPU libraries are named where the driver has them; executors need not agree."""
+    found = {"spark_semdedup": spark_semdedup.__version__, "python": platform.python_version()}
+    if spark is not None:
+        found["spark"] = spark
+    packages = ["pyspark", "pyarrow", "numpy", "pandas"]
+    packages += ["faiss-cpu"] if clusterer == "faiss" else []
+    packages += ["spark-rapids-ml", "cuml-cu12", "cuml-cu13"] if clusterer == "rapids" else []
+    packages += ["cupy-cuda12x", "cupy-cuda13x"] if backend == "gpu" else []
+    for package in packages:
+        # A Spark distribution's pyspark is not an installed package; a driver may lack the GPU libraries.
+        with suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
+
+
+# --- errors -------------------------------------------------------------------------------------------------
+
+_JAVA_CLASS = re.compile(r"^(?:[a-z_]\w*\.)+[A-Z]\w*(?:Exception|Error): ")
+
+
+def one_line(error: BaseException) -> str:
+    """What went wrong, in one line: our own message, a Python worker's last word, or the first line Java gave."""
+    ours = error_from_worker(error)
+    if ours is not None:
+        return " ".join(str(ours).split("\n"))
+    text = str(error).strip()
+    if isinstance(error, Py4JJavaError):
+        text = str(error.java_exception.getMessage() or error.java_exception.toString()).strip()
+    elif not isinstance(error, (PySparkException, OSError)):
+        return f"{type(error).__name__}: {text.splitlines()[0] if text else 'no message'}"
+    if "Traceback (most recent call last)" in text:
+        return f"a Python worker failed: {_last_of_traceback(text)}"
+    return _JAVA_CLASS.sub("", text.splitlines()[0]) if text else type(error).__name__
+
+
+def _last_of_traceback(text: str) -> str:
+    """The line that names the exception: the first unindented one after the traceback's indented lines."""
+    after = text.split("Traceback (most recent call last)", 1)[1].splitlines()[1:]
+    return next((line.strip() for line in after if line and not line[0].isspace()), "no message")
+
+
+def is_expected(error: BaseException) -> bool:
+    """Whether an error is one that input or settings explain, not a fault in the program."""
+    return isinstance(error, (SemDedupError, PySparkException, Py4JJavaError, OSError))
