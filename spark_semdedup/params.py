@@ -59,12 +59,12 @@ def _one_of(name: str, *allowed: str) -> Callable[[Any], str]:
 
 
 def _integer(name: str, least: int | None = None) -> Callable[[Any], int]:
-    right = "a whole number" + ("" if least is None else f" of at least {least}")
+    right = "a whole number " + ("from -2^63 to 2^63 - 1" if least is None else f"of at least {least}")
 
     def convert(value: Any) -> int:
         if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
             raise _refuse(name, value, right)
-        if not float(value).is_integer() or (least is not None and value < least):
+        if not (-(2**63) if least is None else least) <= value < 2**63 or not float(value).is_integer():
             raise _refuse(name, value, right)
         return int(value)
 
