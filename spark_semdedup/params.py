@@ -197,12 +197,6 @@ class HasIdCol(SemDedupParams):
     idCol = _param("idCol", "column with each row's id: string or integer, unique, never null", _text("idCol"))
 
 
-class HasDuplicatesPath(SemDedupParams):
-    duplicatesPath = _param(
-        "duplicatesPath", "Parquet folder of the duplicates to remove, with a column id", _text("duplicatesPath")
-    )
-
-
 class HasColumns(HasIdCol):
     embeddingCol = _param(
         "embeddingCol",
@@ -345,3 +339,9 @@ class DecisionParams(SemDedupParams):
                 "(threshold is 1 - eps)"
             )
         return self.value("threshold") if self.isSet("threshold") else 1.0 - self.value("eps")
+
+
+class HasDuplicatesPath(SemDedupParams):
+    duplicatesPath = _param(
+        "duplicatesPath", "Parquet folder of the duplicates to remove, with a column id", _text("duplicatesPath")
+    )
