@@ -6,7 +6,7 @@
 
 PYSPARK ?= 4.0.3
 VENV ?= .venv
-# For test-gpu: a Python that has CuPy, NumPy and pytest. Neither Spark nor Java is needed.
+# For test-gpu: a Python that has CuPy, hypothesis, NumPy and pytest. Neither Spark nor Java is needed.
 GPU_PYTHON ?= python3
 
 bin := $(VENV)/bin
@@ -36,11 +36,13 @@ test-quick: requirements $(installed_dev)
 test-slow: requirements $(installed_dev)
 	$(bin)/python -m pytest -m "slow and not gpu"
 
-# Only the files with GPU tests are loaded: the others import pyspark.
+# Only this folder is loaded: the other tests import pyspark. A machine without a GPU is refused, for there pytest would
+# skip every test and call it a success.
 test-gpu:
-	@$(GPU_PYTHON) -c 'import cupy, pytest; cupy.cuda.Device().compute_capability' || \
-	  { echo "test-gpu: $(GPU_PYTHON) needs a GPU, CuPy and pytest; set GPU_PYTHON to one that has them" >&2; exit 1; }
-	$(GPU_PYTHON) -m pytest -m gpu $$(grep -rlE --include='test_*.py' '^(pytestmark = |@)pytest\.mark\.gpu' tests)
+	@$(GPU_PYTHON) -c 'import cupy, hypothesis, pytest; cupy.arange(2).sum().get()' || { \
+	  echo "test-gpu: $(GPU_PYTHON) needs a GPU, CuPy, hypothesis and pytest (set GPU_PYTHON to one with them)" >&2; \
+	  exit 1; }
+	$(GPU_PYTHON) -m pytest -m gpu tests/kernels
 
 requirements:
 	@$(requirements) >/dev/null

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +14,10 @@ import pandas as pd
 import pyarrow as pa
 from pyspark.ml import Estimator, Model
 from pyspark.ml.util import DefaultParamsReadable, DefaultParamsWritable
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
+from pyspark.sql.pandas.functions import pandas_udf
 
 from spark_semdedup import clusterers
 from spark_semdedup.columns import (
@@ -56,7 +57,8 @@ class EmbeddingKMeans(Estimator, _EmbeddingKMeansParams, DefaultParamsReadable, 
     The centroids are fitted on the rows with the smallest ``xxhash64(id, seed)`` (``fitSampleRows``); the model
     assigns every row. The embedding column is never altered.
 
-    >>> df = spark.createDataFrame([(i, [float(i % 2), 1.0 - i % 2]) for i in range(8)], "id int, embedding array<float>")
+    >>> rows = [(i, [float(i % 2), 1.0 - i % 2]) for i in range(8)]
+    >>> df = spark.createDataFrame(rows, "id int, embedding array<float>")
     >>> model = EmbeddingKMeans(k=2).fit(df)
     >>> model.transform(df).groupBy("centroid").count().orderBy("centroid").show()
     +--------+-----+
@@ -131,9 +133,7 @@ class EmbeddingKMeansModel(Model, _EmbeddingKMeansParams, CentroidsReadable, Cen
     the mean similarity to it (cosine); empty where the clusterer reports none.
     """
 
-    def __init__(
-        self, *, centroids: np.ndarray | None = None, history: Sequence[float] = (), **params: Any
-    ) -> None:
+    def __init__(self, *, centroids: np.ndarray | None = None, history: Sequence[float] = (), **params: Any) -> None:
         super().__init__(**params)
         self._centroids = np.zeros((0, 0), np.float32) if centroids is None else np.asarray(centroids, np.float32)
         self.history = tuple(history)
@@ -204,7 +204,7 @@ class EmbeddingKMeansModel(Model, _EmbeddingKMeansParams, CentroidsReadable, Cen
         distance = ranking.distance
         assign = self._assigner(dataset, distances=(distance,) if distance else ())
 
-        def rows(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        def rows(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             for batch in batches:
                 found = assign(batch.column("embedding"), batch.column("id"))
                 columns = [batch.column(i) for i in range(batch.num_columns - 1)]
@@ -239,7 +239,7 @@ class EmbeddingKMeansModel(Model, _EmbeddingKMeansParams, CentroidsReadable, Cen
         schema = "centroid int, l2_dist_to_cent float, cosine_dist_to_cent float, reason string"
         schema += ", unit array<float>" if units else ""
 
-        @F.pandas_udf(schema)  # type: ignore[call-overload]
+        @pandas_udf(schema)  # type: ignore[call-overload]
         def assignment(embeddings: pd.Series, ids: pd.Series) -> pd.DataFrame:
             found = assign(_list_array(embeddings), ids)
             answer = pd.DataFrame({name: found.spread_nullable(getattr(found, name)) for name in ASSIGNED})
@@ -250,9 +250,7 @@ class EmbeddingKMeansModel(Model, _EmbeddingKMeansParams, CentroidsReadable, Cen
 
         return dataset.withColumn(_ASSIGNMENT, assignment(embedding, id_))
 
-    def _assigner(
-        self, dataset: DataFrame, distances: Sequence[str] = ASSIGNED[1:]
-    ) -> Callable[[Any, Any], _Assigned]:
+    def _assigner(self, dataset: DataFrame, distances: Sequence[str] = ASSIGNED[1:]) -> Callable[[Any, Any], _Assigned]:
         """The function that runs in the tasks: Arrow embeddings and ids of a batch → what is known of its rows."""
         centroids = self._centroids
         spherical = self.value("distanceMeasure") == "cosine"
@@ -274,8 +272,8 @@ class EmbeddingKMeansModel(Model, _EmbeddingKMeansParams, CentroidsReadable, Cen
             xp = task_module(backend)
             units = unit_vectors(xp.asarray(rows))
             found = nearest_centroids(units, xp.asarray(centroids), spherical=spherical, distances=distances)
-            columns = (getattr(found, name) for name in ASSIGNED)
-            return _Assigned(valid, reasons, to_numpy(units), *(c if c is None else to_numpy(c) for c in columns))
+            on_host = {name: to_numpy(values) for name, values in vars(found).items() if values is not None}
+            return _Assigned(valid, reasons, to_numpy(units), **on_host)
 
         return assign
 
@@ -291,14 +289,14 @@ def _list_array(embeddings: pd.Series) -> pa.Array:
 
 @dataclass(frozen=True)
 class _Assigned:
-    """A batch after assignment. ``valid`` and ``reasons`` are of the batch's length n, the rest of its m valid rows'."""
+    """A batch after assignment: ``valid`` and ``reasons`` of its n rows, the rest of the m valid ones."""
 
     valid: np.ndarray
     reasons: np.ndarray
     units: np.ndarray
     centroid: np.ndarray
-    l2_dist_to_cent: np.ndarray
-    cosine_dist_to_cent: np.ndarray
+    l2_dist_to_cent: np.ndarray | None = None
+    cosine_dist_to_cent: np.ndarray | None = None
 
     def spread_numpy(self, values: np.ndarray, filler: Any = 0) -> np.ndarray:
         """Values of the valid rows at their places among all n rows."""

@@ -112,17 +112,19 @@ class Target:
         """Writes rows in this target's format to a folder."""
         rows.write.format(self.format).options(**self.options).mode("append").save(path)
 
-    def save_remaining(self, rows: DataFrame, path: str) -> int:
-        """Writes the rows that remain, to the table if one is named, else to the folder. Returns their number,
-        counted in what was written."""
-        if self.table is not None:
-            writer = rows.write.mode("overwrite" if self.overwrite else "errorifexists").options(**self.options)
-            # Without a format the catalog's own default decides (Delta on Databricks).
-            (writer if self.format == "parquet" else writer.format(self.format)).saveAsTable(self.table)
-            return rows.sparkSession.table(self.table).count()
+    def save_and_count(self, rows: DataFrame, path: str) -> int:
+        """``save``, and the number of rows, counted in what was written."""
         self.save(rows, path)
         reader = rows.sparkSession.read.format(self.format).options(**self.options)
         return (reader.schema(rows.schema) if self.format in _WITHOUT_SCHEMA else reader).load(path).count()
+
+    def save_table(self, rows: DataFrame) -> int:
+        """Writes rows to the table. Returns their number, counted in what was written."""
+        assert self.table is not None
+        writer = rows.write.mode("overwrite" if self.overwrite else "errorifexists").options(**self.options)
+        # Without a format the catalog's own default decides (Delta on Databricks).
+        (writer if self.format == "parquet" else writer.format(self.format)).saveAsTable(self.table)
+        return rows.sparkSession.table(self.table).count()
 
 
 def _refuse_overlap(files: Files, output: str, reads: Mapping[str, Sequence[str]]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import ModuleType
 
 import numpy as np
@@ -45,18 +45,24 @@ def resolve_backend(spark: SparkSession, backend: str) -> str:
 
 def _surely_without_gpu(spark: SparkSession) -> bool:
     """In local mode the driver is the executor, so no job need ask."""
-    return spark.conf.get("spark.master", "").startswith("local[") and importlib.util.find_spec("cupy") is None
+    return (spark.conf.get("spark.master") or "").startswith("local") and importlib.util.find_spec("cupy") is None
 
 
 def _probe_executors(spark: SparkSession) -> list[str | None]:
     """One report per task of a small job spread over the cluster: None where a GPU works, else what is missing."""
-    tasks = max(2, getattr(spark, "sparkContext", spark).defaultParallelism if hasattr(spark, "sparkContext") else 8)
 
-    def probe(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def probe(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for _ in batches:
             yield pa.RecordBatch.from_pydict({"lacking": pa.array([gpu_lacking()], pa.string())})
 
+    tasks = max(2, slots(spark))
     return [row.lacking for row in spark.range(0, tasks, 1, tasks).mapInArrow(probe, "lacking string").collect()]
+
+
+def slots(spark: SparkSession) -> int:
+    """Tasks that run at once, as far as the driver knows; a Spark Connect client does not, so a guess."""
+    context = getattr(spark, "sparkContext", None)
+    return context.defaultParallelism if context is not None else 8
 
 
 def gpu_lacking() -> str | None:

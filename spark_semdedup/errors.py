@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
+
 
 class SemDedupError(ValueError):
     """Input or settings that cannot be used; the message says which and what would be right."""
@@ -23,7 +25,7 @@ class ResultExistsError(SemDedupError):
 
 def shown(value: object, limit: int = 80) -> str:
     """``value`` as it stands in a message: one line, never longer than ``limit`` characters."""
-    text = repr(value)
+    text = repr(value.item() if isinstance(value, np.generic) else value)  # NumPy 2 shows np.int32(1)
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 from pyspark.ml import Transformer
 from pyspark.ml.util import DefaultParamsReadable, DefaultParamsWritable
-from pyspark.sql import Column, DataFrame, SparkSession, Window
+from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
@@ -27,7 +27,7 @@ from spark_semdedup.columns import (
     matrix,
     quoted,
 )
-from spark_semdedup.devices import resolve_backend, task_module
+from spark_semdedup.devices import resolve_backend, slots, task_module
 from spark_semdedup.errors import InvalidRowsError, SemDedupError, shown
 from spark_semdedup.kernels import max_similarity, unit_vectors
 from spark_semdedup.kernels.arithmetic import norms
@@ -130,7 +130,7 @@ def compare_clusters(
     plan = plan_tasks(
         estimates,
         max_rows=params.value("maxClusterRows") or default_max_rows(sizes.dim),
-        partitions=default_partitions(4.0 * sizes.dim * estimates.sum(), _slots(spark)),
+        partitions=default_partitions(4.0 * sizes.dim * estimates.sum(), slots(spark)),
     )
     placed = _place(rows, centroids, plan)
     compare = _GroupComparison(
@@ -158,11 +158,6 @@ def _precision(wanted: str, backend: str) -> str:
     return "float16" if backend == "gpu" else "float32"
 
 
-def _slots(spark: SparkSession) -> int:
-    """Tasks that run at once, as far as the driver knows."""
-    return spark.sparkContext.defaultParallelism if hasattr(spark, "sparkContext") else 8
-
-
 def _place(rows: DataFrame, centroids: np.ndarray, plan: Plan) -> DataFrame:
     """Each row once for every task it takes part in: ``rows`` and ``task`` (the key), ``tile``.
 
@@ -178,8 +173,7 @@ def _place(rows: DataFrame, centroids: np.ndarray, plan: Plan) -> DataFrame:
     hashed = F.pmod(F.xxhash64("id", F.lit(_TILE_SEED)), F.coalesce("tiles", F.lit(1)))
     tile = F.when(F.coalesce("tiles", F.lit(1)) == 1, F.lit(0)).otherwise(hashed).cast("int")
     tasks = F.coalesce(F.element_at("keys", F.col("tile") + 1), F.array(own.cast("bigint")))
-    kept = [name for name in rows.columns]
-    return joined.withColumn("tile", tile).select(*kept, "tile", F.explode(tasks).alias("task"))
+    return joined.withColumn("tile", tile).select(*rows.columns, "tile", F.explode(tasks).alias("task"))
 
 
 # --- what a task does ---------------------------------------------------------------------------------------
@@ -340,5 +334,3 @@ def _centroid_column(df: DataFrame) -> Any:
     if not isinstance(found.dataType, (T.IntegerType, T.LongType, T.ShortType, T.ByteType)):
         raise SemDedupError(f"column 'centroid' is of type {found.dataType.simpleString()}: it must be an integer")
     return quoted(found.name)
-
-

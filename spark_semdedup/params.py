@@ -60,12 +60,12 @@ def _one_of(name: str, *allowed: str) -> Callable[[Any], str]:
 
 
 def _integer(name: str, least: int | None = None) -> Callable[[Any], int]:
-    right = "a whole number" + ("" if least is None else f" of at least {least}")
+    right = "a whole number " + ("from -2^63 to 2^63 - 1" if least is None else f"of at least {least}")
 
     def convert(value: Any) -> int:
         if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
             raise _refuse(name, value, right)
-        if not float(value).is_integer() or (least is not None and value < least):
+        if not (-(2**63) if least is None else least) <= value < 2**63 or not float(value).is_integer():
             raise _refuse(name, value, right)
         return int(value)
 
@@ -196,12 +196,6 @@ def _add_accessors(cls: type, name: str, doc: str) -> None:
 
 class HasIdCol(SemDedupParams):
     idCol = _param("idCol", "column with each row's id: string or integer, unique, never null", _text("idCol"))
-
-
-class HasDuplicatesPath(SemDedupParams):
-    duplicatesPath = _param(
-        "duplicatesPath", "Parquet folder of the duplicates to remove, with a column id", _text("duplicatesPath")
-    )
 
 
 class HasColumns(HasIdCol):
@@ -358,3 +352,9 @@ class DecisionParams(SemDedupParams):
                 "(threshold is 1 - eps)"
             )
         return self.value("threshold") if self.isSet("threshold") else 1.0 - self.value("eps")
+
+
+class HasDuplicatesPath(SemDedupParams):
+    duplicatesPath = _param(
+        "duplicatesPath", "Parquet folder of the duplicates to remove, with a column id", _text("duplicatesPath")
+    )

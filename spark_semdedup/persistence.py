@@ -75,4 +75,3 @@ class CentroidsReadable(MLReadable):
     @classmethod
     def read(cls) -> MLReader:
         return _CentroidsReader(cls)
-

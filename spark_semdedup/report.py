@@ -8,7 +8,7 @@ import re
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from typing import Any, TextIO
@@ -64,7 +64,9 @@ class Progress:
             self._write(f"failed after {time.monotonic() - start:.1f} s\n")
             raise
         self.seconds[title] = round(time.monotonic() - start, 3)
-        self._write(", ".join([*(f"{n:,} {what}" for what, n in counts.items()), f"{self.seconds[title]:.1f} s"]) + "\n")
+        self._write(
+            ", ".join([*(f"{n:,} {what}" for what, n in counts.items()), f"{self.seconds[title]:.1f} s"]) + "\n"
+        )
 
     def _write(self, text: str) -> None:
         self._stream.write(text)
@@ -79,12 +81,12 @@ class Summary:
     """What a step did. ``as_dict`` is what ``summary.json`` and manifests hold, ``as_text`` what a person reads."""
 
     step: str
-    counts: dict[str, int]
+    counts: dict[str, int] = field(default_factory=dict)
     """Among rows_in, invalid, clusters, pairs_compared, duplicates, kept."""
-    parameters: dict[str, Any]
-    results: dict[str, str]
+    parameters: dict[str, Any] = field(default_factory=dict)
+    results: dict[str, str] = field(default_factory=dict)
     """Path or table of each result."""
-    seconds: dict[str, float]
+    seconds: dict[str, float] = field(default_factory=dict)
     eps: float | None = None
     threshold: float | None = None
     """The similarity from which a row is a duplicate: the double that scores were compared with."""
@@ -158,10 +160,9 @@ def versions(backend: str | None = None, clusterer: str | None = None, spark: st
     packages += ["spark-rapids-ml", "cuml-cu12", "cuml-cu13"] if clusterer == "rapids" else []
     packages += ["cupy-cuda12x", "cupy-cuda13x"] if backend == "gpu" else []
     for package in packages:
-        try:
+        # A Spark distribution's pyspark is not an installed package; a driver may lack the GPU libraries.
+        with suppress(metadata.PackageNotFoundError):
             found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:  # a Spark distribution's pyspark, or a driver without GPU libraries
-            continue
     return found
 
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -52,7 +53,7 @@ class FitSample:
         return chosen.orderBy("hash").select("unit").mapInArrow(_decode, "unit array<float>")
 
 
-def _decode(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def _decode(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     for batch in batches:
         if batch.num_rows:
             yield pa.RecordBatch.from_arrays([list_rows(matrix_from_binary(batch.column("unit")))], ["unit"])
@@ -117,8 +118,10 @@ def _refuse_mixed(lengths_found: Counter[int], handle_invalid: str) -> None:
         )
 
 
-def _sampler(embedding_name: str, dim: int | None, handle_invalid: str):  # type: ignore[no-untyped-def]
-    def sample(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def _sampler(
+    embedding_name: str, dim: int | None, handle_invalid: str
+) -> Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+    def sample(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             embeddings = batch.column("embedding")
             length = lengths(embeddings)
@@ -141,8 +144,9 @@ def _sampler(embedding_name: str, dim: int | None, handle_invalid: str):  # type
 
 def collect_arrow(df: DataFrame) -> pa.Table:
     """The rows on the driver as an Arrow table. For results of bounded size only."""
-    if hasattr(df, "toArrow"):  # Spark 4
-        return df.toArrow()
+    to_arrow: Any = getattr(type(df), "toArrow", None)
+    if to_arrow is not None:  # Spark 4
+        return to_arrow(df)
     batches = df._collect_as_arrow()  # Spark 3.5: what toPandas uses there
     return pa.Table.from_batches(batches) if batches else pa.Table.from_pylist([], _arrow_schema(df))
 

@@ -71,9 +71,7 @@ class SemDedupModel(Model, SemDedupStageParams, CentroidsReadable, CentroidsWrit
 
     _fitted_on: _FittedOn | None = None
 
-    def __init__(
-        self, *, centroids: np.ndarray | None = None, history: Sequence[float] = (), **params: Any
-    ) -> None:
+    def __init__(self, *, centroids: np.ndarray | None = None, history: Sequence[float] = (), **params: Any) -> None:
         super().__init__(**params)
         self._centroids = np.zeros((0, 0), np.float32) if centroids is None else np.asarray(centroids, np.float32)
         self.history = tuple(history)
@@ -135,7 +133,6 @@ class SemDedupModel(Model, SemDedupStageParams, CentroidsReadable, CentroidsWrit
             invalid=_with_reason(dataset, name, invalid_ids),
             compared=compared,
         )
-
 
     def _cluster_sizes(self, dataset: DataFrame, clustering: EmbeddingKMeansModel) -> Mapping[int, float]:
         """Of the rows the model was fitted on, what the fit learned; others are checked and a sample is assigned."""

@@ -1,23 +1,25 @@
-"""The steps of the job as the program runs them: read, check, compute, write, report.
+"""The steps of the job as the program runs them: check, read, compute, write, report.
 
 ``run`` is the whole; ``cluster``, ``pairwise``, ``identify`` and ``remove`` are its parts, and one after the other they
-give the same answer. Each checks all it can before it begins a stage (``Progress.begin``): until then nothing that was
-there has been touched.
+give the same answer. A step checks all it can before its first stage: until then nothing that was there is touched.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pyspark.ml.param import Param
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from spark_semdedup import clusterers
 from spark_semdedup.clustering import ASSIGNED, EmbeddingKMeans, EmbeddingKMeansModel
-from spark_semdedup.columns import embedding_column, field, id_column, quoted, refuse_shadowed
+from spark_semdedup.columns import embedding_column, field, id_column, refuse_shadowed
 from spark_semdedup.datasets import (
+    MANIFEST,
     RUN_MANIFEST,
     Source,
     Target,
@@ -32,16 +34,26 @@ from spark_semdedup.duplicates import IdentifyDuplicates, RemoveDuplicates, with
 from spark_semdedup.errors import SemDedupError, shown
 from spark_semdedup.files import Files, join
 from spark_semdedup.pairwise import PairwiseSimilarity
-from spark_semdedup.params import ClusteringParams, HasBackend, HasSeed, RankingParams, SemDedupParams
+from spark_semdedup.params import (
+    ClusteringParams,
+    DecisionParams,
+    HasColumns,
+    SemDedupParams,
+)
 from spark_semdedup.ranking import Ranking
 from spark_semdedup.report import Progress, Summary, versions
 from spark_semdedup.semdedup import SemDedup, SemDedupModel, SemDedupResult
 
-RUN_RESULTS = ("centroids", "similarities", "duplicates", "deduplicated", "invalid", "summary.json", RUN_MANIFEST)
-"""What a run writes into its folder; ``--overwrite`` deletes these and nothing else."""
+log = logging.getLogger("spark_semdedup")
 
 Settings = Mapping[str, Any]
-"""Values of Params by their names, those alone that the user has set."""
+"""Values of Params by name: those alone that the user has set."""
+
+RUN_RESULTS = (RUN_MANIFEST, "summary.json", "deduplicated", "invalid", "duplicates", "similarities", "centroids")
+"""What a run writes into its folder. ``--overwrite`` deletes these and nothing else, the manifest first."""
+
+FIT_PARAMS = frozenset(name for name, param in vars(ClusteringParams).items() if isinstance(param, Param))
+"""The Params that only a fit uses; centroids that are given need none of them."""
 
 
 @dataclass(frozen=True)
@@ -58,75 +70,444 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Centroids:
+class SavedCentroids:
     """Saved centroids that a step starts from: a ``model`` to use instead of a fit, or the fit's ``initial`` ones."""
 
     model: str | None = None
     initial: str | None = None
 
+    def reads(self) -> dict[str, Sequence[str]]:
+        """The paths, by the name of the option."""
+        return {"centroids": [self.model] if self.model else [], "initMode": [self.initial] if self.initial else []}
+
+    def load(self, job: Job, settings: Settings) -> tuple[EmbeddingKMeansModel | None, dict[str, Any]]:
+        """The model, if one is to be used, and the settings with what comes from the saved centroids."""
+        if self.model is not None:
+            given = FIT_PARAMS & settings.keys() | ({"initMode"} if self.initial else set())
+            if given:
+                raise SemDedupError(
+                    f"centroids={shown(self.model, 400)} and {', '.join(sorted(given))} are both set: centroids that "
+                    "are given are not fitted; drop one of them"
+                )
+            model = _load_model(job, self.model, "centroids")
+            return model, {**settings, "distanceMeasure": model.value("distanceMeasure")}
+        if self.initial is not None:
+            return None, {**settings, "initMode": _load_model(job, self.initial, "initMode").centroids}
+        return None, dict(settings)
+
+    def described(self, params: dict[str, Any], k: int) -> dict[str, Any]:
+        """Parameters as they are reported: paths instead of k × d numbers, and the number of centroids there are."""
+        if self.model is not None:
+            return {n: v for n, v in params.items() if n not in FIT_PARAMS} | {"centroids": self.model, "k": k}
+        return params | {"k": k} | ({"initMode": self.initial} if self.initial else {})
+
+
+def _load_model(job: Job, path: str, param: str) -> EmbeddingKMeansModel:
+    if not job.files.exists(join(path, "metadata")):
+        raise SemDedupError(
+            f"{param}={shown(path, 400)} holds no saved model (no folder metadata): give the folder centroids of a "
+            "run, _centroids of a cluster step, or what EmbeddingKMeansModel.save wrote"
+        )
+    model: EmbeddingKMeansModel = EmbeddingKMeansModel.load(path)
+    return model
+
 
 # --- the whole ----------------------------------------------------------------------------------------------
 
 
-def run(job: Job, source: Source, target: Target, settings: Settings, centroids: Centroids | None = None) -> Summary:
-    """Deduplicates ``source`` into the folder ``target.path`` (DESIGN 4)."""
-    centroids = centroids or Centroids()
-    output = _folder(target)
-    job_params = SemDedup(**settings)
-    threshold = job_params.similarity_threshold()
-    ranking = Ranking.of(job_params)
-    _check_paths(job, source, target, centroids)
-    model, job_params = _saved_centroids(job, job_params, centroids)
-    rows = source.read(job.spark)
-    _check_columns(rows, job_params, ranking)
-    if job_params.value("handleInvalid") == "skip":
-        refuse_shadowed(rows, ["reason"], "handleInvalid='skip'")
-    backend, clusterer = _resolve(job, job_params, fits=model is None)
-    target.try_writing(job.files, rows)
-    _clear_run(job, output)
+def run(job: Job, source: Source, target: Target, settings: Settings, saved: SavedCentroids | None = None) -> Summary:
+    """Deduplicates ``source`` into the folder ``target.path``, laid out as DESIGN 4 says."""
+    whole = _Run.checked(job, source, target, settings, saved or SavedCentroids())
+    whole.clear()
     job.progress.begin(4)
+    begin(job.files, whole.folder)
+    model = whole.fit()
+    result = whole.compare(model)
+    whole.identify()
+    whole.keep(result)
+    return whole.finish(len(model.centroids))
 
-    begin(job.files, output)
+
+@dataclass(frozen=True)
+class _Run:
+    """One run, after its checks. Its methods are its stages, in order; each adds its counts to ``summary``."""
+
+    job: Job
+    folder: str
+    target: Target
+    estimator: SemDedup
+    model: SemDedupModel | None
+    saved: SavedCentroids
+    rows: DataFrame
+    summary: Summary
+
+    @classmethod
+    def checked(cls, job: Job, source: Source, target: Target, settings: Settings, saved: SavedCentroids) -> _Run:
+        """Checks paths, settings and columns, in this order, and that the output can be written."""
+        _check_paths(job, target, source=source, reads=saved.reads())
+        loaded, settings = saved.load(job, settings)
+        estimator = SemDedup(**settings)
+        threshold = estimator.similarity_threshold()
+        ranking = Ranking.of(estimator)
+        rows = source.read(job.spark)
+        _check_columns(rows, estimator, ranking)
+        if estimator.value("handleInvalid") == "skip":
+            refuse_shadowed(rows, ["reason"], "handleInvalid='skip'")
+        backend, clusterer = _resolve(job, estimator, fits=loaded is None)
+        target.try_writing(job.files, rows)
+        model = None
+        if loaded is not None:
+            model = SemDedupModel(centroids=loaded.centroids, history=loaded.history, **settings)
+        summary = Summary("run", backend=backend, clusterer=clusterer, threshold=threshold, eps=_eps(estimator))
+        summary.coverage = "cluster"
+        return cls(job, _folder(target), target, estimator, model, saved, rows, summary)
+
+    def place(self, name: str) -> str:
+        return join(self.folder, name)
+
+    def about(self, holds: str) -> dict[str, Any]:
+        return _manifest(holds, self.summary, self.estimator)
+
+    def clear(self) -> None:
+        """Deletes an earlier result, its manifest first, so that it is not taken for valid while it goes."""
+        for name in RUN_RESULTS:
+            self.job.files.delete(self.place(name))
+
+    def fit(self) -> SemDedupModel:
+        with self.job.progress.stage("load centroids" if self.model else "fit centroids") as counts:
+            model: SemDedupModel = self.model or self.estimator.fit(self.rows)
+            model.clustering.save(self.place("centroids"))
+            counts["centroids"] = len(model.centroids)
+        return model
+
+    def compare(self, model: SemDedupModel) -> SemDedupResult:
+        with self.job.progress.stage("assign and compare") as counts:
+            result = model.run(self.rows)
+            found = result.counts()  # computes everything, with all tasks, before fewer of them write it
+            valid = found["rows"] - found["invalid"]
+            narrow = result.similarities.coalesce(files_for(valid))
+            write_dataset(self.job.files, narrow, self.place("similarities"), self.about("similarities"))
+            counts.update({"rows": valid, "clusters": found["clusters"], "pairs": found["pairs"]})
+        self.summary.counts = {
+            "rows_in": found["rows"],
+            "invalid": found["invalid"],
+            "clusters": found["clusters"],
+            "pairs_compared": found["pairs"],
+        }
+        return result
+
+    def identify(self) -> None:
+        with self.job.progress.stage("identify duplicates") as counts:
+            similarities = self.job.spark.read.parquet(self.place("similarities"))
+            counts["duplicates"] = _write_duplicates(
+                self.job, similarities, self.estimator, self.place("duplicates"), self.about("duplicates")
+            )
+        self.summary.counts["duplicates"] = counts["duplicates"]
+
+    def keep(self, result: SemDedupResult) -> None:
+        counts = self.summary.counts
+        with self.job.progress.stage("write the rows that remain") as progress:
+            skipped = counts["invalid"] if self.estimator.value("handleInvalid") == "skip" else 0
+            unwanted = self.job.spark.read.parquet(self.place("duplicates")).select("id")
+            id_col = self.estimator.value("idCol")
+            if skipped:
+                write_dataset(self.job.files, result.invalid, self.place("invalid"), self.about("invalid"))
+                invalid = self.job.spark.read.parquet(self.place("invalid"))
+                unwanted = unwanted.unionAll(invalid.select(id_column(invalid, id_col).alias("id")))
+            result.unpersist()
+            remaining = without_ids(self.rows, id_col, unwanted)
+            counts["kept"] = _write_remaining(
+                self.job, remaining, self.target, self.place("deduplicated"), self.about("deduplicated")
+            )
+            progress["kept"] = counts["kept"]
+        if counts["rows_in"] != counts["kept"] + counts["duplicates"] + skipped:
+            raise SemDedupError(
+                f"the input changed while it was read: of {counts['rows_in']} rows {counts['duplicates']} are "
+                f"duplicates and {skipped} skipped, but {counts['kept']} remain; run again on a fixed input"
+            )
+
+    def finish(self, k: int) -> Summary:
+        names = ["centroids", "similarities", "duplicates", "deduplicated", "invalid"]
+        there = [name for name in names if self.job.files.exists(self.place(name))]
+        self.summary.results = {name: self.place(name) for name in there}
+        if self.target.table is not None:
+            self.summary.results["deduplicated"] = f"table {self.target.table}"
+        self.summary.results["summary"] = self.place("summary.json")
+        _complete(self.job, self.summary, self.estimator)
+        self.summary.parameters = self.saved.described(self.summary.parameters, k)
+        self.job.files.write_text(self.place("summary.json"), self.summary.as_json())
+        finish(self.job.files, self.folder, {"holds": "run", **self.summary.as_dict()}, RUN_MANIFEST)
+        return self.summary
+
+
+# --- the parts ----------------------------------------------------------------------------------------------
+
+
+def cluster(
+    job: Job, source: Source, target: Target, settings: Settings, saved: SavedCentroids | None = None
+) -> Summary:
+    """Fits centroids and writes the rows by cluster: ``centroid=N/``, ``_centroids/``, with skip ``_invalid/``.
+
+    ``settings``: Params of ``EmbeddingKMeans``, and ``rankBy``, whose columns travel along.
+    """
+    saved = saved or SavedCentroids()
+    _check_paths(job, target, source=source, reads=saved.reads())
+    loaded, settings = saved.load(job, settings)
+    ranking = Ranking.of(PairwiseSimilarity(rankBy=settings.pop("rankBy", None)))
+    estimator = EmbeddingKMeans(**settings)
+    rows = source.read(job.spark)
+    _check_columns(rows, estimator, ranking)
+    invalid_stay = estimator.value("handleInvalid") != "error"
+    refuse_shadowed(rows, [*ASSIGNED, *(["reason"] if invalid_stay else [])], "cluster")
+    backend, clusterer = _resolve(job, estimator, fits=loaded is None)
+    model = loaded and EmbeddingKMeansModel(centroids=loaded.centroids, history=loaded.history, **settings)
+    summary = Summary("cluster", backend=backend, clusterer=clusterer)
+    folder = _cleared(job, target)
+    job.progress.begin(2)
+
+    begin(job.files, folder)
     with job.progress.stage("load centroids" if model else "fit centroids") as counts:
-        fitted = model or job_params.fit(rows)
-        fitted.clustering.save(join(output, "centroids"))
-        counts["centroids"] = len(fitted.centroids)
-    with job.progress.stage("assign and compare") as counts:
-        result = fitted.run(rows)
-        found = result.counts()  # computes the comparison with all tasks, before few of them write it
-        counts.update({"rows": found["rows"], "clusters": found["clusters"], "pairs": found["pairs"]})
-        about = _about("similarities", job_params, job, backend, clusterer)
-        similarities = join(output, "similarities")
-        valid = found["rows"] - found["invalid"]
-        write_dataset(job.files, result.similarities.coalesce(files_for(valid)), similarities, about)
-    with job.progress.stage("identify duplicates") as counts:
-        duplicates = join(output, "duplicates")
-        counts["duplicates"] = _write_duplicates(job, job_params, similarities, duplicates, backend, clusterer)
-    with job.progress.stage("write the rows that remain") as counts:
-        skipped = _write_invalid(job, job_params, result, found["invalid"], target)
-        result.unpersist()
-        unwanted = [job.spark.read.parquet(duplicates).select("id"), *skipped]
-        kept = target.save_remaining(_without(rows, job_params.value("idCol"), unwanted), join(output, "deduplicated"))
-        counts["kept"] = kept
+        model = model or estimator.fit(rows)
+        model.save(join(folder, "_centroids"))
+        counts["centroids"] = len(model.centroids)
+    with job.progress.stage("assign and write") as counts:
+        valid, invalid = model.clustered(rows, ranking)
+        # By centroid, so that each folder gets one file, not one from every task.
+        valid.repartition("centroid").write.mode("append").partitionBy("centroid").parquet(folder)
+        found = _cluster_sizes(job.spark.read.parquet(folder))
+        counts.update({"rows": found["rows"], "clusters": found["clusters"]})
+        lost = rows.count() - found["rows"] if invalid_stay else 0
+        if estimator.value("handleInvalid") == "skip":
+            none = invalid.limit(0)
+            write_dataset(job.files, invalid if lost else none, join(folder, "_invalid"), _manifest("invalid", summary))
+    summary.counts = {"rows_in": found["rows"] + lost, "invalid": lost, "clusters": found["clusters"]}
+    summary.results = {"clusters": folder, "centroids": join(folder, "_centroids")}
+    summary.results |= {"invalid": join(folder, "_invalid")} if estimator.value("handleInvalid") == "skip" else {}
+    _complete(job, summary, estimator)
+    summary.parameters = saved.described(summary.parameters, len(model.centroids))
+    summary.parameters["rankBy"] = [f"{name} {'asc' if up else 'desc'}" for name, up in ranking.by] or None
+    finish(job.files, folder, {"holds": "clusters", "rows": found["rows"], **summary.as_dict()})
+    return summary
 
-    set_aside = found["invalid"] if skipped else 0
-    _check_balance(found["rows"], kept, counts_removed=_duplicates_of(job, duplicates), skipped=set_aside)
-    results = {name: join(output, name) for name in ("centroids", "similarities", "duplicates")}
-    results["deduplicated"] = target.table or join(output, "deduplicated")
-    results |= {"invalid": join(output, "invalid")} if skipped else {}
-    results["summary"] = join(output, "summary.json")
-    summary = _summary(job, "run", job_params, results, backend=backend, clusterer=clusterer)
-    summary.counts = {
-        "rows_in": found["rows"],
-        "invalid": found["invalid"],
-        "clusters": found["clusters"],
-        "pairs_compared": found["pairs"],
-        "duplicates": _duplicates_of(job, duplicates),
-        "kept": kept,
-    }
-    summary.parameters |= _origin(centroids, len(fitted.centroids))
-    summary.threshold, summary.eps = threshold, _eps(job_params)
-    summary.coverage = "cluster"
-    job.files.write_text(results["summary"], summary.as_json())
-    finish(job.files, output, {"holds": "run", **summary.as_dict()}, RUN_MANIFEST)
+
+def pairwise(job: Job, clusters: str, target: Target, settings: Settings) -> Summary:
+    """Compares the rows of each cluster: ``cluster``'s folder, or NeMo Curator's, to a folder of similarities.
+
+    ``settings``: Params of ``PairwiseSimilarity``. Embeddings are taken as the unit vectors they are.
+    """
+    params = PairwiseSimilarity(**settings, normalize=False)
+    Ranking.of(params)
+    _check_paths(job, target, reads={"input": [clusters]})
+    _warn_foreign(read_manifest(job.files, clusters, "input", "clusters"), clusters)
+    rows = Source((clusters,)).read(job.spark)
+    compared = params.transform(rows)
+    summary = Summary("pairwise", backend=resolve_backend(job.spark, params.value("backend")), coverage="cluster")
+    folder = _cleared(job, target)
+    job.progress.begin(1)
+
+    with job.progress.stage("compare") as counts:
+        found = _cluster_sizes(rows)
+        if not found["rows"]:
+            raise SemDedupError(f"input={shown(clusters, 400)} is empty: it must have at least one row")
+        compared = compared.persist()
+        compared.count()  # with all tasks, before fewer of them write it
+        narrow = compared.coalesce(files_for(found["rows"]))
+        written = write_dataset(job.files, narrow, folder, _manifest("similarities", summary, params))
+        compared.unpersist()
+        counts.update({"rows": written, "clusters": found["clusters"], "pairs": found["pairs"]})
+    summary.counts = {"rows_in": written, "clusters": found["clusters"], "pairs_compared": found["pairs"]}
+    summary.results = {"similarities": folder}
+    return _complete(job, summary, params)
+
+
+def identify(job: Job, similarities: str, target: Target, settings: Settings) -> Summary:
+    """Writes the rows whose similarity makes them duplicates. ``settings``: Params of ``IdentifyDuplicates``."""
+    params = IdentifyDuplicates(**settings)
+    threshold = params.similarity_threshold()
+    _check_paths(job, target, reads={"input": [similarities]})
+    manifest = _warn_foreign(read_manifest(job.files, similarities, "input", "similarities"), similarities)
+    _refuse_incomplete(params, threshold, manifest, similarities)
+    rows = Source((similarities,)).read(job.spark)
+    params.transform(rows)  # checks the columns
+    coverage = (manifest or {}).get("coverage")
+    summary = Summary("identify", threshold=threshold, eps=_eps(params), coverage=coverage)
+    folder = _cleared(job, target)
+    job.progress.begin(1)
+
+    with job.progress.stage("identify duplicates") as counts:
+        about = _manifest("duplicates", summary, params)
+        counts["duplicates"] = _write_duplicates(job, rows, params, folder, about)
+        summary.counts = {"rows_in": rows.count(), "duplicates": counts["duplicates"]}
+    summary.results = {"duplicates": folder}
+    return _complete(job, summary, params)
+
+
+def remove(
+    job: Job, source: Source, target: Target, settings: Settings, *, duplicates: str, invalid: str | None = None
+) -> Summary:
+    """Writes the rows of ``source`` that are not among the ``duplicates``, nor among the ``invalid`` rows set aside.
+
+    ``settings``: Params of ``RemoveDuplicates``.
+    """
+    params = RemoveDuplicates(**settings)
+    reads = {"duplicates": [duplicates], "invalid": [invalid] if invalid else []}
+    _check_paths(job, target, source=source, reads=reads)
+    _warn_foreign(read_manifest(job.files, duplicates, "duplicates", "duplicates"), duplicates)
+    if invalid is not None:
+        _warn_foreign(read_manifest(job.files, invalid, "invalid", "invalid"), invalid)
+    rows = source.read(job.spark)
+    id_column(rows, params.value("idCol"))
+    found = Source((duplicates,)).read(job.spark)
+    field(found, "id", "duplicates: column")
+    unwanted = found.select("id")
+    if invalid is not None:
+        aside = Source((invalid,)).read(job.spark)
+        unwanted = unwanted.unionAll(aside.select(id_column(aside, params.value("idCol")).alias("id")))
+    remaining = params.setDuplicates(unwanted).transform(rows)
+    target.try_writing(job.files, rows)
+    folder = _cleared(job, target) if target.table is None else None
+    summary = Summary("remove")
+    job.progress.begin(1)
+
+    with job.progress.stage("write the rows that remain") as counts:
+        counts["kept"] = _write_remaining(
+            job, remaining, target, folder or "", _manifest("deduplicated", summary, params)
+        )
+        summary.counts = {"rows_in": rows.count(), "duplicates": found.count()}
+        summary.counts |= {"invalid": aside.count()} if invalid is not None else {}
+        summary.counts["kept"] = counts["kept"]
+    summary.results = {"deduplicated": folder or f"table {target.table}"}
+    return _complete(job, summary, params)
+
+
+# --- what they share: checks --------------------------------------------------------------------------------
+
+
+def _check_paths(job: Job, target: Target, *, source: Source | None = None, reads: Mapping[str, Sequence[str]]) -> None:
+    """Inputs that are missing, an output that is there already, and the two overlapping."""
+    if source is not None:
+        source.check(job.files)
+        reads = {"input": source.paths, **reads}
+        if source.table is not None and source.table == target.table:
+            raise SemDedupError(f"outputTable={shown(target.table)} is the table that is read: give another name")
+    target.check(job.spark, job.files, reads)
+
+
+def _check_columns(rows: DataFrame, params: HasColumns, ranking: Ranking) -> None:
+    """Every column that a Param names is there and of a type that can be used."""
+    id_ = id_column(rows, params.value("idCol"))
+    embedding_column(rows, params.value("embeddingCol"))
+    for name in params.value("metadataCols") or []:
+        field(rows, name, "metadataCols")
+    if ranking.by:
+        ranking.key_columns(rows, id_)
+
+
+def _resolve(job: Job, params: Any, *, fits: bool) -> tuple[str, str | None]:
+    """Backend and clusterer that will be used; contradictions are refused before the fit."""
+    backend = resolve_backend(job.spark, params.value("backend"))
+    if not fits:
+        return backend, None
+    clusterer = clusterers.choose_clusterer(params.value("clusterer"), backend, params.value("backend"))
+    initial = params.value("initMode")
+    k = params.value("k") or (1 if isinstance(initial, str) else len(initial))
+    clusterers.refuse_unsupported(clusterer, clusterers.FitSettings.from_params(params, k))
+    return backend, clusterer
+
+
+def _refuse_incomplete(params: DecisionParams, threshold: float, manifest: Mapping[str, Any] | None, path: str) -> None:
+    """Scores that are exact only from a similarity on say nothing of duplicates below it."""
+    complete = (manifest or {}).get("complete_eps")
+    if complete is not None and threshold < 1.0 - complete:
+        raise SemDedupError(
+            f"eps={_eps(params):.6g} is larger than {complete:.6g}, up to which the scores in {shown(path, 400)} are "
+            "complete: lower eps, or compare again with a larger one"
+        )
+
+
+def _warn_foreign(manifest: dict[str, Any] | None, path: str) -> dict[str, Any] | None:
+    if manifest is None:
+        log.warning("%s has no %s: taken as another program's data, whole and as it is", path, MANIFEST)
+    return manifest
+
+
+def _eps(params: DecisionParams) -> float:
+    """eps as it is reported: what the user set, or what a threshold comes to."""
+    if params.isSet("threshold"):
+        return round(1.0 - params.value("threshold"), 12)
+    return float(params.value("eps"))
+
+
+# --- what they share: writing -------------------------------------------------------------------------------
+
+
+def _folder(target: Target) -> str:
+    if target.path is None:
+        raise SemDedupError("output is not set: give the folder to write to")
+    return target.path
+
+
+def _cleared(job: Job, target: Target) -> str:
+    """The output folder, vacant: an earlier result is deleted, its manifest first."""
+    folder = _folder(target)
+    job.files.delete(join(folder, MANIFEST))
+    job.files.delete(folder)
+    return folder
+
+
+def _write_duplicates(
+    job: Job, similarities: DataFrame, params: SemDedupParams, path: str, about: Mapping[str, Any]
+) -> int:
+    stage = IdentifyDuplicates(**params.settings(IdentifyDuplicates))
+    narrow = stage.transform(similarities).coalesce(files_for(similarities.count()))
+    return write_dataset(job.files, narrow, path, about)
+
+
+def _write_remaining(job: Job, rows: DataFrame, target: Target, path: str, about: Mapping[str, Any]) -> int:
+    if target.table is not None:
+        return target.save_table(rows)
+    begin(job.files, path)
+    kept = target.save_and_count(rows, path)
+    finish(job.files, path, {**about, "rows": kept})
+    return kept
+
+
+def _cluster_sizes(rows: DataFrame) -> dict[str, int]:
+    """Rows, clusters that hold rows, and pairs inside them. Reads no column but ``centroid``."""
+    sizes = rows.where(F.col("centroid").isNotNull()).groupBy("centroid").agg(F.count(F.lit(1)).alias("n"))
+    found = sizes.agg(
+        F.coalesce(F.sum("n"), F.lit(0)).alias("rows"),
+        F.count(F.lit(1)).alias("clusters"),
+        F.coalesce(F.sum(F.expr("n * (n - 1) div 2")), F.lit(0)).alias("pairs"),
+    ).first()
+    assert found is not None  # an aggregate without groups always gives one row
+    return {name: int(value) for name, value in found.asDict().items()}
+
+
+def _manifest(holds: str, summary: Summary, params: SemDedupParams | None = None) -> dict[str, Any]:
+    """What a folder's manifest says, but for its number of rows."""
+    about: dict[str, Any] = {"holds": holds, "step": summary.step}
+    if holds in ("similarities", "duplicates"):
+        about |= {"coverage": summary.coverage, "complete_eps": summary.complete_eps}
+    if holds == "duplicates":
+        about |= {"eps": summary.eps, "threshold": summary.threshold}
+    about["parameters"] = _parameters(params) if params is not None else {}
+    about["versions"] = versions(summary.backend, summary.clusterer)
+    return about
+
+
+def _parameters(params: SemDedupParams) -> dict[str, Any]:
+    """All Params in effect; initial centroids by their shape only."""
+    values = {param.name: params.value(param.name) for param in params.params}
+    initial = values.get("initMode")
+    if initial is not None and not isinstance(initial, str):
+        values["initMode"] = f"array of shape ({len(initial)}, {len(initial[0])})"
+    return values
+
+
+def _complete(job: Job, summary: Summary, params: SemDedupParams) -> Summary:
+    """Adds what is known at the end only."""
+    summary.parameters = _parameters(params)
+    summary.seconds = {**job.progress.seconds, "in all": round(job.progress.elapsed, 3)}
+    summary.versions = versions(summary.backend, summary.clusterer, job.spark.version)
     return summary

@@ -112,10 +112,10 @@ def _decide(vectors: Array, targets: Array, near: Array, spherical: bool) -> Arr
     """The nearest among the centroids marked in ``near`` (m, k), decided exactly; of equally near ones the lowest."""
     xp = array_module(vectors)
     i, j = xp.nonzero(near)
-    # Smaller is nearer for both.
-    distance = (
-        -exact_pair_dots64(vectors, targets, i, j) if spherical else squared_pair_distances(vectors, targets, i, j)
-    )
+    if spherical:
+        distance = -exact_pair_dots64(vectors, targets, i, j)  # smaller is nearer, as for distances
+    else:
+        distance = squared_pair_distances(vectors, targets, i, j)
     least = xp.full(vectors.shape[0], np.inf)
     xp.minimum.at(least, i, distance)
     label = xp.full(vectors.shape[0], targets.shape[0], np.int64)

@@ -1,0 +1,197 @@
+"""Spark and Arrow columns to matrices and back: every layout a list column can have, and every invalid row."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from pyspark.ml.linalg import Vectors, VectorUDT
+from pyspark.sql import types as T
+
+from spark_semdedup.columns import (
+    binary_rows,
+    commonest_length,
+    embedding_column,
+    field,
+    float16_from_bits,
+    id_column,
+    lengths,
+    list_rows,
+    matrix,
+    matrix_from_binary,
+    quoted,
+    refuse_shadowed,
+)
+from spark_semdedup.errors import SemDedupError
+
+NAN, INF = float("nan"), float("inf")
+ROWS = [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0], [7.0, 8.0]]
+
+LAYOUTS = {
+    "list": lambda rows, type_: pa.array(rows, pa.list_(type_)),
+    "large list": lambda rows, type_: pa.array(rows, pa.large_list(type_)),
+    "slice": lambda rows, type_: pa.array([[9.0] * 3, None, *rows, [9.0]], pa.list_(type_)).slice(2, len(rows)),
+    "chunks": lambda rows, type_: pa.chunked_array(
+        [pa.array(rows[:1], pa.list_(type_)), pa.array(rows[1:], pa.list_(type_))]
+    ),
+}
+
+
+# --- Arrow --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("type_", [pa.float32(), pa.float64()], ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_valid_rows_become_a_matrix(layout, type_):
+    valid, rows, reasons = matrix(LAYOUTS[layout](ROWS, type_), 2)
+    assert valid.tolist() == [True] * 4
+    assert rows.tolist() == ROWS
+    assert rows.dtype == type_.to_pandas_dtype()
+    assert reasons.tolist() == [None] * 4
+
+
+def test_fixed_size_lists_become_a_matrix():
+    fixed = pa.array([[9.0, 9.0], *ROWS, None], pa.list_(pa.float32(), 2))
+    valid, rows, reasons = matrix(fixed.slice(1), 2)
+    assert (valid.tolist(), rows.tolist()) == ([True] * 4 + [False], ROWS)
+    assert reasons[4] == "embedding is null"
+
+
+INVALID = {
+    "embedding is null": None,
+    "embedding has length 0, not 2": [],
+    "embedding has length 1, not 2": [1.0],
+    "embedding has length 3, not 2": [1.0, 2.0, 3.0],
+    "embedding is zero": [0.0, -0.0],
+}
+NOT_FINITE = [[NAN, 1.0], [INF, 1.0], [1.0, -INF], [None, 1.0], [INF, -INF], [None, None], [0.0, NAN]]
+
+
+@pytest.mark.parametrize("type_", [pa.float32(), pa.float64()], ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_each_invalid_row_gets_its_reason(layout, type_):
+    bad = [*INVALID.items(), *(("embedding has a null, NaN or infinite element", row) for row in NOT_FINITE)]
+    mixed = [row for i, (_, row) in enumerate(bad) for row in (ROWS[i % 4], row)]
+    valid, rows, reasons = matrix(LAYOUTS[layout](mixed, type_), 2)
+    assert valid.tolist() == [True, False] * len(bad)
+    assert rows.tolist() == [ROWS[i % 4] for i in range(len(bad))]
+    assert reasons[::2].tolist() == [None] * len(bad)
+    assert reasons[1::2].tolist() == [reason for reason, _ in bad]
+
+
+def test_all_rows_invalid_and_no_rows_at_all():
+    valid, rows, reasons = matrix(pa.array([None, [], [0.0, 0.0]], pa.list_(pa.float64())), 2)
+    assert (valid.tolist(), rows.shape) == ([False] * 3, (0, 2))
+    assert all(reasons)
+    valid, rows, _ = matrix(pa.array([], pa.list_(pa.float32())), 2)
+    assert (valid.shape, rows.shape) == ((0,), (0, 2))
+
+
+def test_the_smallest_numbers_are_not_zero():
+    valid, _, _ = matrix(pa.array([[5e-324, 0.0], [0.0, 1e-45]], pa.list_(pa.float64())), 2)
+    assert valid.all()
+
+
+def test_a_matrix_of_valid_rows_is_no_copy():
+    values = np.arange(6, dtype=np.float32) + 1
+    _, rows, _ = matrix(pa.ListArray.from_arrays(pa.array([0, 2, 4, 6], pa.int32()), pa.array(values)), 2)
+    assert np.shares_memory(rows, values)
+
+
+def test_lengths_and_the_commonest_of_them():
+    assert lengths(pa.array([[1.0], None, [], [1.0, 2.0]], pa.list_(pa.float64()))).tolist() == [1, -1, 0, 2]
+    assert commonest_length(Counter({3: 2, 2: 2, 4: 1})) == 2
+    assert commonest_length(Counter({-1: 9, 0: 9, 7: 1})) == 7
+    assert commonest_length(Counter({-1: 9, 0: 9})) is None
+    assert commonest_length(Counter()) is None
+
+
+def test_float16_bits_as_integers():
+    numbers = np.array([[1.0, -0.5], [65504.0, 5.9604645e-08], [INF, -0.0]], np.float16)
+    rows = numbers.view(np.uint16).tolist()
+    for type_, values in ((pa.uint16(), rows), (pa.int32(), rows), (pa.int16(), numbers.view(np.int16).tolist())):
+        decoded = float16_from_bits(pa.array([values[0], None, [], *values[1:]], pa.list_(type_)))
+        assert decoded.type == pa.list_(pa.float32())
+        assert decoded.to_pylist() == [[1.0, -0.5], None, [], numbers[1].tolist(), [INF, -0.0]]
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 5), (5, 1)])
+def test_rows_travel_as_binary_and_come_back(shape):
+    rows = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    binary = binary_rows(rows)
+    assert binary.type == pa.binary()
+    assert matrix_from_binary(binary).tobytes() == rows.tobytes()
+    assert matrix_from_binary(binary.slice(shape[0] - 1)).tobytes() == rows[-1].tobytes()
+    assert matrix_from_binary(pa.array(binary.to_pylist())).tobytes() == rows.tobytes()
+    assert list_rows(rows).to_pylist() == rows.tolist()
+    assert list_rows(np.asfortranarray(rows)).to_pylist() == rows.tolist()
+
+
+# --- Spark --------------------------------------------------------------------------------------------------
+
+
+def frame(spark, schema: str | T.StructType, *rows):
+    return spark.createDataFrame(list(rows), schema)
+
+
+def test_columns_of_any_name(spark):
+    names = ["a.b", "with space", "UPPER", "back`tick", "ünï", "select", "a..b", "1"]
+    df = frame(spark, T.StructType([T.StructField(n, T.IntegerType()) for n in names]), tuple(range(len(names))))
+    assert df.select(*map(quoted, names)).columns == names
+    assert tuple(df.select(*map(quoted, names)).first()) == tuple(range(len(names)))
+    for name in names:
+        assert field(df, name, "idCol").name == name
+
+
+def test_names_are_found_without_regard_to_case_if_that_is_unambiguous(spark):
+    df = frame(spark, "Id int, x int", (1, 2))
+    assert field(df, "ID", "idCol").name == "Id"
+    both = frame(spark, T.StructType([T.StructField(n, T.IntegerType()) for n in ("Id", "id", "a", "a")]), (1, 2, 3, 4))
+    assert field(both, "id", "idCol").name == "id"
+    with pytest.raises(SemDedupError, match=r"idCol='ID' is there more than once: 'Id', 'id', 'a', 'a'"):
+        field(both, "ID", "idCol")
+    with pytest.raises(SemDedupError, match=r"embeddingCol='a' is there more than once"):
+        field(both, "a", "embeddingCol")
+    with pytest.raises(SemDedupError, match=r"^idCol='doc' is not among the columns: 'Id', 'x'$"):
+        field(df, "doc", "idCol")
+
+
+@pytest.mark.parametrize("type_", ["string", "tinyint", "smallint", "int", "bigint"])
+def test_ids_of_these_types_are_accepted(spark, type_):
+    assert id_column(frame(spark, f"id {type_}"), "id") is not None
+
+
+@pytest.mark.parametrize(
+    "type_", ["double", "decimal(10,0)", "boolean", "array<int>", "date", "binary", "struct<a:int>"]
+)
+def test_ids_of_other_types_are_refused(spark, type_):
+    with pytest.raises(
+        SemDedupError, match=r"idCol='id' is of type .*: it must be string, tinyint, smallint, int or bigint"
+    ):
+        id_column(frame(spark, f"id {type_}"), "id")
+
+
+@pytest.mark.parametrize("type_", ["array<int>", "array<string>", "array<array<float>>", "string", "float", "binary"])
+def test_embeddings_of_other_types_are_refused(spark, type_):
+    with pytest.raises(SemDedupError, match=r"embeddingCol='e' is of type .*: it must be array<float>, array<double>"):
+        embedding_column(frame(spark, f"e {type_}"), "e")
+
+
+def test_embeddings_of_every_accepted_type_have_the_same_values(spark):
+    floats, doubles = (T.ArrayType(type_) for type_ in (T.FloatType(), T.DoubleType()))
+    schema = T.StructType().add("v", VectorUDT()).add("s", VectorUDT()).add("f", floats).add("d", doubles)
+    values = [0.0, 0.5, -2.0]
+    df = frame(spark, schema, (Vectors.dense(values), Vectors.sparse(3, [1, 2], values[1:]), values, values))
+    found = df.select(*(embedding_column(df, name).alias(name) for name in "vsfd"))
+    assert [list(cell) for cell in found.first()] == [values] * 4
+
+
+def test_columns_that_a_stage_appends_must_not_be_there(spark):
+    df = frame(spark, "id int, Centroid int")
+    refuse_shadowed(df, ["l2_dist_to_cent"], "EmbeddingKMeansModel")
+    with pytest.raises(
+        SemDedupError, match=r"EmbeddingKMeansModel appends the columns centroid, .*already has Centroid"
+    ):
+        refuse_shadowed(df, ["centroid", "l2_dist_to_cent"], "EmbeddingKMeansModel")
