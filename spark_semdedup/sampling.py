@@ -144,10 +144,10 @@ def _sampler(
 
 def collect_arrow(df: DataFrame) -> pa.Table:
     """The rows on the driver as an Arrow table. For results of bounded size only."""
-    to_arrow: Any = getattr(type(df), "toArrow", None)
-    if to_arrow is not None:  # Spark 4
-        return to_arrow(df)
-    batches = df._collect_as_arrow()  # Spark 3.5: what toPandas uses there
+    frame: Any = df
+    if hasattr(type(df), "toArrow"):  # Spark 4
+        return frame.toArrow()
+    batches = frame._collect_as_arrow()  # Spark 3.5: what toPandas uses there
     return pa.Table.from_batches(batches) if batches else pa.Table.from_pylist([], _arrow_schema(df))
 
 
