@@ -186,6 +186,37 @@ def duplicates(found: Similarities, eps: float) -> np.ndarray:
     return others & (found.score.astype(np.float64) >= 1.0 - eps)
 
 
+# --- from rows to the answer --------------------------------------------------------------------------------
+
+
+def answer(
+    ids: Sequence[Any],
+    vectors: np.ndarray,
+    centroids: np.ndarray,
+    *,
+    whichToKeep: str = "hard",
+    distanceMetric: str = "cosine",
+    seed: int = 42,
+    rankBy: Sequence[tuple[Sequence[Any], bool]] | None = None,
+    distanceMeasure: str = "euclidean",
+) -> dict[Any, tuple[Any, np.float32]]:
+    """For each id its ``max_id`` and ``cosine_sim_score``, given the centroids. Names as the package's Params;
+    ``rankBy`` holds (column, descending)."""
+    units = unit_vectors(vectors)
+    assigned = assignment(units, centroids, spherical=distanceMeasure == "cosine")
+    distance = assigned.l2_dist_to_cent if distanceMetric == "l2" else assigned.cosine_dist_to_cent
+    if rankBy is not None:
+        order = order_rank_by(ids, *rankBy)
+    elif whichToKeep == "random":
+        order = order_random(ids, seed)
+    elif whichToKeep == "first":
+        order = order_first(ids)
+    else:
+        order = order_hard(ids, distance) if whichToKeep == "hard" else order_easy(ids, distance)
+    found = similarities(units, assigned.centroid, order)
+    return {id_: (ids[j], score) for id_, j, score in zip(ids, found.neighbour, found.score, strict=True)}
+
+
 # --- Spark's xxhash64, from the specification of XXH64 ------------------------------------------------------
 
 _P1, _P2, _P3 = 0x9E3779B185EBCA87, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9
