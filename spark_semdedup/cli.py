@@ -8,6 +8,7 @@ begun; 1 where a run failed; 130 where it was interrupted.
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import re
 import sys
@@ -222,7 +223,7 @@ def _pairs(option: str, texts: Sequence[str]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Command:
-    """A subcommand: its options, and a function that reads them and gives the step to run, which returns what to print."""
+    """A subcommand: its options, and a function that reads them and gives the step, which returns what to print."""
 
     help: str
     usage: str
@@ -406,6 +407,8 @@ def _whole(text: str) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program with command-line arguments (default: this process's). Returns the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a text of the user's may have what the terminal cannot show
     verbose = "--verbose" in arguments
     _set_up_logging(verbose)
     running = _Running()

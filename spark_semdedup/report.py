@@ -7,7 +7,7 @@ import platform
 import re
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
@@ -29,7 +29,12 @@ COVERAGE = {
 
 
 class Progress:
-    """Lines on stderr such as ``[2/4] assign and compare … 63,905 rows, 250 clusters, 8.3 s``."""
+    """Lines on stderr such as ``[2/4] assign and compare ... 63,905 rows, 250 clusters, 8.3 s``.
+
+    On a terminal a line is begun when its stage begins. Elsewhere, where Spark's log may come between, it is written
+    twice: its beginning, and when the stage has ended the whole. Only ASCII: spark-submit passes it on through the
+    JVM, in whatever encoding that has.
+    """
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream if stream is not None else sys.stderr
@@ -56,17 +61,19 @@ class Progress:
     def stage(self, title: str) -> Iterator[dict[str, int]]:
         """Times a stage. What is put into the dictionary, counts by their names, ends the line."""
         counts: dict[str, int] = {}
-        self._write(f"[{len(self.seconds) + 1}/{self._total}] {title} … ")
+        begun = f"[{len(self.seconds) + 1}/{self._total}] {title} ... "
+        on_terminal = self._stream.isatty()
+        self._write(begun if on_terminal else begun.rstrip() + "\n")
+        ending = "" if on_terminal else begun
         start = time.monotonic()
         try:
             yield counts
         except BaseException:
-            self._write(f"failed after {time.monotonic() - start:.1f} s\n")
+            self._write(f"{ending}failed after {time.monotonic() - start:.1f} s\n")
             raise
         self.seconds[title] = round(time.monotonic() - start, 3)
-        self._write(
-            ", ".join([*(f"{n:,} {what}" for what, n in counts.items()), f"{self.seconds[title]:.1f} s"]) + "\n"
-        )
+        facts = [*(f"{n:,} {what}" for what, n in counts.items()), f"{self.seconds[title]:.1f} s"]
+        self._write(f"{ending}{', '.join(facts)}\n")
 
     def _write(self, text: str) -> None:
         self._stream.write(text)
@@ -115,7 +122,7 @@ class Summary:
         blocks = [
             _aligned([(name.replace("_", " "), self._count(name)) for name in self.counts], right=True),
             _aligned(self._decisions()),
-            _aligned([("seconds", _timings(self.seconds))]),
+            _aligned([(stage, f"{seconds:,.1f} s") for stage, seconds in self.seconds.items()], right=True),
             _aligned(list(self.results.items())),
         ]
         return "\n\n".join(block for block in blocks if block)
@@ -132,15 +139,10 @@ class Summary:
         if self.coverage is not None:
             lines.append(("coverage", f"{self.coverage}: {COVERAGE.get(self.coverage, 'see the documentation')}"))
         if self.backend is not None:
-            arrays = {"cpu": "NumPy on CPUs", "gpu": "CuPy on GPUs"}[self.backend]
-            lines.append(("backend", f"{self.backend}: {arrays}"))
+            lines.append(("backend", {"cpu": "cpu: NumPy", "gpu": "gpu: CuPy on the executors"}[self.backend]))
         if self.clusterer is not None:
             lines.append(("clusterer", self.clusterer))
         return lines
-
-
-def _timings(seconds: Mapping[str, float]) -> str:
-    return ", ".join(f"{stage} {value:.1f}" for stage, value in seconds.items())
 
 
 def _aligned(lines: Iterable[tuple[str, str]], *, right: bool = False) -> str:

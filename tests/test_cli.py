@@ -1,0 +1,633 @@
+"""The command: what it writes, what it says, and what it refuses.
+
+Most calls run ``main`` in this process, on the suite's Spark session; the programs themselves are started in the tests
+marked slow.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import struct
+import subprocess
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from spark_semdedup import EmbeddingKMeansModel, cli, steps
+from spark_semdedup.params import DEFAULTS
+from spark_semdedup.semdedup import SemDedupStageParams
+
+DIM, GROUPS, ROWS = 16, 60, 240
+COLUMNS = {"id": "id", "embedding": "embedding", "quality": "quality"}
+
+
+def corpus(**names: str) -> pa.Table:
+    """240 rows around 60 random directions, at distances from none to well above eps; ``names`` renames columns."""
+    rng = np.random.default_rng(7)
+    centres = rng.normal(size=(GROUPS, DIM))
+    noise = rng.normal(size=(ROWS, DIM)) * rng.choice([0.0, 0.05, 0.15, 0.4], size=(ROWS, 1))
+    vectors = centres[np.arange(ROWS) % GROUPS] + noise
+    name = {**COLUMNS, **names}
+    return pa.table(
+        {
+            name["id"]: [f"doc {i:03}" for i in range(ROWS)],
+            name["embedding"]: pa.array(vectors.tolist(), pa.list_(pa.float32())),
+            name["quality"]: pa.array([None if i % 7 == 0 else i % 5 for i in range(ROWS)], pa.int32()),
+            "text": [f"text of {i}" for i in range(ROWS)],
+        }
+    )
+
+
+def with_embedding(table: pa.Table, row: int, value: list[float] | None) -> pa.Table:
+    values = table["embedding"].to_pylist()
+    values[row] = value
+    at = table.column_names.index("embedding")
+    return table.set_column(at, "embedding", pa.array(values, pa.list_(pa.float32())))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("in put")
+    table = corpus()
+    pq.write_table(table.slice(0, 100), folder / "part-0.parquet")
+    pq.write_table(table.slice(100), folder / "part-1.parquet")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(spark, data, tmp_path_factory) -> tuple[Path, str, str]:
+    """One run, which tests read only: its folder, and what it said on stdout and stderr."""
+    output = tmp_path_factory.mktemp("result") / "out put"
+    with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
+        assert cli.main(["run", "--input", str(data), "--output", str(output), "--k", "8"]) == 0
+    return output, out.getvalue(), err.getvalue()
+
+
+@pytest.fixture(scope="module")
+def done(finished) -> Path:
+    return finished[0]
+
+
+def rows(folder: Path) -> list[tuple]:
+    """All rows, sorted by id, floats as their bits."""
+    read = pq.read_table(folder).to_pylist()
+    exact = [tuple(struct.pack("<f", v) if isinstance(v, float) else str(v) for v in row.values()) for row in read]
+    return sorted(exact)
+
+
+def ids(folder: Path) -> set[str]:
+    return set(pq.read_table(folder, columns=["id"])["id"].to_pylist())
+
+
+def manifest(folder: Path) -> dict:
+    return json.loads((folder / "_semdedup.json").read_text("utf-8"))
+
+
+def call(capsys, *arguments: object) -> tuple[int, str, list[str]]:
+    """Exit status, what was printed, and the lines on stderr."""
+    status = cli.main([str(argument) for argument in arguments])
+    said = capsys.readouterr()
+    return status, said.out, said.err.splitlines()
+
+
+def refusal(capsys, *arguments: object, status: int = 2) -> str:
+    """The one line that a call ends with."""
+    got, out, err = call(capsys, *arguments)
+    assert got == status, err
+    assert out == ""
+    lines = [line for line in err if not line.startswith("[")]  # progress, of runs that fail later
+    assert len(lines) == 1, err
+    assert lines[0].startswith("spark-semdedup: error: ")
+    return lines[0].removeprefix("spark-semdedup: error: ")
+
+
+# --- options ------------------------------------------------------------------------------------------------
+
+
+def test_every_param_of_the_job_is_an_option_with_its_own_text_and_default(capsys):
+    with pytest.raises(SystemExit) as left:
+        cli.main(["run", "--help"])
+    assert left.value.code == 0
+    help_ = " ".join(capsys.readouterr().out.split())
+    for param in SemDedupStageParams().params:
+        if param.name == "metadataCols":  # carried by the cluster step alone
+            assert "--metadata-cols" not in help_
+            continue
+        assert cli.option_name(param.name) in help_
+        assert " ".join(param.doc.split()) in help_
+        assert param.name not in DEFAULTS or f"(default: {DEFAULTS[param.name]})" in help_
+
+
+def test_options_become_the_params_values():
+    options = "--k 1e3 --seed -9007199254740993 --eps 0.1 --id-col 42 --init-mode random --rank-by a.b|desc c"
+    arguments = ["run", "--input", "x", "--output", "y", *options.replace("|", " ").split()]
+    arguments[arguments.index("a.b") : arguments.index("c")] = ["a.b desc"]
+    args = cli.make_parser().parse_args(arguments)
+    assert cli.settings_from(args, cli.COMMANDS["run"].params) == {
+        "k": 1000,
+        "seed": -9007199254740993,
+        "eps": 0.1,
+        "idCol": "42",
+        "initMode": "random",
+        "rankBy": ["a.b desc", "c"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--eps 1.5", "--eps 1.5: eps=1.5 cannot be used: it must be a number between 0 and 1, both excluded"),
+        ("--eps much", "--eps much: eps='much' cannot be used: it must be a number between 0 and 1, both excluded"),
+        ("--k 0", "--k 0: k=0 cannot be used: it must be a whole number of at least 1"),
+        ("--k 2.5", "--k 2.5: k=2.5 cannot be used: it must be a whole number of at least 1"),
+        (
+            "--which-to-keep best",
+            "--which-to-keep best: whichToKeep='best' cannot be used: it must be one of hard, easy, random, first",
+        ),
+        ("--eps 0.1 --threshold 0.9", "eps=0.1 and threshold=0.9 are both set; set one of them (threshold is 1 - eps)"),
+        (
+            "--rank-by quality --which-to-keep easy",
+            "rankBy=['quality'] and whichToKeep='easy' are both set; set one of them: each ranks rows",
+        ),
+        ("--input-table t", "--input and --input-table are both set: give one"),
+        ("--input-option header", "--input-option header: it must be NAME=VALUE"),
+        ("--batch 7", "unrecognized arguments: --batch 7 (spark-semdedup --help tells all options)"),
+        (
+            "--local-cores 0",
+            "argument --local-cores: 0 cannot be used: it must be a whole number of at least 1 (spark-semdedup run",
+        ),
+        ("--clusterer rapids --backend cpu", "contradicts backend='cpu'"),
+        ("--max-samples-per-batch 10 --backend cpu", "maxSamplesPerBatch=10 cannot be honoured by clusterer 'faiss'"),
+        ("--id-col name", "idCol='name' is not among the columns: 'id', 'embedding', 'quality', 'text'"),
+        ("--id-col embedding", "idCol='embedding' is of type array<float>: it must be string, tinyint"),
+        ("--embedding-col text", "embeddingCol='text' is of type string: it must be array<float>"),
+        ("--rank-by worth", "rankBy='worth' is not among the columns: 'id', 'embedding', 'quality', 'text'"),
+        ("--init-mode nowhere", "initMode='nowhere' holds no saved model (no folder metadata): give"),
+        ("--centroids nowhere", "centroids='nowhere' holds no saved model (no folder metadata): give"),
+        ("--centroids nowhere --k 3 --tol 0", "centroids='nowhere' and k, tol are both set: centroids that are given"),
+        ("--output-format csv", "the rows cannot be written as csv: [UNSUPPORTED_DATA_TYPE_FOR_DATASOURCE]"),
+        ("--output-format nosuch", "the rows cannot be written as nosuch: [DATA_SOURCE_NOT_FOUND]"),
+        ("--local-cores 2", "--local-cores and --local-memory are for a local session, but one is given"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_in_one_line_before_any_work(capsys, spark, data, tmp_path, arguments, message):
+    output = tmp_path / "out"
+    assert message in refusal(capsys, "run", "--input", data, "--output", output, *arguments.split())
+    assert not output.exists() or not list(output.iterdir()), "nothing was written"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "the following arguments are required: COMMAND"),
+        (["walk"], "invalid choice: 'walk'"),
+        (["run", "--input", "x"], "--output is missing: give the folder to write to"),
+        (["run", "--output", "x"], "--input and --input-table are both unset: give one"),
+        (["identify", "--output", "x"], "the following arguments are required: --input"),
+        (["remove", "--input", "x", "--output", "y"], "the following arguments are required: --duplicates"),
+    ],
+)
+def test_a_command_that_is_not_complete_is_refused(capsys, arguments, message):
+    assert message in refusal(capsys, *arguments)
+
+
+# --- input that cannot be used ------------------------------------------------------------------------------
+
+
+def test_a_missing_input_is_named(capsys, spark, tmp_path):
+    message = refusal(capsys, "run", "--input", tmp_path / "no such", "--output", tmp_path / "out")
+    assert message == f"input='{tmp_path}/no such' does not exist: give a file, a folder or a pattern"
+
+
+def test_input_that_is_not_of_its_format_is_refused(capsys, spark, data, tmp_path):
+    message = refusal(capsys, "run", "--input", data, "--input-format", "nosuch", "--output", tmp_path / "out")
+    assert message.startswith(f"input='{data}' cannot be read as nosuch: [DATA_SOURCE_NOT_FOUND]")
+    (tmp_path / "empty").mkdir()
+    message = refusal(capsys, "run", "--input", tmp_path / "empty", "--output", tmp_path / "out")
+    assert message.startswith(f"input='{tmp_path}/empty' cannot be read as parquet: ")
+    message = refusal(capsys, "run", "--input-table", "no_such_table", "--output", tmp_path / "out")
+    assert message.startswith("inputTable='no_such_table' cannot be read: [TABLE_OR_VIEW_NOT_FOUND]")
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        (lambda t: t.slice(0, 0), [], "the input is empty: it must have at least one row"),
+        (lambda t: t, ["--k", "241"], "k=241 is larger than the 240 rows: it must be at most the number of rows"),
+        (lambda t: pa.concat_tables([t, t.slice(3, 1)]), [], "idCol='id' is not unique: 1 ids stand in more than one"),
+        (
+            lambda t: with_embedding(t, 5, [float("nan")] * DIM),
+            [],
+            "embeddingCol='embedding', row with id 'doc 005': embedding has a null, NaN or infinite element; mend it",
+        ),
+        (
+            lambda t: with_embedding(t, 5, [1.0, 2.0]),
+            ["--fit-sample-rows", "0"],
+            "embeddings have mixed dimensions: 16",
+        ),
+    ],
+)
+def test_rows_that_cannot_be_used_fail_the_run_in_one_line(capsys, spark, tmp_path, change, options, message):
+    pq.write_table(change(corpus()), tmp_path / "in.parquet")
+    arguments = ["run", "--input", tmp_path / "in.parquet", "--output", tmp_path / "out", "--k", 4, *options]
+    assert refusal(capsys, *arguments, status=1).startswith(message)
+    assert not (tmp_path / "out" / "_manifest.json").exists(), "a run that failed leaves nothing that looks valid"
+
+
+# --- what a run writes --------------------------------------------------------------------------------------
+
+
+def test_a_run_writes_the_folders_of_its_contract(done, data):
+    names = {path.name for path in done.iterdir() if not path.name.startswith(".")}
+    assert names == {"centroids", "similarities", "duplicates", "deduplicated", "summary.json", "_manifest.json"}
+    similarities, duplicates = pq.read_table(done / "similarities"), pq.read_table(done / "duplicates")
+    assert similarities.schema.names == duplicates.schema.names == ["id", "max_id", "cosine_sim_score"]
+    assert similarities["cosine_sim_score"].type == pa.float32()
+    assert ids(done / "similarities") == ids(data)
+    assert ids(done / "duplicates") | ids(done / "deduplicated") == ids(data)
+    assert len(ids(done / "duplicates")) + len(ids(done / "deduplicated")) == ROWS
+    assert 20 < duplicates.num_rows < 200, "the corpus has duplicates and others"
+    expected = [
+        row for row in similarities.to_pylist() if row["id"] != row["max_id"] and row["cosine_sim_score"] >= 1 - 0.05
+    ]
+    assert sorted(row["id"] for row in expected) == sorted(ids(done / "duplicates"))
+
+
+def test_the_rows_that_remain_are_untouched(done):
+    kept = ids(done / "deduplicated")
+    expected = [row for row in corpus().to_pylist() if row["id"] in kept]
+    assert sorted(pq.read_table(done / "deduplicated").to_pylist(), key=lambda row: row["id"]) == expected
+
+
+def test_a_small_result_is_one_file(done):
+    assert len(list((done / "similarities").glob("*.parquet"))) == 1
+    assert len(list((done / "duplicates").glob("*.parquet"))) == 1
+
+
+def test_the_summary_adds_up(done):
+    summary = json.loads((done / "summary.json").read_text("utf-8"))
+    assert summary["step"] == "run"
+    assert summary["rows_in"] == ROWS == summary["kept"] + summary["duplicates"]
+    assert summary["invalid"] == 0
+    assert summary["duplicates"] == len(ids(done / "duplicates"))
+    assert summary["clusters"] == 8
+    # The first of each cluster is compared with none, the next with one, …
+    assert ROWS < summary["pairs_compared"] < ROWS * (ROWS - 1) // 2
+    assert (summary["eps"], summary["threshold"]) == (0.05, 0.95)
+    assert (summary["coverage"], summary["complete_eps"]) == ("cluster", None)
+    assert summary["parameters"]["k"] == 8
+    assert summary["parameters"]["whichToKeep"] == "hard"
+    assert {"spark_semdedup", "python", "spark", "pyspark", "numpy"} <= summary["versions"].keys()
+    assert len(summary["seconds"]) == 5
+    whole = json.loads((done / "_manifest.json").read_text("utf-8"))
+    assert whole == {"holds": "run", **summary, "finished": whole["finished"]}
+
+
+def test_each_folder_of_rows_says_what_it_is(done):
+    assert manifest(done / "similarities")["rows"] == ROWS
+    assert manifest(done / "similarities")["holds"] == "similarities"
+    assert manifest(done / "similarities")["coverage"] == "cluster"
+    assert manifest(done / "similarities")["complete_eps"] is None
+    assert manifest(done / "duplicates")["threshold"] == 0.95
+    assert manifest(done / "deduplicated")["rows"] == len(ids(done / "deduplicated"))
+    assert not list(done.rglob("_semdedup.unfinished"))
+
+
+def test_the_centroids_can_be_loaded_and_used_again(capsys, spark, done, data, tmp_path):
+    model = EmbeddingKMeansModel.load(str(done / "centroids"))
+    assert model.centroids.shape == (8, DIM)
+    status, _, err = call(
+        capsys, "run", "--input", data, "--output", tmp_path / "out", "--centroids", done / "centroids"
+    )
+    assert status == 0, err
+    assert rows(tmp_path / "out" / "similarities") == rows(done / "similarities")
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text("utf-8"))
+    assert summary["parameters"]["centroids"] == str(done / "centroids")
+    assert "maxIter" not in summary["parameters"], "nothing was fitted"
+
+
+def test_a_fit_can_go_on_from_saved_centroids(capsys, spark, done, data, tmp_path):
+    start = ["--init-mode", done / "centroids", "--max-iter", 1]
+    status, _, err = call(capsys, "run", "--input", data, "--output", tmp_path / "out", *start)
+    assert status == 0, err
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text("utf-8"))
+    assert summary["parameters"]["initMode"] == str(done / "centroids")
+    assert summary["clusters"] == 8
+    message = refusal(capsys, "run", "--input", data, "--output", tmp_path / "out2", *start, "--k", 9)
+    assert "8 centroids" in message
+    assert "k=9" in message
+
+
+def test_progress_goes_to_stderr_and_the_summary_to_stdout(finished):
+    output, out, err = finished
+    lines = err.splitlines()
+    assert [line[:5] for line in lines] == [f"[{stage}/4]" for stage in (1, 1, 2, 2, 3, 3, 4, 4)]
+    assert lines[2] == "[2/4] assign and compare ..."
+    assert lines[3].startswith("[2/4] assign and compare ... 240 rows, 8 clusters, ")
+    assert lines[3].endswith(" s")
+    lines = [" ".join(line.split()) for line in out.splitlines()]
+    assert "rows in 240" in lines
+    assert any(line.startswith("kept ") and line.endswith(" %") for line in lines)
+    assert f"deduplicated {output}/deduplicated" in lines
+
+
+# --- a result that is there already -------------------------------------------------------------------------
+
+
+def test_an_output_that_exists_is_not_touched_without_overwrite(capsys, spark, data, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("keep")
+    message = refusal(capsys, "run", "--input", data, "--output", tmp_path / "out")
+    assert message == f"output='{tmp_path}/out' exists already: give another folder, or --overwrite to replace it"
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine.txt"]
+
+
+def test_overwrite_replaces_the_result_and_leaves_other_files(capsys, spark, done, data, tmp_path):
+    output = shutil.copytree(done, tmp_path / "out")
+    (output / "notes.txt").write_text("keep")
+    message = refusal(capsys, "run", "--input", data, "--output", output, "--overwrite", "--id-col", "no")
+    assert "idCol='no'" in message
+    assert rows(output / "duplicates") == rows(done / "duplicates"), "a call that is refused deletes nothing"
+    assert (output / "_manifest.json").exists()
+    options = ["--k", 3, "--eps", 0.3, "--overwrite"]
+    assert call(capsys, "run", "--input", data, "--output", output, *options)[0] == 0
+    assert len(ids(output / "duplicates")) > len(ids(done / "duplicates"))
+    assert len(ids(output / "duplicates")) + len(ids(output / "deduplicated")) == ROWS
+    assert json.loads((output / "summary.json").read_text("utf-8"))["clusters"] == 3
+    assert (output / "notes.txt").read_text() == "keep"
+
+
+@pytest.mark.parametrize("output", ["{data}", "{data}/inner", "{data}/.."])
+def test_output_and_input_may_not_overlap(capsys, spark, data, output):
+    output = output.format(data=data)
+    message = refusal(capsys, "run", "--input", f"{data}/*.parquet", data, "--output", output, "--overwrite")
+    assert message.startswith(f"output='{output}' and input='")
+    assert "overlap" in message
+    assert len(ids(data)) == ROWS
+
+
+def test_centroids_in_the_output_are_not_overwritten(capsys, spark, done, data):
+    message = refusal(
+        capsys, "run", "--input", data, "--output", done, "--overwrite", "--centroids", done / "centroids"
+    )
+    assert f"centroids='{done}/centroids' overlap" in message
+    assert (done / "_manifest.json").exists()
+
+
+# --- step by step -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "ranking",
+    [["--which-to-keep", "easy", "--distance-metric", "l2"], ["--rank-by", "quality desc"]],
+    ids=["easy by l2", "rankBy"],
+)
+def test_the_steps_one_by_one_give_the_runs_answer(capsys, spark, tmp_path, ranking):
+    """Some rows are invalid and set aside; columns have names with dots, spaces and capitals."""
+    table = with_embedding(with_embedding(corpus(), 17, None), 60, [0.0] * DIM)
+    table = table.rename_columns(["Doc.Id", "My Embedding", "quality", "te`xt"])
+    source, out = tmp_path / "in put.parquet", tmp_path / "o u t"
+    pq.write_table(table, source)
+    columns = ["--id-col", "Doc.Id", "--embedding-col", "My Embedding"]
+    read = ["--input", source, *columns]
+    fit = ["--k", 8, "--handle-invalid", "skip"]
+    carried = ranking if "--rank-by" in ranking else []
+    run, clusters, scores, found, kept = (out / name for name in ("run", "clusters", "scores", "found", "kept"))
+    aside = clusters / "_invalid"
+    for arguments in (
+        ["run", *read, "--output", run, *fit, *ranking],
+        ["cluster", *read, "--output", clusters, *fit, *carried],
+        ["pairwise", "--input", clusters, "--output", scores, *columns, *ranking],
+        ["identify", "--input", scores, "--output", found],
+        ["remove", *read[:4], "--duplicates", found, "--invalid", aside, "--output", kept],
+    ):
+        status, _, err = call(capsys, *arguments)
+        assert status == 0, err
+    assert rows(scores) == rows(run / "similarities")
+    assert len(rows(scores)) == ROWS - 2
+    assert rows(found) == rows(run / "duplicates")
+    assert rows(kept) == rows(run / "deduplicated")
+    assert rows(aside) == rows(run / "invalid")
+    reasons = {row["Doc.Id"]: row["reason"] for row in pq.read_table(run / "invalid").to_pylist()}
+    assert reasons == {"doc 017": "embedding is null", "doc 060": "embedding is zero"}
+    assert manifest(clusters)["invalid"] == 2
+    assert manifest(kept)["rows"] == len(rows(kept))
+    summary = json.loads((run / "summary.json").read_text("utf-8"))
+    assert summary["rows_in"] == summary["kept"] + summary["duplicates"] + 2
+
+
+def test_cluster_writes_one_file_per_centroid_and_its_model(capsys, spark, data, tmp_path):
+    clusters = tmp_path / "clusters"
+    options = ["--k", 5, "--metadata-cols", "text", "--rank-by", "quality"]
+    assert call(capsys, "cluster", "--input", data, "--output", clusters, *options)[0] == 0
+    folders = sorted(path.name for path in clusters.glob("centroid=*"))
+    assert folders == [f"centroid={i}" for i in range(5)]
+    assert {len(list(path.glob("*.parquet"))) for path in clusters.glob("centroid=*")} == {1}
+    one = pq.read_table(next((clusters / "centroid=0").glob("*.parquet")))
+    assert one.schema.names == ["id", "embedding", "text", "quality", "l2_dist_to_cent", "cosine_dist_to_cent"]
+    norms = np.linalg.norm(np.array(one["embedding"].to_pylist()), axis=1)
+    np.testing.assert_allclose(norms, 1, atol=1e-6)
+    assert EmbeddingKMeansModel.load(str(clusters / "_centroids")).centroids.shape == (5, DIM)
+    assert manifest(clusters)["holds"] == "clusters"
+    assert not (clusters / "_invalid").exists()
+
+
+def test_keep_leaves_invalid_rows_in_the_result(capsys, spark, tmp_path):
+    pq.write_table(with_embedding(corpus(), 3, None), tmp_path / "in.parquet")
+    options = ["--k", 4, "--handle-invalid", "keep"]
+    assert call(capsys, "run", "--input", tmp_path / "in.parquet", "--output", tmp_path / "out", *options)[0] == 0
+    assert "doc 003" in ids(tmp_path / "out" / "deduplicated")
+    assert "doc 003" not in ids(tmp_path / "out" / "similarities")
+    assert not (tmp_path / "out" / "invalid").exists()
+    assert json.loads((tmp_path / "out" / "summary.json").read_text("utf-8"))["invalid"] == 1
+
+
+def test_pairwise_reads_what_nemo_curator_wrote_and_says_that_it_is_foreign(capsys, spark, tmp_path):
+    """Its layout: ``centroid=N/``, float16 bits in uint16 lists, distances, no manifest."""
+    vectors = np.eye(4, dtype=np.float16)[[0, 0, 1]]
+    table = pa.table(
+        {
+            "id": pa.array([1, 2, 3], pa.int64()),
+            "embedding": pa.array(vectors.view(np.uint16).tolist(), pa.list_(pa.uint16())),
+            "cosine_dist_to_cent": pa.array([0.3, 0.2, 0.1], pa.float32()),
+        }
+    )
+    (tmp_path / "in" / "centroid=4").mkdir(parents=True)
+    pq.write_table(table, tmp_path / "in" / "centroid=4" / "0.parquet")
+    status, _, err = call(capsys, "pairwise", "--input", tmp_path / "in", "--output", tmp_path / "out")
+    assert status == 0, err
+    assert err[0].startswith(f"spark-semdedup: warning: {tmp_path}/in has no _semdedup.json")
+    found = {row["id"]: (row["max_id"], row["cosine_sim_score"]) for row in pq.read_table(tmp_path / "out").to_pylist()}
+    assert found == {1: (1, 0.0), 2: (1, 1.0), 3: (1, 0.0)}
+
+
+def copied(folder: Path, to: Path, **changes: object) -> Path:
+    """A copy of a folder of similarities, its manifest changed."""
+    to.mkdir()
+    for file in folder.glob("*.parquet"):
+        (to / file.name).write_bytes(file.read_bytes())
+    (to / "_semdedup.json").write_text(json.dumps({**manifest(folder), **changes}))
+    return to
+
+
+def test_identify_refuses_an_eps_that_the_scores_are_not_complete_for(capsys, spark, done, tmp_path):
+    scores = copied(done / "similarities", tmp_path / "scores", coverage="exact", complete_eps=0.05)
+    message = refusal(capsys, "identify", "--input", scores, "--output", tmp_path / "out", "--eps", 0.06)
+    assert message.startswith(f"eps=0.06 is larger than 0.05, up to which the scores in '{scores}' are complete")
+    message = refusal(capsys, "identify", "--input", scores, "--output", tmp_path / "out", "--threshold", 0.94)
+    assert message.startswith("eps=0.06 is larger than 0.05")
+    for eps in (0.05, 0.01):
+        arguments = ["--input", scores, "--output", tmp_path / f"out {eps}", "--eps", eps]
+        assert call(capsys, "identify", *arguments)[0] == 0
+    assert rows(tmp_path / "out 0.05") == rows(done / "duplicates")
+    assert ids(tmp_path / "out 0.01") < ids(done / "duplicates")
+
+
+def test_a_folder_is_taken_for_what_it_is(capsys, spark, done, data, tmp_path):
+    place, out = f"duplicates='{done}", tmp_path / "out"
+    message = refusal(capsys, "remove", "--input", data, "--duplicates", done / "similarities", "--output", out)
+    assert message == f"{place}/similarities' holds similarities, not duplicates"
+    message = refusal(capsys, "remove", "--input", data, "--duplicates", done, "--output", out)
+    assert message == f"{place}' is the folder of a whole run: give {done}/duplicates"
+    message = refusal(capsys, "identify", "--input", done / "none", "--output", out)
+    assert message == f"input='{done}/none' does not exist: give the folder of similarities"
+    broken = copied(done / "similarities", tmp_path / "broken")
+    (broken / "_semdedup.json").unlink()
+    (broken / "_semdedup.unfinished").touch()
+    message = refusal(capsys, "identify", "--input", broken, "--output", out)
+    assert message == f"input='{broken}' is not finished: the step that wrote it did not end; run it again"
+
+
+# --- formats and tables -------------------------------------------------------------------------------------
+
+
+def test_json_lines_in_and_out(capsys, spark, done, tmp_path):
+    """JSON numbers come as doubles. The float32 values that the Parquet file has are doubles too: the same answer."""
+    (tmp_path / "in").mkdir()
+    lines = "\n".join(json.dumps(row) for row in corpus().to_pylist())
+    (tmp_path / "in" / "a.jsonl").write_text(lines)
+    (tmp_path / "in" / "b.txt").write_text("not JSON")
+    arguments = ["--input", tmp_path / "in", "--input-format", "json", "--input-glob", "*.jsonl"]
+    arguments += ["--input-option", "mode=FAILFAST", "--output-format", "json", "--output-option", "compression=gzip"]
+    status, _, err = call(capsys, "run", *arguments, "--output", tmp_path / "out", "--k", 8)
+    assert status == 0, err
+    assert rows(tmp_path / "out" / "similarities") == rows(done / "similarities")
+    files = list((tmp_path / "out" / "deduplicated").glob("part-*.json.gz"))
+    assert files
+    kept = spark.read.json(str(tmp_path / "out" / "deduplicated"))
+    assert {row.id for row in kept.collect()} == ids(done / "deduplicated")
+
+
+def test_tables_in_and_out(capsys, spark, done, data, tmp_path):
+    spark.sql(f"CREATE DATABASE cli_test LOCATION '{tmp_path}/warehouse'")
+    try:
+        spark.read.parquet(str(data)).write.saveAsTable("cli_test.docs")
+        tables = ["--input-table", "cli_test.docs", "--output-table", "cli_test.kept"]
+        status, out, err = call(capsys, "run", *tables, "--output", tmp_path / "out", "--k", 8)
+        assert status == 0, err
+        assert "table cli_test.kept" in out
+        kept = {row.id for row in spark.table("cli_test.kept").collect()}
+        assert kept == ids(done / "deduplicated")
+        assert not (tmp_path / "out" / "deduplicated").exists()
+
+        step = ["remove", "--input-table", "cli_test.docs", "--duplicates", done / "duplicates"]
+        message = refusal(capsys, *step, "--output-table", "cli_test.kept")
+        assert message.startswith("outputTable='cli_test.kept' exists already")
+        message = refusal(capsys, *step, "--output-table", "cli_test.docs", "--overwrite")
+        assert message == "outputTable='cli_test.docs' is the table that is read: give another name"
+        assert call(capsys, *step, "--output-table", "cli_test.kept", "--overwrite")[0] == 0
+        assert spark.table("cli_test.kept").count() == len(kept)
+    finally:
+        spark.sql("DROP DATABASE cli_test CASCADE")
+
+
+# --- ends that are not good ---------------------------------------------------------------------------------
+
+
+def test_an_interruption_ends_with_130(capsys, spark, data, tmp_path, monkeypatch):
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(steps, "run", interrupted)
+    status, _, err = call(capsys, "run", "--input", data, "--output", tmp_path / "out")
+    assert status == 130
+    assert err == ["spark-semdedup: interrupted"]
+
+
+@pytest.mark.parametrize("verbose", [False, True])
+def test_a_fault_of_the_program_is_one_line_and_a_traceback_with_verbose(
+    capsys, spark, data, tmp_path, monkeypatch, verbose
+):
+    def faulty(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("by design")
+
+    monkeypatch.setattr(steps, "run", faulty)
+    flags = ["--verbose"] if verbose else []
+    status, _, err = call(capsys, "run", "--input", data, "--output", tmp_path / "out", *flags)
+    assert status == 1
+    assert err[-1].startswith("spark-semdedup: error: ZeroDivisionError: by design")
+    assert ("Traceback (most recent call last):" in err) == verbose
+    assert len(err) == 1 or verbose
+
+
+# --- the programs themselves --------------------------------------------------------------------------------
+
+
+def program(*arguments: object, **options: object) -> subprocess.CompletedProcess:
+    """The console command, in a process of its own."""
+    command = Path(sys.executable).with_name("spark-semdedup")
+    return subprocess.run([command, *map(str, arguments)], capture_output=True, text=True, timeout=300, **options)
+
+
+@pytest.mark.slow
+def test_each_step_as_a_program_gives_the_answer_of_the_run(done, data, tmp_path):
+    """Relative paths; nothing but progress on stderr."""
+    (tmp_path / "data").symlink_to(data)
+    for arguments in (
+        ["cluster", "--input", "data", "--output", "c", "--k", 8],
+        ["pairwise", "--input", "c", "--output", "p"],
+        ["identify", "--input", "p", "--output", "d"],
+        ["remove", "--input", "data", "--duplicates", "d", "--output", "k"],
+    ):
+        ended = program(*arguments, "--local-cores", 2, "--local-memory", 1, cwd=tmp_path)
+        assert ended.returncode == 0, ended.stderr
+        assert all(line.startswith("[") for line in ended.stderr.splitlines()), ended.stderr
+        assert ended.stdout.startswith(f"\nspark-semdedup {arguments[0]}\n")
+    assert rows(tmp_path / "p") == rows(done / "similarities")
+    assert rows(tmp_path / "d") == rows(done / "duplicates")
+    assert rows(tmp_path / "k") == rows(done / "deduplicated")
+
+
+@pytest.mark.slow
+def test_a_worker_that_fails_is_one_line_without_traceback(tmp_path):
+    pq.write_table(with_embedding(corpus(), 9, [float("inf")] * DIM), tmp_path / "in.parquet")
+    ended = program("run", "--input", "in.parquet", "--output", "out", "--k", 4, cwd=tmp_path)
+    assert ended.returncode == 1
+    _, progress, line = ended.stderr.splitlines()
+    assert progress.startswith("[1/4] fit centroids ... failed after ")
+    assert line.startswith("spark-semdedup: error: embeddingCol='embedding', row with id 'doc 009': embedding has a")
+
+
+@pytest.mark.slow
+def test_the_demo_shows_what_it_found_and_can_be_run_again(tmp_path):
+    ended = program("demo", cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    output = tmp_path / "demo-output"
+    summary = json.loads((output / "summary.json").read_text("utf-8"))
+    assert summary["rows_in"] == summary["kept"] + summary["duplicates"]
+    assert f"{summary['kept']:,}" in ended.stdout
+    assert "demo-output/deduplicated" in ended.stdout
+    assert ended.stdout.count("kept: ") == ended.stdout.count("removed: ") == 6
+    assert max(map(len, ended.stdout.splitlines())) <= 120
+
+    (output / "_manifest.json").unlink()
+    again = program("demo", cwd=tmp_path)
+    assert again.returncode == 2
+    assert "demo-output' exists already and is not a run's result" in again.stderr
