@@ -23,7 +23,7 @@ from spark_semdedup.kernels.arithmetic import (
     squared_pair_distances,
     unit_vectors,
 )
-from spark_semdedup.kernels.arrays import Array, array_module, rows_per_block
+from spark_semdedup.kernels.arrays import Array, array_module, marked_pairs, rows_per_block
 
 
 @dataclass(frozen=True)
@@ -89,29 +89,35 @@ def _bias_and_slack(targets: Array, spherical: bool) -> tuple[Array, Array]:
     half_square = xp.zeros_like(norm) if spherical else norm * norm / 2
     error = (targets.shape[1] + 8) * 4 * FLOAT32_ROUNDING * (norm + half_square)
     error += float64_screening_error(targets.shape[1]) * (1 + norm) ** 2
-    return (half_square + error).astype(np.float32), (2 * error).astype(np.float32)
+    slack = (2 * error).astype(np.float32)
+    if slack.max() <= 4 * slack.min():  # as good as equal: the largest for all spares a temporary of n × k
+        slack = slack.max()[None]
+    return (half_square + error).astype(np.float32), slack
 
 
 def _nearest(vectors: Array, targets: Array, bias: Array, slack: Array, spherical: bool) -> Array:
+    """Screens a block of rows: one product, one pass for the highest score, one for what comes near it."""
     xp = array_module(vectors)
     scores = vectors @ targets.T
     scores -= bias
-    label = scores.argmax(axis=1)
-    highest = xp.take_along_axis(scores, label[:, None], axis=1)
-    scores += slack
-    near = scores >= highest
-    contested = xp.flatnonzero(xp.count_nonzero(near, axis=1) > 1)
-    step = rows_per_block(xp, 8 * targets.shape[0])
-    for start in range(0, contested.shape[0], step):
-        rows = contested[start : start + step]
-        label[rows] = _decide(vectors[rows], targets, near[rows], spherical)
-    return label.astype(np.int32)
+    highest = scores.max(axis=1)
+    i, j = marked_pairs(scores >= highest[:, None] - slack)
+    candidates = xp.bincount(i, minlength=vectors.shape[0])
+    label = j[xp.cumsum(candidates) - candidates].astype(np.int32)  # the first of each row; of most the only one
+    contested = candidates[i] > 1
+    if contested.any():
+        i, j = i[contested], j[contested]
+        rows = xp.flatnonzero(candidates > 1)
+        label[rows] = _decide(vectors, targets, i, j, spherical)[rows]
+    return label
 
 
-def _decide(vectors: Array, targets: Array, near: Array, spherical: bool) -> Array:
-    """The nearest among the centroids marked in ``near`` (m, k), decided exactly; of equally near ones the lowest."""
+def _decide(vectors: Array, targets: Array, i: Array, j: Array, spherical: bool) -> Array:
+    """For each row among ``i`` the nearest of its candidates ``j``, decided exactly; of equally near ones the lowest.
+
+    Returns int64 (n,); rows that are not among ``i`` have no meaning.
+    """
     xp = array_module(vectors)
-    i, j = xp.nonzero(near)
     if spherical:
         distance = -exact_pair_dots64(vectors, targets, i, j)  # smaller is nearer, as for distances
     else:

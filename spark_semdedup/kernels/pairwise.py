@@ -27,7 +27,7 @@ from types import ModuleType
 import numpy as np
 
 from spark_semdedup.kernels.arithmetic import exact_pair_dots, float64_screening_error, screening_error
-from spark_semdedup.kernels.arrays import Array, array_module, rows_per_block
+from spark_semdedup.kernels.arrays import Array, array_module, marked_pairs, rows_per_block
 
 PRECISIONS = ("float32", "float16")
 
@@ -175,18 +175,12 @@ def _panel(screen: _Screen, rows: slice, limits: np.ndarray) -> _Best:
         if int(xp.count_nonzero(near)) > pending.capacity:
             _decide_block(screen, rows, columns, limits, best)
             continue
-        i, j = _pairs(near)
+        i, j = marked_pairs(near)
         pending.add(i, j + columns.start, products[i, j])
         if pending.count > pending.capacity:
             pending.decide(screen, rows, highest, best)
     pending.decide(screen, rows, highest, best)
     return best
-
-
-def _pairs(marked: Array) -> tuple[Array, Array]:
-    """Row and column numbers of what is marked in a boolean matrix (``nonzero`` of a flat array is several times
-    faster in NumPy than of a matrix)."""
-    return divmod(array_module(marked).flatnonzero(marked), marked.shape[1])  # type: ignore[return-value]
 
 
 def _column_blocks(xp: ModuleType, panel_rows: int, end: int) -> list[slice]:
@@ -260,7 +254,7 @@ def _decide_block(screen: _Screen, rows: slice, columns: slice, limits: np.ndarr
         # Where the panel's masked part is all there is, low.max is −inf and nothing may count.
         near = (high >= xp.maximum(low.max(axis=1), best.scores)[:, None]) & (high > -np.inf)
         sure = near & (low == high)
-        i, j = _pairs(sure)
+        i, j = marked_pairs(sure)
         best.update(i, j + start, low[i, j])
-        i, j = _pairs(near & ~sure)
+        i, j = marked_pairs(near & ~sure)
         best.update(i, j + start, exact_pair_dots(screen.rows[rows], screen.columns[part], i, j))
