@@ -10,7 +10,9 @@ from __future__ import annotations
 import argparse
 import io
 import logging
+import os
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -459,6 +461,7 @@ class _Running:
             session = self._own = local_session(
                 cores=args.local_cores, memory_gib=args.local_memory, quiet=not args.verbose
             )
+            signal.signal(signal.SIGINT, _interrupted)
         elif args.local_cores or args.local_memory:
             raise UsageError("--local-cores and --local-memory are for a local session, but one is given; set it there")
         self._job = steps.Job.of(session)
@@ -468,6 +471,15 @@ class _Running:
         """Stops the session if it is this program's own."""
         if self._own is not None:
             self._own.stop()
+
+
+def _interrupted(*_: object) -> NoReturn:
+    """Ends this process at once, and with it the local session: the JVM ends when its standard input does.
+
+    pyspark's own handler would ask the JVM to cancel its jobs, through the very connection that waits for an answer.
+    """
+    os.write(2, f"\n{PROGRAM}: interrupted\n".encode())
+    os._exit(130)
 
 
 def _say(text: str) -> None:

@@ -248,7 +248,9 @@ class EmbeddingKMeansModel(Model, _EmbeddingKMeansParams, CentroidsReadable, Cen
                 answer["unit"] = found.spread_unit_objects()
             return answer
 
-        return dataset.withColumn(_ASSIGNMENT, assignment(embedding, id_))
+        # A filter on ``reason`` would be pushed below a deterministic function, which then ran once for it and once
+        # for the other columns.
+        return dataset.withColumn(_ASSIGNMENT, assignment.asNondeterministic()(embedding, id_))
 
     def _assigner(self, dataset: DataFrame, distances: Sequence[str] = ASSIGNED[1:]) -> Callable[[Any, Any], _Assigned]:
         """The function that runs in the tasks: Arrow embeddings and ids of a batch → what is known of its rows."""

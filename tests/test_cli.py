@@ -439,6 +439,14 @@ def test_cluster_writes_one_file_per_centroid_and_its_model(capsys, spark, data,
     assert not (clusters / "_invalid").exists()
 
 
+@pytest.mark.parametrize("part", [0, 1], ids=["valid", "invalid"])
+def test_cluster_assigns_each_row_once(spark, data, done, part):
+    """Spark would push the filter on validity below a deterministic function, and then run it twice."""
+    model = EmbeddingKMeansModel.load(str(done / "centroids")).setHandleInvalid("skip")
+    plan = model.clustered(spark.read.parquet(str(data)))[part]._jdf.queryExecution().executedPlan().toString()
+    assert plan.count("ArrowEvalPython") == 1
+
+
 def test_keep_leaves_invalid_rows_in_the_result(capsys, spark, tmp_path):
     pq.write_table(with_embedding(corpus(), 3, None), tmp_path / "in.parquet")
     options = ["--k", 4, "--handle-invalid", "keep"]
