@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from pyspark.ml import Estimator, Model
+from pyspark.ml import Estimator
 from pyspark.ml.util import DefaultParamsReadable, DefaultParamsWritable
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -33,7 +33,7 @@ from spark_semdedup.errors import SemDedupError
 from spark_semdedup.kernels import nearest_centroids, unit_vectors
 from spark_semdedup.kernels.arrays import to_numpy
 from spark_semdedup.params import ClusteringParams, HasColumns, HasInvalid
-from spark_semdedup.persistence import CentroidsReadable, CentroidsWritable
+from spark_semdedup.persistence import CentroidsModel
 from spark_semdedup.ranking import Ranking
 from spark_semdedup.sampling import fit_sample, in_lowest
 from spark_semdedup.validation import check_ids, invalid_row
@@ -126,35 +126,15 @@ class EmbeddingKMeans(Estimator, _EmbeddingKMeansParams, DefaultParamsReadable, 
         return min(rows, total) if rows else total
 
 
-class EmbeddingKMeansModel(Model, _EmbeddingKMeansParams, CentroidsReadable, CentroidsWritable):
-    """Assigns rows to fitted centroids; see ``EmbeddingKMeans``.
-
-    ``history`` holds, per iteration of the fit, the mean squared distance to the nearest centroid (euclidean) or
-    the mean similarity to it (cosine); empty where the clusterer reports none.
-    """
-
-    def __init__(self, *, centroids: np.ndarray | None = None, history: Sequence[float] = (), **params: Any) -> None:
-        super().__init__(**params)
-        self._centroids = np.zeros((0, 0), np.float32) if centroids is None else np.asarray(centroids, np.float32)
-        self.history = tuple(history)
+class EmbeddingKMeansModel(CentroidsModel, _EmbeddingKMeansParams):
+    """Assigns rows to fitted centroids; see ``EmbeddingKMeans``."""
 
     fitted_sizes: dict[int, float] | None = None
     """Estimated rows of each cluster in the data fitted on, where the fit knows them; not saved."""
 
-    @property
-    def centroids(self) -> np.ndarray:
-        """float32 (k, d); row number is the centroid's id."""
-        return self._centroids
-
     def clusterCenters(self) -> list[np.ndarray]:
         """The centroids as a list of arrays, as pyspark.ml's KMeansModel gives them."""
         return list(self._centroids)
-
-    def copy(self, extra: Any = None) -> EmbeddingKMeansModel:
-        copied = super().copy(extra)
-        copied._centroids, copied.history = self._centroids, self.history
-        copied.fitted_sizes = self.fitted_sizes
-        return copied
 
     def _transform(self, dataset: DataFrame) -> DataFrame:
         """Appends ``centroid``, ``l2_dist_to_cent`` and ``cosine_dist_to_cent`` to all columns there are.

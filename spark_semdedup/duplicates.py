@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pyspark.ml import Transformer
 from pyspark.ml.util import DefaultParamsReadable, DefaultParamsWritable
 from pyspark.sql import DataFrame
@@ -61,11 +59,6 @@ class RemoveDuplicates(Transformer, HasIdCol, HasDuplicatesPath, DefaultParamsRe
         """The duplicates as a DataFrame with a column ``id``; not saved with the stage."""
         self._duplicates = duplicates
         return self
-
-    def copy(self, extra: Any = None) -> RemoveDuplicates:
-        copied = super().copy(extra)
-        copied._duplicates = self._duplicates
-        return copied
 
     def _transform(self, dataset: DataFrame) -> DataFrame:
         return without_ids(dataset, self.value("idCol"), self._find_duplicates(dataset))

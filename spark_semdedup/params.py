@@ -139,6 +139,9 @@ def _param(name: str, doc: str, convert: Callable[[Any], Any]) -> Param[Any]:
 class SemDedupParams(Params):
     """Base of all stages: a keyword-only constructor, defaults from ``DEFAULTS``, ``getX``/``setX`` for every Param."""
 
+    constructor_arguments: tuple[str, ...] = ()
+    """What a constructor takes beside Params."""
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         for name, param in vars(cls).copy().items():
@@ -168,9 +171,10 @@ class SemDedupParams(Params):
         return {p.name: v for p, v in self._paramMap.items() if of is None or hasattr(of, p.name)}
 
 
-def _constructor_signature(cls: type) -> inspect.Signature:
+def _constructor_signature(cls: type[SemDedupParams]) -> inspect.Signature:
     """Every Param as a keyword-only argument with its default, for ``help()`` and editors."""
-    names = sorted(name for name in dir(cls) if isinstance(getattr(cls, name, None), Param))
+    params = sorted(name for name in dir(cls) if isinstance(getattr(cls, name, None), Param))
+    names = [*cls.constructor_arguments, *params]
     keyword = inspect.Parameter.KEYWORD_ONLY
     return inspect.Signature([inspect.Parameter(name, keyword, default=DEFAULTS.get(name)) for name in names])
 

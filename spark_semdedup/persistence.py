@@ -1,14 +1,16 @@
-"""Saving and loading of models that hold centroids: Params as pyspark.ml writes them, centroids as Parquet.
+"""Models that hold centroids, saved and loaded: Params as pyspark.ml writes them, centroids as Parquet.
 
 Nothing is pickled, so loading a model executes nothing.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pyspark
+from pyspark.ml import Model
 from pyspark.ml.util import (
     DefaultParamsReader,
     DefaultParamsWriter,
@@ -19,6 +21,7 @@ from pyspark.ml.util import (
 )
 
 from spark_semdedup.errors import SemDedupError
+from spark_semdedup.params import SemDedupParams
 
 
 def _context(handle: MLReader | MLWriter) -> Any:
@@ -62,15 +65,27 @@ class _CentroidsReader(MLReader):
         return model
 
 
-class CentroidsWritable(MLWritable):
-    """``save`` and ``write`` of a model with ``centroids`` and ``history``."""
+class CentroidsModel(Model, SemDedupParams, MLReadable, MLWritable):
+    """Base of the models: centroids, the fit's history, ``save`` and ``load``.
+
+    ``history`` holds, per iteration of the fit, the mean squared distance to the nearest centroid (euclidean) or
+    the mean similarity to it (cosine); empty where the clusterer reports none.
+    """
+
+    constructor_arguments = ("centroids", "history")
+
+    def __init__(self, *, centroids: np.ndarray | None = None, history: Sequence[float] = (), **params: Any) -> None:
+        super().__init__(**params)
+        self._centroids = np.zeros((0, 0), np.float32) if centroids is None else np.asarray(centroids, np.float32)
+        self.history = tuple(history)
+
+    @property
+    def centroids(self) -> np.ndarray:
+        """float32 (k, d); row number is the centroid's id."""
+        return self._centroids
 
     def write(self) -> MLWriter:
         return _CentroidsWriter(self)
-
-
-class CentroidsReadable(MLReadable):
-    """``load`` and ``read`` of such a model."""
 
     @classmethod
     def read(cls) -> MLReader:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
-import numpy as np
-from pyspark.ml import Estimator, Model
+from pyspark.ml import Estimator
 from pyspark.ml.util import DefaultParamsReadable, DefaultParamsWritable
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -25,7 +23,7 @@ from spark_semdedup.params import (
     PairwiseParams,
     RankingParams,
 )
-from spark_semdedup.persistence import CentroidsReadable, CentroidsWritable
+from spark_semdedup.persistence import CentroidsModel
 from spark_semdedup.ranking import Ranking
 from spark_semdedup.validation import check_ids
 
@@ -66,25 +64,10 @@ class SemDedup(Estimator, SemDedupStageParams, DefaultParamsReadable, DefaultPar
         return model
 
 
-class SemDedupModel(Model, SemDedupStageParams, CentroidsReadable, CentroidsWritable):
+class SemDedupModel(CentroidsModel, SemDedupStageParams):
     """Deduplicates with fitted centroids; see ``SemDedup``."""
 
     _fitted_on: _FittedOn | None = None
-
-    def __init__(self, *, centroids: np.ndarray | None = None, history: Sequence[float] = (), **params: Any) -> None:
-        super().__init__(**params)
-        self._centroids = np.zeros((0, 0), np.float32) if centroids is None else np.asarray(centroids, np.float32)
-        self.history = tuple(history)
-
-    @property
-    def centroids(self) -> np.ndarray:
-        """float32 (k, d); row number is the centroid's id."""
-        return self._centroids
-
-    def copy(self, extra: Any = None) -> SemDedupModel:
-        copied = super().copy(extra)
-        copied._centroids, copied.history, copied._fitted_on = self._centroids, self.history, self._fitted_on
-        return copied
 
     @property
     def clustering(self) -> EmbeddingKMeansModel:
