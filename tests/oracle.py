@@ -148,23 +148,46 @@ def order_rank_by(ids: Sequence[Any], *columns: tuple[Sequence[Any], bool]) -> n
 # --- score and decision -------------------------------------------------------------------------------------
 
 
-def similarities(units: np.ndarray, labels: Sequence[int] | np.ndarray, order: np.ndarray) -> Similarities:
+class Cluster(NamedTuple):
+    members: np.ndarray  # (m,) int64 positions of its rows
+    similarity: np.ndarray  # (m, m) float32; only below the diagonal, where i > j
+
+
+def clusters(units: np.ndarray, labels: Sequence[int] | np.ndarray) -> list[Cluster]:
+    """Every similarity inside every cluster: ``units`` (n, d) float32, ``labels`` (n,)."""
+    units, labels = np.asarray(units, dtype=np.float32), np.asarray(labels)
+    by_label = np.argsort(labels, kind="stable")
+    starts = np.flatnonzero(np.diff(labels[by_label])) + 1
+    found = []
+    for members in np.split(by_label, starts):
+        columns = units[members].astype(np.float64).T.copy()  # (d, m)
+        matrix = np.full((len(members), len(members)), np.nan, dtype=np.float32)
+        for i in range(1, len(members)):
+            matrix[i, :i] = tree_add(columns[:, :i] * columns[:, i, None])
+        found.append(Cluster(members, matrix))
+    return found
+
+
+def ranked(inside: Sequence[Cluster], order: np.ndarray) -> Similarities:
     """The largest similarity of every row to a row of its cluster that precedes it in ``order``, and that row.
 
-    ``units`` is (n, d) float32, ``labels`` (n,) the clusters, ``order`` (n,) the positions, most preferred first.
+    ``order`` (n,) holds the positions of all rows, most preferred first.
     """
-    units, labels = np.asarray(units, dtype=np.float32), np.asarray(labels)
-    neighbour, score = np.arange(len(units)), np.zeros(len(units), dtype=np.float32)
-    in_order = labels[order]
-    by_cluster = np.argsort(in_order, kind="stable")
-    starts = np.flatnonzero(np.diff(in_order[by_cluster], prepend=-(2**40)))
-    for members in np.split(order[by_cluster], starts[1:]):
-        columns = units[members].astype(np.float64).T.copy()  # (d, rows)
+    rank = np.empty(len(order), dtype=np.int64)
+    rank[order] = np.arange(len(order))
+    neighbour, score = np.arange(len(order)), np.zeros(len(order), dtype=np.float32)
+    for members, similarity in inside:
+        by_rank = np.argsort(rank[members])
+        both = np.where(np.tri(len(members), k=-1, dtype=bool), similarity, similarity.T)  # a·b and b·a are alike
         for i in range(1, len(members)):
-            scores = tree_add(columns[:, :i] * columns[:, i, None]).astype(np.float32)
-            best = int(np.argmax(scores))  # the earliest of equal ones
-            neighbour[members[i]], score[members[i]] = members[best], scores[best]
+            before = both[by_rank[i], by_rank[:i]]
+            best = int(np.argmax(before))  # the earliest of equal ones
+            neighbour[members[by_rank[i]]], score[members[by_rank[i]]] = members[by_rank[best]], before[best]
     return Similarities(neighbour, score)
+
+
+def similarities(units: np.ndarray, labels: Sequence[int] | np.ndarray, order: np.ndarray) -> Similarities:
+    return ranked(clusters(units, labels), order)
 
 
 def max_similarities(units: np.ndarray, limits: Sequence[int]) -> Similarities:
