@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 import struct
 import subprocess
@@ -19,9 +20,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyspark.errors import PySparkException
 
 from spark_semdedup import EmbeddingKMeansModel, cli, steps
 from spark_semdedup.params import DEFAULTS
+from spark_semdedup.report import Progress, one_line
 from spark_semdedup.semdedup import SemDedupStageParams
 
 DIM, GROUPS, ROWS = 16, 60, 240
@@ -338,6 +341,24 @@ def test_progress_goes_to_stderr_and_the_summary_to_stdout(finished):
     assert f"deduplicated {output}/deduplicated" in lines
 
 
+def test_progress_on_a_terminal_is_one_line_per_stage():
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    progress = Progress(Terminal())
+    assert not progress.started
+    progress.begin(2)
+    with progress.stage("read") as counts:
+        counts["rows"] = 12345
+    with pytest.raises(ZeroDivisionError), progress.stage("divide"):
+        raise ZeroDivisionError
+    shown = re.sub(r"\d+\.\d s", "0.0 s", progress._stream.getvalue())
+    assert shown == "[1/2] read ... 12,345 rows, 0.0 s\n[2/2] divide ... failed after 0.0 s\n"
+    assert list(progress.seconds) == ["read"]
+    assert progress.started
+
+
 # --- a result that is there already -------------------------------------------------------------------------
 
 
@@ -569,6 +590,24 @@ def test_an_interruption_ends_with_130(capsys, spark, data, tmp_path, monkeypatc
     assert err == ["spark-semdedup: interrupted"]
 
 
+def test_what_spark_reports_becomes_one_line(spark):
+    with pytest.raises(PySparkException) as analysed:
+        spark.range(1).select("x")
+    assert one_line(analysed.value).startswith("[UNRESOLVED_COLUMN.WITH_SUGGESTION] A column")
+
+    def fails(batches):
+        for batch in batches:
+            if batch.num_rows:
+                raise MemoryError("no room\nfor this")
+            yield batch
+
+    with pytest.raises(PySparkException) as failed:
+        spark.range(1).mapInArrow(fails, "id long").collect()
+    assert one_line(failed.value) == "a Python worker failed: MemoryError: no room"
+    assert one_line(OSError(28, "No space left on device")) == "[Errno 28] No space left on device"
+    assert one_line(KeyError("x")) == "KeyError: 'x'"
+
+
 @pytest.mark.parametrize("verbose", [False, True])
 def test_a_fault_of_the_program_is_one_line_and_a_traceback_with_verbose(
     capsys, spark, data, tmp_path, monkeypatch, verbose
@@ -624,7 +663,7 @@ def test_a_worker_that_fails_is_one_line_without_traceback(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_demo_shows_what_it_found_and_can_be_run_again(tmp_path):
+def test_the_demo_shows_what_it_found(tmp_path):
     ended = program("demo", cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr
     output = tmp_path / "demo-output"
@@ -635,7 +674,8 @@ def test_the_demo_shows_what_it_found_and_can_be_run_again(tmp_path):
     assert ended.stdout.count("kept: ") == ended.stdout.count("removed: ") == 6
     assert max(map(len, ended.stdout.splitlines())) <= 120
 
-    (output / "_manifest.json").unlink()
-    again = program("demo", cwd=tmp_path)
-    assert again.returncode == 2
-    assert "demo-output' exists already and is not a run's result" in again.stderr
+
+def test_the_demo_replaces_nothing_but_a_run(capsys, spark, data):
+    message = refusal(capsys, "demo", "--output", data)
+    assert message == f"output='{data}' exists already and is not a run's result: give another folder"
+    assert len(ids(data)) == ROWS

@@ -67,7 +67,7 @@ def test_spark_submit_gives_the_rows_that_the_command_gives(spark, tmp_path):
     py_files = package_zip(tmp_path)
     ended = submit("semdedup", *arguments, "--output", "submitted", py_files=py_files, cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr
-    assert "[4/4] write the rows that remain ... " in ended.stderr
+    assert "[4/4] write the rows that remain ... " in ended.stdout  # where spark-submit sends both streams
     for name in ("similarities", "duplicates", "deduplicated"):
         one, other = (pq.read_table(tmp_path / place / name).sort_by("id") for place in ("command", "submitted"))
         assert one.equals(other)
@@ -75,4 +75,4 @@ def test_spark_submit_gives_the_rows_that_the_command_gives(spark, tmp_path):
 
     refused = submit("semdedup", *arguments, "--output", "submitted", py_files=py_files, cwd=tmp_path)
     assert refused.returncode != 0
-    assert "output='submitted' exists already" in refused.stderr
+    assert "spark-semdedup: error: output='submitted' exists already" in refused.stdout
