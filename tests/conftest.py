@@ -14,7 +14,10 @@ os.environ["PYSPARK_PYTHON"] = sys.executable  # Spark's workers are "python3" f
 def spark():
     from spark_semdedup.session import local_session
 
-    session = local_session("spark-semdedup tests", cores=2, memory_gib=2, conf={"spark.sql.shuffle.partitions": "4"})
+    # Small data, many queries: compiling each plan's code to the utmost takes longer than running it.
+    java = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+    conf = {"spark.sql.shuffle.partitions": "4", "spark.driver.extraJavaOptions": java}
+    session = local_session("spark-semdedup tests", cores=2, memory_gib=2, conf=conf)
     yield session
     session.stop()
 
