@@ -32,7 +32,7 @@ from spark_semdedup.datasets import (
 from spark_semdedup.devices import resolve_backend
 from spark_semdedup.duplicates import IdentifyDuplicates, RemoveDuplicates, without_ids
 from spark_semdedup.errors import SemDedupError, shown
-from spark_semdedup.files import Files, join
+from spark_semdedup.files import Files, is_within, join
 from spark_semdedup.pairwise import PairwiseSimilarity
 from spark_semdedup.params import (
     ClusteringParams,
@@ -43,6 +43,7 @@ from spark_semdedup.params import (
 from spark_semdedup.ranking import Ranking
 from spark_semdedup.report import Progress, Summary, versions
 from spark_semdedup.semdedup import SemDedup, SemDedupModel, SemDedupResult
+from spark_semdedup.validation import check_ids
 
 log = logging.getLogger("spark_semdedup")
 
@@ -149,7 +150,7 @@ class _Run:
         estimator = SemDedup(**settings)
         threshold = estimator.similarity_threshold()
         ranking = Ranking.of(estimator)
-        rows = source.read(job.spark)
+        rows = _read(job, source, target)
         _check_columns(rows, estimator, ranking)
         if estimator.value("handleInvalid") == "skip":
             refuse_shadowed(rows, ["reason"], "handleInvalid='skip'")
@@ -255,7 +256,7 @@ def cluster(
     loaded, settings = saved.load(job, settings)
     ranking = Ranking.of(PairwiseSimilarity(rankBy=settings.pop("rankBy", None)))
     estimator = EmbeddingKMeans(**settings)
-    rows = source.read(job.spark)
+    rows = _read(job, source, target)
     _check_columns(rows, estimator, ranking)
     invalid_stay = estimator.value("handleInvalid") != "error"
     refuse_shadowed(rows, [*ASSIGNED, *(["reason"] if invalid_stay else [])], "cluster")
@@ -267,27 +268,38 @@ def cluster(
 
     begin(job.files, folder)
     with job.progress.stage("load centroids" if model else "fit centroids") as counts:
+        if model is not None:  # a fit checks them
+            check_ids(rows, id_column(rows, model.value("idCol")), model.value("idCol"))
         model = model or estimator.fit(rows)
         model.save(join(folder, "_centroids"))
         counts["centroids"] = len(model.centroids)
     with job.progress.stage("assign and write") as counts:
-        valid, invalid = model.clustered(rows, ranking)
-        # By centroid, so that each folder gets one file, not one from every task.
-        valid.repartition("centroid").write.mode("append").partitionBy("centroid").parquet(folder)
-        found = _cluster_sizes(job.spark.read.parquet(folder))
-        counts.update({"rows": found["rows"], "clusters": found["clusters"]})
-        lost = rows.count() - found["rows"] if invalid_stay else 0
-        if estimator.value("handleInvalid") == "skip":
-            none = invalid.limit(0)
-            write_dataset(job.files, invalid if lost else none, join(folder, "_invalid"), _manifest("invalid", summary))
-    summary.counts = {"rows_in": found["rows"] + lost, "invalid": lost, "clusters": found["clusters"]}
-    summary.results = {"clusters": folder, "centroids": join(folder, "_centroids")}
-    summary.results |= {"invalid": join(folder, "_invalid")} if estimator.value("handleInvalid") == "skip" else {}
+        _write_clusters(job, rows, model, ranking, folder, summary)
+        counts.update({"rows": summary.counts["rows_in"], "clusters": summary.counts["clusters"]})
     _complete(job, summary, estimator)
     summary.parameters = saved.described(summary.parameters, len(model.centroids))
     summary.parameters["rankBy"] = [f"{name} {'asc' if up else 'desc'}" for name, up in ranking.by] or None
-    finish(job.files, folder, {"holds": "clusters", "rows": found["rows"], **summary.as_dict()})
+    finish(job.files, folder, {"holds": "clusters", **summary.as_dict()})
     return summary
+
+
+def _write_clusters(
+    job: Job, rows: DataFrame, model: EmbeddingKMeansModel, ranking: Ranking, folder: str, summary: Summary
+) -> None:
+    """Assigns rows and writes them by cluster, the invalid ones aside; adds counts and results to ``summary``."""
+    valid, invalid = model.clustered(rows, ranking)
+    # By centroid, so that each folder gets one file, not one from every task.
+    valid.repartition("centroid").write.mode("append").partitionBy("centroid").parquet(folder)
+    found = _cluster_sizes(job.spark.read.parquet(folder))
+    handle_invalid = model.value("handleInvalid")
+    lost = 0 if handle_invalid == "error" else rows.count() - found["rows"]
+    summary.counts = {"rows_in": found["rows"] + lost, "invalid": lost, "clusters": found["clusters"]}
+    summary.results = {"clusters": folder, "centroids": join(folder, "_centroids")}
+    if handle_invalid == "skip":
+        # Rows are assigned again to find the invalid ones; mostly there are none, which the count has told.
+        summary.results["invalid"] = join(folder, "_invalid")
+        aside = invalid if lost else invalid.limit(0)
+        write_dataset(job.files, aside, summary.results["invalid"], _manifest("invalid", summary))
 
 
 def pairwise(job: Job, clusters: str, target: Target, settings: Settings) -> Summary:
@@ -296,25 +308,27 @@ def pairwise(job: Job, clusters: str, target: Target, settings: Settings) -> Sum
     ``settings``: Params of ``PairwiseSimilarity``. Embeddings are taken as the unit vectors they are.
     """
     params = PairwiseSimilarity(**settings, normalize=False)
-    Ranking.of(params)
+    ranking = Ranking.of(params)
     _check_paths(job, target, reads={"input": [clusters]})
     _warn_foreign(read_manifest(job.files, clusters, "input", "clusters"), clusters)
     rows = Source((clusters,)).read(job.spark)
-    compared = params.transform(rows)
+    _check_columns(rows, params, ranking, clustered=True)
     summary = Summary("pairwise", backend=resolve_backend(job.spark, params.value("backend")), coverage="cluster")
     folder = _cleared(job, target)
-    job.progress.begin(1)
+    job.progress.begin(2)
 
-    with job.progress.stage("compare") as counts:
+    with job.progress.stage("plan") as counts:
         found = _cluster_sizes(rows)
         if not found["rows"]:
             raise SemDedupError(f"input={shown(clusters, 400)} is empty: it must have at least one row")
-        compared = compared.persist()
+        compared = params.transform(rows).persist()
+        counts.update({"rows": found["rows"], "clusters": found["clusters"]})
+    with job.progress.stage("compare") as counts:
         compared.count()  # with all tasks, before fewer of them write it
         narrow = compared.coalesce(files_for(found["rows"]))
         written = write_dataset(job.files, narrow, folder, _manifest("similarities", summary, params))
         compared.unpersist()
-        counts.update({"rows": written, "clusters": found["clusters"], "pairs": found["pairs"]})
+        counts["pairs"] = found["pairs"]
     summary.counts = {"rows_in": written, "clusters": found["clusters"], "pairs_compared": found["pairs"]}
     summary.results = {"similarities": folder}
     return _complete(job, summary, params)
@@ -355,7 +369,7 @@ def remove(
     _warn_foreign(read_manifest(job.files, duplicates, "duplicates", "duplicates"), duplicates)
     if invalid is not None:
         _warn_foreign(read_manifest(job.files, invalid, "invalid", "invalid"), invalid)
-    rows = source.read(job.spark)
+    rows = _read(job, source, target)
     id_column(rows, params.value("idCol"))
     found = Source((duplicates,)).read(job.spark)
     field(found, "id", "duplicates: column")
@@ -393,13 +407,28 @@ def _check_paths(job: Job, target: Target, *, source: Source | None = None, read
     target.check(job.spark, job.files, reads)
 
 
-def _check_columns(rows: DataFrame, params: HasColumns, ranking: Ranking) -> None:
-    """Every column that a Param names is there and of a type that can be used."""
+def _read(job: Job, source: Source, target: Target) -> DataFrame:
+    """The input's rows. ``SemDedupError`` where a table's files lie in the output folder."""
+    rows = source.read(job.spark)
+    if source.table is not None and target.path is not None and not job.files.is_vacant(target.path):
+        for folder in {file.rsplit("/", 1)[0] for file in rows.inputFiles()}:
+            if is_within(job.files.full(folder), job.files.full(target.path)):
+                raise SemDedupError(
+                    f"output={shown(target.path, 400)} holds files of inputTable={shown(source.table)}: give output a "
+                    "folder of its own"
+                )
+    return rows
+
+
+def _check_columns(rows: DataFrame, params: HasColumns, ranking: Ranking, *, clustered: bool = False) -> None:
+    """Every column that a Param names is there and can be used; ``clustered``: those of the cluster step, too."""
     id_ = id_column(rows, params.value("idCol"))
-    embedding_column(rows, params.value("embeddingCol"))
+    embedding_column(rows, params.value("embeddingCol"), float16_bits=clustered)
     for name in params.value("metadataCols") or []:
         field(rows, name, "metadataCols")
-    if ranking.by:
+    if clustered:
+        field(rows, "centroid", "column")
+    if clustered or ranking.by:
         ranking.key_columns(rows, id_)
 
 

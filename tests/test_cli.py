@@ -101,11 +101,11 @@ def call(capsys, *arguments: object) -> tuple[int, str, list[str]]:
 
 
 def refusal(capsys, *arguments: object, status: int = 2) -> str:
-    """The one line that a call ends with."""
+    """The one line that a call ends with; progress and warnings may stand before it."""
     got, out, err = call(capsys, *arguments)
     assert got == status, err
     assert out == ""
-    lines = [line for line in err if not line.startswith("[")]  # progress, of runs that fail later
+    lines = [line for line in err if not line.startswith(("[", "spark-semdedup: warning: "))]
     assert len(lines) == 1, err
     assert lines[0].startswith("spark-semdedup: error: ")
     return lines[0].removeprefix("spark-semdedup: error: ")
@@ -506,6 +506,19 @@ def copied(folder: Path, to: Path, **changes: object) -> Path:
     return to
 
 
+def test_pairwise_refuses_what_no_cluster_step_wrote(capsys, spark, data, tmp_path):
+    message = refusal(capsys, "pairwise", "--input", data, "--output", tmp_path / "out")
+    assert message.startswith("column='centroid' is not among the columns: 'id', 'embedding'")
+    assert not (tmp_path / "out").exists()
+
+
+def test_cluster_with_given_centroids_refuses_ids_that_are_not_unique(capsys, spark, done, tmp_path):
+    pq.write_table(pa.concat_tables([corpus(), corpus().slice(0, 2)]), tmp_path / "in.parquet")
+    arguments = ["--input", tmp_path / "in.parquet", "--output", tmp_path / "out", "--centroids", done / "centroids"]
+    message = refusal(capsys, "cluster", *arguments, status=1)
+    assert message.startswith("idCol='id' is not unique: 2 ids stand in more than one row, for example 'doc 000'")
+
+
 def test_identify_refuses_an_eps_that_the_scores_are_not_complete_for(capsys, spark, done, tmp_path):
     scores = copied(done / "similarities", tmp_path / "scores", coverage="exact", complete_eps=0.05)
     message = refusal(capsys, "identify", "--input", scores, "--output", tmp_path / "out", "--eps", 0.06)
@@ -573,6 +586,12 @@ def test_tables_in_and_out(capsys, spark, done, data, tmp_path):
         assert message == "outputTable='cli_test.docs' is the table that is read: give another name"
         assert call(capsys, *step, "--output-table", "cli_test.kept", "--overwrite")[0] == 0
         assert spark.table("cli_test.kept").count() == len(kept)
+
+        spark.sql(f"CREATE TABLE cli_test.earlier USING parquet LOCATION '{tmp_path}/out/similarities'")
+        rerun = ["run", "--input-table", "cli_test.earlier", "--output", tmp_path / "out", "--overwrite"]
+        message = refusal(capsys, *rerun)
+        assert message.startswith(f"output='{tmp_path}/out' holds files of inputTable='cli_test.earlier'")
+        assert len(rows(tmp_path / "out" / "similarities")) == ROWS
     finally:
         spark.sql("DROP DATABASE cli_test CASCADE")
 
