@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from chispa import assert_df_equality
 from pyspark.sql import functions as F
 
 from spark_semdedup import SemDedupModel
@@ -100,12 +99,18 @@ def crowded(spark):
 )
 def test_tiles_do_not_change_the_answer(crowded, ranking):
     centres, df = crowded
-    whole = SemDedupModel(centroids=centres, **ranking).similarities(df)
-    for max_rows in (15, 60):
-        tiled = SemDedupModel(centroids=centres, maxClusterRows=max_rows, **ranking).run(df)
-        assert tiled.counts()["pairs"] == SemDedupModel(centroids=centres, **ranking).run(df).counts()["pairs"]
-        assert_df_equality(tiled.similarities, whole, ignore_row_order=True)
-        tiled.unpersist()
+    answers = [_answer(SemDedupModel(centroids=centres, maxClusterRows=rows, **ranking), df) for rows in (1000, 60, 15)]
+    assert len(answers[0][1]) == 200
+    assert answers[1] == answers[0]
+    assert answers[2] == answers[0]
+
+
+def _answer(model, df):
+    """Counts, and every row's id, max_id and score."""
+    result = model.run(df)
+    counts, rows = result.counts(), sorted(map(tuple, result.similarities.collect()))
+    result.unpersist()
+    return counts, rows
 
 
 def test_invalid_rows_are_kept_apart_in_a_tiled_plan(spark, crowded):
