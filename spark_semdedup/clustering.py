@@ -23,6 +23,7 @@ from spark_semdedup import clusterers
 from spark_semdedup.columns import (
     binary_rows,
     embedding_column,
+    field,
     id_column,
     matrix,
     quoted,
@@ -154,11 +155,12 @@ class EmbeddingKMeansModel(CentroidsModel, _EmbeddingKMeansParams):
         the three columns of the assignment. Second: all columns of the input and ``reason``; empty, unless
         ``handleInvalid`` is skip or keep.
         """
-        names = [self.value("idCol"), *(self.value("metadataCols") or [])]
+        names = [field(dataset, self.value("idCol"), "idCol").name]
+        names += [field(dataset, name, "metadataCols").name for name in self.value("metadataCols") or []]
         names += ranking.input_columns(dataset) if ranking else []
         assigned = self._with_assignment(dataset, units=True)
         unit = F.col(f"{_ASSIGNMENT}.unit").alias(self.value("embeddingCol"))
-        kept = [quoted(name) for name in dict.fromkeys(names) if name != self.value("embeddingCol")]
+        kept = [quoted(name) for name in dict.fromkeys(names) if name.lower() != self.value("embeddingCol").lower()]
         valid = assigned.where(F.col(f"{_ASSIGNMENT}.reason").isNull()).select(
             kept[0], unit, *kept[1:], *(F.col(f"{_ASSIGNMENT}.{name}") for name in ASSIGNED)
         )

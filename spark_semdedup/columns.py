@@ -41,11 +41,10 @@ def quoted(name: str) -> Column:
 def field(df: DataFrame, name: str, param: str) -> T.StructField:
     """The schema's entry for a column; a ``SemDedupError`` that lists the columns there are if it is missing.
 
-    Exact spelling first, then as Spark resolves names: without regard to case, if that is unambiguous.
+    Names are matched as Spark resolves them: with regard to case where ``spark.sql.caseSensitive`` is set.
     """
-    alike = [f for f in df.schema.fields if f.name == name] or [
-        f for f in df.schema.fields if f.name.lower() == name.lower()
-    ]
+    sensitive = df.sparkSession.conf.get("spark.sql.caseSensitive") == "true"
+    alike = [f for f in df.schema.fields if f.name == name or (not sensitive and f.name.lower() == name.lower())]
     if len(alike) != 1:
         what = "is there more than once" if alike else "is not among the columns"
         raise SemDedupError(f"{param}={shown(name)} {what}: {', '.join(map(repr, df.columns))}")
@@ -127,12 +126,11 @@ def matrix(embeddings: ListArray, dim: int) -> tuple[np.ndarray, np.ndarray, np.
     reasons = np.full(len(length), None, dtype=object)
     fits = length == dim
     for row in np.flatnonzero(~fits):
-        reasons[row] = "embedding is null" if length[row] < 0 else f"embedding has length {length[row]}, not {dim}"
+        reasons[row] = _WHY.get(int(length[row]), f"embedding has length {length[row]}, not {dim}")
     values = (embeddings if fits.all() else embeddings.filter(pa.array(fits))).flatten()
     if values.null_count:
         values = pc.fill_null(values, np.nan)
     rows = values.to_numpy(zero_copy_only=False).reshape(-1, dim)
-    # One pass finds NaN and ±Inf (their product with 0 is NaN), a second one zeros.
     finite = np.isfinite(rows).all(axis=1)
     nonzero = rows.any(axis=1)
     good = finite & nonzero
@@ -144,6 +142,10 @@ def matrix(embeddings: ListArray, dim: int) -> tuple[np.ndarray, np.ndarray, np.
     valid = fits.copy()
     valid[there[~good]] = False
     return valid, rows[good], reasons
+
+
+_WHY = {-1: "embedding is null", 0: "embedding is empty"}
+"""Why a row of such a length (``lengths``) cannot be compared; other wrong lengths are named."""
 
 
 def float16_from_bits(bits: ListArray) -> pa.Array:
@@ -178,6 +180,7 @@ def list_rows(rows: np.ndarray) -> pa.Array:
 
 def matrix_from_binary(values: pa.Array) -> np.ndarray:
     """The inverse of ``binary_rows``; null-free, all of one length, at least one row."""
+    values = values.cast(pa.binary())  # spark.sql.execution.arrow.useLargeVarTypes brings large_binary
     offsets = np.frombuffer(values.buffers()[1], np.int32)[values.offset : values.offset + len(values) + 1]
     data = np.frombuffer(values.buffers()[2], np.uint8)[offsets[0] : offsets[-1]]
     return data.view(np.float32).reshape(len(values), -1)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import os
 import socket
 from collections.abc import Iterable, Iterator
 from types import ModuleType
@@ -91,6 +92,11 @@ def task_module(backend: str) -> ModuleType:
         return np
     import cupy
 
+    if os.environ.get("CUPY_TF32", "0") not in ("", "0"):
+        raise SemDedupError(
+            f"CUPY_TF32={os.environ['CUPY_TF32']} in the executors' environment: products of TF32 are off by more than "
+            "the bounds that candidates are screened by; unset it"
+        )
     context = TaskContext.get()
     addresses = context.resources()["gpu"].addresses if context and "gpu" in context.resources() else []
     if addresses:

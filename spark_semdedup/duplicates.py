@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pyspark.ml import Transformer
 from pyspark.ml.util import DefaultParamsReadable, DefaultParamsWritable
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
@@ -30,11 +30,14 @@ class IdentifyDuplicates(Transformer, DecisionParams, DefaultParamsReadable, Def
     """  # noqa: E501
 
     def _transform(self, dataset: DataFrame) -> DataFrame:
-        threshold = self.similarity_threshold()
         for name in ("id", "max_id", "cosine_sim_score"):
             field(dataset, name, "column")
+        return dataset.where(self.is_duplicate())
+
+    def is_duplicate(self) -> Column:
+        """The decision, as a condition on the columns ``id``, ``max_id`` and ``cosine_sim_score``."""
         score = F.col("cosine_sim_score").cast("float").cast("double")
-        return dataset.where((F.col("max_id") != F.col("id")) & (score >= F.lit(threshold)))
+        return (F.col("max_id") != F.col("id")) & (score >= F.lit(self.similarity_threshold()))
 
 
 class RemoveDuplicates(Transformer, HasIdCol, HasDuplicatesPath, DefaultParamsReadable, DefaultParamsWritable):

@@ -33,9 +33,10 @@ from spark_semdedup.kernels import max_similarity, unit_vectors
 from spark_semdedup.kernels.arithmetic import norms
 from spark_semdedup.kernels.arrays import Array, to_numpy
 from spark_semdedup.params import HasColumns, HasNormalize, PairwiseParams, RankingParams
-from spark_semdedup.planning import Plan, default_max_rows, default_partitions, plan_tasks
+from spark_semdedup.planning import Plan, default_max_rows, default_partitions, plan_tasks, tiles_of
 from spark_semdedup.ranking import Ranking, rank_order
 from spark_semdedup.sampling import in_lowest
+from spark_semdedup.validation import check_ids
 
 SIMILARITY_COLUMNS = ("id", "max_id", "cosine_sim_score")
 
@@ -68,7 +69,9 @@ class PairwiseSimilarity(
     """
 
     def _transform(self, dataset: DataFrame) -> DataFrame:
-        """Lazy, but for one small job that counts a sixteenth of the rows by ``centroid``, to plan the tasks."""
+        """Lazy, but for two small jobs: one checks the ids, one counts a sixteenth of the rows by ``centroid``, to plan
+        the tasks. Where ``dataset`` is costly to compute (``EmbeddingKMeansModel.transform`` assigns all rows anew for
+        the second and for the comparison), persist it first, or use ``SemDedup``, which assigns rows once."""
         id_ = id_column(dataset, self.value("idCol"))
         name = self.value("embeddingCol")
         stored = not self.value("normalize")
@@ -76,6 +79,7 @@ class PairwiseSimilarity(
         centroid = _centroid_column(dataset)
         ranking = Ranking.of(self)
         keys = [key.alias(f"key_{i}") for i, key in enumerate(ranking.key_columns(dataset, id_))]
+        check_ids(dataset, id_, self.value("idCol"))
         clustered = dataset.where(centroid.isNotNull())
         rows = clustered.select(id_.alias("id"), *keys, embedding.alias("embedding"), centroid.alias("centroid"))
         float16 = stored and is_float16_bits(rows.schema["embedding"].dataType)
@@ -95,12 +99,12 @@ class ClusterSizes:
 
 
 def _sample_sizes(rows: DataFrame) -> ClusterSizes:
-    """Estimated from the rows whose ids hash lowest. The filter runs before anything in ``rows`` that calls Python."""
+    """Estimated from the rows whose ids hash lowest."""
     sample = rows.where(in_lowest(F.col("id"), _SIZE_FRACTION))
     counts = sample.groupBy("centroid").agg(F.count(F.lit(1)).alias("rows"), F.max(F.size("embedding")).alias("dim"))
     found = counts.collect()
     sizes = {int(row["centroid"]): row["rows"] / _SIZE_FRACTION for row in found}
-    return ClusterSizes(sizes, max((row["dim"] for row in found), default=1))
+    return ClusterSizes(sizes, max((max(row["dim"] or 1, 1) for row in found), default=1))
 
 
 _SIZE_FRACTION = 1 / 16
@@ -127,11 +131,10 @@ def compare_clusters(
     backend = resolve_backend(spark, params.value("backend"))
     centroids = np.fromiter(sizes.rows, np.int64, len(sizes.rows))
     estimates = np.fromiter(sizes.rows.values(), float, len(sizes.rows))
-    plan = plan_tasks(
-        estimates,
-        max_rows=params.value("maxClusterRows") or default_max_rows(sizes.dim),
-        partitions=default_partitions(4.0 * sizes.dim * estimates.sum(), slots(spark)),
-    )
+    max_rows = params.value("maxClusterRows") or default_max_rows(sizes.dim)
+    visits = (estimates * tiles_of(estimates, max_rows)).sum()  # a row of a tiled cluster goes to several tasks
+    partitions = default_partitions(4.0 * sizes.dim * visits, slots(spark))
+    plan = plan_tasks(estimates, max_rows=max_rows, partitions=partitions)
     placed = _place(rows, centroids, plan)
     compare = _GroupComparison(
         ranking=ranking,
@@ -140,7 +143,6 @@ def compare_clusters(
         decode=decode,
         backend=backend,
         batch_size=params.value("batchSize"),
-        precision=_precision(params.value("precision"), backend),
         tiled=plan.is_tiled,
     )
     schema = compare.schema(rows.schema)
@@ -152,14 +154,9 @@ def compare_clusters(
     return _merge(found, compare) if plan.is_tiled else found
 
 
-def _precision(wanted: str, backend: str) -> str:
-    if wanted != "auto":
-        return wanted
-    return "float16" if backend == "gpu" else "float32"
-
-
 def _place(rows: DataFrame, centroids: np.ndarray, plan: Plan) -> DataFrame:
-    """Each row once for every task it takes part in: ``rows`` and ``task`` (the key), ``tile``.
+    """Each row once for every task it takes part in: ``rows`` and ``tile``, its own, ``other``, the one that the task
+    compares it with (its own too, in one of them), and ``task``, the key.
 
     Done in the JVM by a join with the plan, a table of one row per cluster. The tile is a hash of the id: were it
     drawn at random, a task that runs again after a failure could move rows, and pairs would be lost.
@@ -173,7 +170,7 @@ def _place(rows: DataFrame, centroids: np.ndarray, plan: Plan) -> DataFrame:
     hashed = F.pmod(F.xxhash64("id", F.lit(_TILE_SEED)), F.coalesce("tiles", F.lit(1)))
     tile = F.when(F.coalesce("tiles", F.lit(1)) == 1, F.lit(0)).otherwise(hashed).cast("int")
     tasks = F.coalesce(F.element_at("keys", F.col("tile") + 1), F.array(own.cast("bigint")))
-    return joined.withColumn("tile", tile).select(*rows.columns, "tile", F.explode(tasks).alias("task"))
+    return joined.withColumn("tile", tile).select(*rows.columns, "tile", F.posexplode(tasks).alias("other", "task"))
 
 
 # --- what a task does ---------------------------------------------------------------------------------------
@@ -181,7 +178,8 @@ def _place(rows: DataFrame, centroids: np.ndarray, plan: Plan) -> DataFrame:
 
 @dataclass(frozen=True)
 class _GroupComparison:
-    """Compares the rows of one group: a cluster, a tile of one, or two tiles with each other. Runs in the tasks."""
+    """Compares the rows of one group: a cluster, a tile of one, or two tiles with each other (of which one may be
+    empty). Runs in the tasks."""
 
     ranking: Ranking
     keys: tuple[str, ...]
@@ -189,7 +187,6 @@ class _GroupComparison:
     decode: Callable[[pd.Series, pd.Series], np.ndarray]
     backend: str
     batch_size: int
-    precision: str
     tiled: bool
 
     def schema(self, rows: T.StructType) -> T.StructType:
@@ -203,20 +200,25 @@ class _GroupComparison:
         return schema
 
     def __call__(self, group: pd.DataFrame) -> pd.DataFrame:
-        _refuse_bad_ids(group["id"])
         if "reason" in group and group["centroid"].iat[0] < 0:
             return self._not_compared(group)
         group = group.reset_index(drop=True)
+        self._refuse_missing_distance(group)
         order = rank_order(
             group["id"], [group[key] for key in self.keys], self.ranking.key_ascending, self.ranking.id_ascending
         )
         group = group.take(order)
         units = task_module(self.backend).asarray(self.decode(group[self.vectors], group["id"]))
         tile = group["tile"].to_numpy()
-        if tile.min() == tile.max():
+        if tile[0] == group["other"].iat[0]:
             scores, neighbours = self._max_similarity(units, units, np.arange(len(group)))
             return self._answer(group, scores, neighbours, np.arange(len(group)))
         return self._two_tiles(group, units, tile == tile.max())
+
+    def _refuse_missing_distance(self, group: pd.DataFrame) -> None:
+        if self.ranking.distance and group[self.keys[0]].isna().any():
+            first = group["id"][int(np.flatnonzero(group[self.keys[0]].isna())[0])]
+            raise InvalidRowsError(f"column {self.ranking.distance!r}, row with id {shown(first)}: it is null or NaN")
 
     def _two_tiles(self, group: pd.DataFrame, units: Array, second: np.ndarray) -> pd.DataFrame:
         """Rows of either tile with the rows of the other that precede them; only rows that have such."""
@@ -231,7 +233,7 @@ class _GroupComparison:
         return pd.concat(parts)
 
     def _max_similarity(self, rows: Array, columns: Array, limits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        found = max_similarity(rows, columns, limits, batch_size=self.batch_size, precision=self.precision)
+        found = max_similarity(rows, columns, limits, batch_size=self.batch_size)
         return to_numpy(found[0]), to_numpy(found[1])
 
     def _answer(
@@ -280,7 +282,8 @@ def _merge(found: DataFrame, compare: _GroupComparison) -> DataFrame:
 
 
 def _directed(name: str, ascending: bool) -> Column:
-    return F.col(name).asc() if ascending else F.col(name).desc()
+    """Keys are never null; what is null here was NaN, which Spark's pandas functions return so: above all numbers."""
+    return F.col(name).asc_nulls_last() if ascending else F.col(name).desc_nulls_first()
 
 
 def decode_units(vectors: pd.Series, ids: pd.Series) -> np.ndarray:
@@ -319,14 +322,6 @@ def _array_decoder(name: str, *, stored: bool, float16: bool) -> Callable[[pd.Se
 
 def _refusal(name: str, id_: Any, why: str) -> InvalidRowsError:
     return InvalidRowsError(f"embeddingCol={shown(name)}, row with id {shown(id_)}: {why}")
-
-
-def _refuse_bad_ids(ids: pd.Series) -> None:
-    if ids.isna().any():
-        raise InvalidRowsError(f"{int(ids.isna().sum())} rows of one cluster have a null id: every row needs its own")
-    repeated = ids[ids.duplicated()]
-    if len(repeated):
-        raise InvalidRowsError(f"id {shown(repeated.iat[0])} stands in more than one row: ids must be unique")
 
 
 def _centroid_column(df: DataFrame) -> Any:

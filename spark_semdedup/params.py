@@ -34,7 +34,6 @@ DEFAULTS: Mapping[str, Any] = {
     "maxSamplesPerBatch": 32768,
     "distanceMeasure": "euclidean",
     "batchSize": 1024,
-    "precision": "auto",
     "normalize": True,
     "whichToKeep": "hard",
     "distanceMetric": "cosine",
@@ -311,12 +310,6 @@ class PairwiseParams(HasBackend):
         "rows of one cluster compared in one task; a larger cluster is split into tiles, and each pair of tiles is a "
         "task (unset: 32,768, or what fits into 256 MiB of float32); the answer is the same",
         _integer("maxClusterRows", 2),
-    )
-    precision = _param(
-        "precision",
-        "what candidates are screened in: float32, float16, or auto (float16 on a GPU, float32 on a CPU); float64 "
-        "decides, the answer is the same",
-        _one_of("precision", "auto", "float32", "float16"),
     )
     batchSize = _param(
         "batchSize",

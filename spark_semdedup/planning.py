@@ -48,12 +48,17 @@ class Plan:
 
 def plan_tasks(sizes: np.ndarray, *, max_rows: int, partitions: int) -> Plan:
     """The plan for clusters of (estimated) ``sizes`` rows, float or int (k,)."""
-    tiles = np.maximum(1, np.ceil(np.asarray(sizes, float) / max_rows)).astype(np.int32)
+    tiles = tiles_of(sizes, max_rows)
     tasks_of = tiles.astype(np.int64) * (tiles + 1) // 2
     first_task = np.cumsum(tasks_of) - tasks_of
     costs = np.concatenate([_tile_costs(size, int(t)) for size, t in zip(sizes, tiles, strict=True)] or [np.empty(0)])
     partition = pack(costs, partitions)
     return Plan(tiles, first_task, keys_for(partition, partitions), partitions)
+
+
+def tiles_of(sizes: np.ndarray, max_rows: int) -> np.ndarray:
+    """Number of tiles of each cluster: int32 (k,)."""
+    return np.maximum(1, np.ceil(np.asarray(sizes, float) / max_rows)).astype(np.int32)
 
 
 def _tile_costs(size: float, tiles: int) -> np.ndarray:

@@ -34,12 +34,14 @@ class FitSample:
     """The rows to fit on: ``size`` unit vectors of length ``dim``, on the driver or distributed."""
 
     rows: DataFrame
-    found: pa.Table
+    found: pa.Table | None
     dim: int
     size: int
 
     def array(self) -> np.ndarray:
         """The unit vectors in hash order: float32 (size, dim). Only of a sample taken ``on_driver``."""
+        if self.found is None:
+            raise ValueError("the sample is not on the driver")
         chosen = self.found.filter(pa.array(self.found["length"].to_numpy() == self.dim))
         order = np.argsort(chosen["hash"].to_numpy(), kind="stable")[: self.size]
         units = [matrix_from_binary(chunk) for chunk in chosen["unit"].chunks if len(chunk)]
@@ -47,6 +49,13 @@ class FitSample:
 
     def dataframe(self) -> DataFrame:
         """The unit vectors as a DataFrame of one column ``unit`` of type ``array<float>``, in hash order."""
+        if self.found is None:  # all rows
+            return (
+                self.rows.where(F.col("length") == self.dim)
+                .orderBy("hash")
+                .select("unit")
+                .mapInArrow(_decode, "unit array<float>")
+            )
         hashes = np.sort(self.found["hash"].to_numpy()[self.found["length"].to_numpy() == self.dim])
         largest = int(hashes[self.size - 1])
         chosen = self.rows.where((F.col("length") == self.dim) & (F.col("hash") <= largest))
@@ -83,8 +92,12 @@ def fit_sample(
     look_at = min(total, wanted + 6 * math.isqrt(wanted) + 16)
     while True:
         rows = hashed.where(F.col("hash") <= _hash_below(look_at / total)).mapInArrow(sampler, _SAMPLE_SCHEMA)
-        found = collect_arrow(rows if on_driver else rows.select("hash", "length"))
-        found_lengths = Counter(found["length"].to_pylist())
+        if wanted >= total and not on_driver:  # all rows, which may be too many to know each hash of
+            found = None
+            found_lengths = Counter({row["length"]: row["count"] for row in rows.groupBy("length").count().collect()})
+        else:
+            found = collect_arrow(rows if on_driver else rows.select("hash", "length"))
+            found_lengths = _count(found["length"].to_numpy())
         length = dim or commonest_length(found_lengths)
         valid = found_lengths[length] if length else 0
         if valid >= wanted or look_at >= total:
@@ -108,6 +121,10 @@ def in_lowest(id_: Column, fraction: float) -> Column:
 
 _SIZE_SEED = 1_000_003
 """Not one a user would take: sizes estimated from the fit sample itself would be too close to what the fit saw."""
+
+
+def _count(values: np.ndarray) -> Counter[int]:
+    return Counter(dict(zip(*(part.tolist() for part in np.unique(values, return_counts=True)), strict=True)))
 
 
 def _refuse_mixed(lengths_found: Counter[int], handle_invalid: str) -> None:

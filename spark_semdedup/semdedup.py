@@ -12,7 +12,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from spark_semdedup.clustering import EmbeddingKMeans, EmbeddingKMeansModel
-from spark_semdedup.columns import id_column, quoted
+from spark_semdedup.columns import id_column, refuse_shadowed
 from spark_semdedup.duplicates import IdentifyDuplicates, without_ids
 from spark_semdedup.pairwise import SIMILARITY_COLUMNS, ClusterSizes, compare_clusters, decode_units
 from spark_semdedup.params import (
@@ -60,7 +60,7 @@ class SemDedup(Estimator, SemDedupStageParams, DefaultParamsReadable, DefaultPar
         if not isinstance(model.value("initMode"), str):
             model.clear(model.initMode)
         if clustering.fitted_sizes is not None:
-            model._fitted_on = _FittedOn(weakref.ref(dataset), clustering.fitted_sizes)
+            model._fitted_on = _FittedOn(weakref.ref(dataset), self.value("idCol"), clustering.fitted_sizes)
         return model
 
 
@@ -96,19 +96,21 @@ class SemDedupModel(CentroidsModel, SemDedupStageParams):
         ranking = Ranking.of(self)
         identify = IdentifyDuplicates(**self.settings(IdentifyDuplicates))
         identify.similarity_threshold()
+        if self.value("handleInvalid") == "skip":
+            refuse_shadowed(dataset, ["reason"], "handleInvalid='skip'")
         clustering = self.clustering
         rows = clustering.unit_rows(dataset, ranking)
         sizes = ClusterSizes(self._cluster_sizes(dataset, clustering), self._centroids.shape[1])
         compared = compare_clusters(rows, sizes, ranking, decode_units, self)
         compared = compared.persist() if persist else compared
-        valid = compared.where(F.col("reason").isNull())
-        similarities = valid.select(*SIMILARITY_COLUMNS)
+        valid_row = F.col("reason").isNull()
+        similarities = compared.where(valid_row).select(*SIMILARITY_COLUMNS)
         duplicates = identify.transform(similarities)
-        invalid_ids = compared.where(F.col("reason").isNotNull()).select("id", "reason")
+        invalid_ids = compared.where(~valid_row).select("id", "reason")
         handle_invalid = self.value("handleInvalid")
-        unwanted = duplicates.select("id")
-        if handle_invalid == "skip":
-            unwanted = unwanted.unionAll(invalid_ids.select("id"))
+        # One filter, not a union of both: each branch of a union would run the comparison again.
+        decided = identify.is_duplicate()
+        unwanted = compared.where((~valid_row & F.lit(handle_invalid == "skip")) | (valid_row & decided)).select("id")
         return SemDedupResult(
             similarities=similarities,
             duplicates=duplicates,
@@ -119,9 +121,9 @@ class SemDedupModel(CentroidsModel, SemDedupStageParams):
 
     def _cluster_sizes(self, dataset: DataFrame, clustering: EmbeddingKMeansModel) -> Mapping[int, float]:
         """Of the rows the model was fitted on, what the fit learned; others are checked and a sample is assigned."""
-        if self._fitted_on is not None and self._fitted_on.dataset() is dataset:
-            return self._fitted_on.sizes
-        name = self.value("idCol")
+        name, known = self.value("idCol"), self._fitted_on
+        if known is not None and known.dataset() is dataset and known.id_col == name:
+            return known.sizes
         return clustering.estimate_sizes(dataset, check_ids(dataset, id_column(dataset, name), name))
 
 
@@ -130,6 +132,7 @@ class _FittedOn:
     """The rows a model was fitted on, whose ids are known to be sound, and the sizes of their clusters."""
 
     dataset: weakref.ref[DataFrame]
+    id_col: str
     sizes: Mapping[int, float]
 
 
@@ -137,7 +140,7 @@ def _with_reason(dataset: DataFrame, id_name: str, invalid_ids: DataFrame) -> Da
     """The input's invalid rows, all their columns, and a column ``reason``."""
     found = invalid_ids.select(F.col("id").alias("semdedup_invalid_id"), F.col("reason").alias("semdedup_reason"))
     joined = dataset.join(found, id_column(dataset, id_name) == F.col("semdedup_invalid_id"))
-    return joined.select(*map(quoted, dataset.columns), F.col("semdedup_reason").alias("reason"))
+    return joined.drop("semdedup_invalid_id").withColumnRenamed("semdedup_reason", "reason")
 
 
 @dataclass(frozen=True)

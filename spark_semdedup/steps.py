@@ -21,6 +21,7 @@ from spark_semdedup.columns import embedding_column, field, id_column, refuse_sh
 from spark_semdedup.datasets import (
     MANIFEST,
     RUN_MANIFEST,
+    UNFINISHED,
     Source,
     Target,
     begin,
@@ -31,7 +32,7 @@ from spark_semdedup.datasets import (
 )
 from spark_semdedup.devices import resolve_backend
 from spark_semdedup.duplicates import IdentifyDuplicates, RemoveDuplicates, without_ids
-from spark_semdedup.errors import SemDedupError, shown
+from spark_semdedup.errors import ResultExistsError, SemDedupError, shown
 from spark_semdedup.files import Files, is_within, join
 from spark_semdedup.pairwise import PairwiseSimilarity
 from spark_semdedup.params import (
@@ -145,7 +146,7 @@ class _Run:
     @classmethod
     def checked(cls, job: Job, source: Source, target: Target, settings: Settings, saved: SavedCentroids) -> _Run:
         """Checks paths, settings and columns, in this order, and that the output can be written."""
-        _check_paths(job, target, source=source, reads=saved.reads())
+        _check_paths(job, target, source=source, reads=saved.reads(), replaces_folder=False)
         loaded, settings = saved.load(job, settings)
         estimator = SemDedup(**settings)
         threshold = estimator.similarity_threshold()
@@ -314,13 +315,13 @@ def pairwise(job: Job, clusters: str, target: Target, settings: Settings) -> Sum
     rows = Source((clusters,)).read(job.spark)
     _check_columns(rows, params, ranking, clustered=True)
     summary = Summary("pairwise", backend=resolve_backend(job.spark, params.value("backend")), coverage="cluster")
-    folder = _cleared(job, target)
     job.progress.begin(2)
 
     with job.progress.stage("plan") as counts:
         found = _cluster_sizes(rows)
         if not found["rows"]:
             raise SemDedupError(f"input={shown(clusters, 400)} is empty: it must have at least one row")
+        folder = _cleared(job, target)
         compared = params.transform(rows).persist()
         counts.update({"rows": found["rows"], "clusters": found["clusters"]})
     with job.progress.stage("compare") as counts:
@@ -397,14 +398,39 @@ def remove(
 # --- what they share: checks --------------------------------------------------------------------------------
 
 
-def _check_paths(job: Job, target: Target, *, source: Source | None = None, reads: Mapping[str, Sequence[str]]) -> None:
-    """Inputs that are missing, an output that is there already, and the two overlapping."""
+def _check_paths(
+    job: Job,
+    target: Target,
+    *,
+    source: Source | None = None,
+    reads: Mapping[str, Sequence[str]],
+    replaces_folder: bool = True,
+) -> None:
+    """Inputs that are missing, an output that is there already, and the two overlapping.
+
+    ``replaces_folder``: the step deletes the whole output folder, which therefore must be a result of ours.
+    """
     if source is not None:
         source.check(job.files)
         reads = {"input": source.paths, **reads}
-        if source.table is not None and source.table == target.table:
+        if _is_same_table(job.spark, source.table, target.table):
             raise SemDedupError(f"outputTable={shown(target.table)} is the table that is read: give another name")
     target.check(job.spark, job.files, reads)
+    if replaces_folder and target.path is not None and not job.files.is_vacant(target.path):
+        names = job.files.names(target.path)
+        if MANIFEST not in names and UNFINISHED not in names:
+            raise ResultExistsError(
+                f"output={shown(target.path, 400)} is no earlier result (it has no {MANIFEST}) and is not deleted, not "
+                "even with --overwrite: give another folder"
+            )
+
+
+def _is_same_table(spark: SparkSession, one: str | None, other: str | None) -> bool:
+    """Whether two names stand for one table, which may be spelled with or without catalog and schema."""
+    if one is None or other is None or not (spark.catalog.tableExists(one) and spark.catalog.tableExists(other)):
+        return False
+    tables = [spark.catalog.getTable(name) for name in (one, other)]
+    return len({(t.catalog, tuple(t.namespace or ()), t.name) for t in tables}) == 1
 
 
 def _read(job: Job, source: Source, target: Target) -> DataFrame:
@@ -477,7 +503,7 @@ def _folder(target: Target) -> str:
 
 
 def _cleared(job: Job, target: Target) -> str:
-    """The output folder, vacant: an earlier result is deleted, its manifest first."""
+    """The output folder, vacant: an earlier result of ours (``_check_paths``) is deleted, its manifest first."""
     folder = _folder(target)
     job.files.delete(join(folder, MANIFEST))
     job.files.delete(folder)

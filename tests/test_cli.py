@@ -385,6 +385,15 @@ def test_overwrite_replaces_the_result_and_leaves_other_files(capsys, spark, don
     assert (output / "notes.txt").read_text() == "keep"
 
 
+@pytest.mark.parametrize("step", ["cluster", "pairwise"])
+def test_a_step_never_deletes_what_is_no_result_of_ours(capsys, spark, data, tmp_path, step):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("keep")
+    message = refusal(capsys, step, "--input", data, "--output", tmp_path / "out", "--overwrite")
+    assert message.startswith(f"output='{tmp_path}/out' is no earlier result")
+    assert (tmp_path / "out" / "mine.txt").read_text() == "keep"
+
+
 @pytest.mark.parametrize("output", ["{data}", "{data}/inner", "{data}/.."])
 def test_output_and_input_may_not_overlap(capsys, spark, data, output):
     output = output.format(data=data)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from pyspark.sql import functions as F
 
-from spark_semdedup import SemDedupModel
+from spark_semdedup import PairwiseSimilarity, SemDedupModel
 from spark_semdedup.planning import (
     default_max_rows,
     default_partitions,
@@ -111,6 +111,23 @@ def _answer(model, df):
     counts, rows = result.counts(), sorted(map(tuple, result.similarities.collect()))
     result.unpersist()
     return counts, rows
+
+
+def test_nan_ranks_above_all_numbers_across_tiles_too(spark):
+    rows = [(i, [1.0, 0.0], float("nan") if i % 3 == 0 else float(i)) for i in range(24)]
+    df = spark.createDataFrame(rows, "id int, embedding array<float>, quality double")
+    for direction in ("asc", "desc"):
+        model = SemDedupModel(centroids=[[1.0, 0.0]], rankBy=[f"quality {direction}"])
+        assert _answer(model.copy().setMaxClusterRows(4), df) == _answer(model, df)
+
+
+def test_empty_tiles_compare_nothing_twice(spark):
+    rows = [(i, [1.0, 0.1 * i]) for i in range(3)]
+    df = spark.createDataFrame(rows, "id int, embedding array<float>")
+    assert _answer(SemDedupModel(centroids=[[1.0, 0.0]], maxClusterRows=2, whichToKeep="first"), df)[0]["pairs"] == 3
+    columns = df.selectExpr("id", "embedding", "0 AS centroid")
+    tiled = PairwiseSimilarity(maxClusterRows=2, whichToKeep="first").transform(columns)
+    assert {row["id"]: row["max_id"] for row in tiled.collect()} == {0: 0, 1: 0, 2: 1}
 
 
 def test_invalid_rows_are_kept_apart_in_a_tiled_plan(spark, crowded):

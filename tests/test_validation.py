@@ -18,7 +18,7 @@ CENTROIDS = np.array([[1, 0], [0, 1]], np.float32)
 GOOD = {"a": [1.0, 0.0], "b": [2.0, 0.01], "c": [0.0, 1.0], "d": [0.0, 5.0]}
 BAD = {
     "null": (None, "embedding is null"),
-    "empty": ([], "embedding has length 0, not 2"),
+    "empty": ([], "embedding is empty"),
     "short": ([1.0], "embedding has length 1, not 2"),
     "long": ([1.0, 2.0, 3.0], "embedding has length 3, not 2"),
     "nan": ([NAN, 1.0], "embedding has a null, NaN or infinite element"),
@@ -67,16 +67,41 @@ def test_check_ids_counts_the_rows(spark):
     assert check_ids(df, quoted("my.id"), "my.id") == 57
 
 
-def test_pairwise_refuses_null_and_repeated_ids_in_a_cluster(spark):
+def test_pairwise_refuses_null_and_repeated_ids_of_one_cluster_or_two(spark):
     schema = "id string, centroid int, embedding array<float>"
     for rows, message in (
-        ([("a", 0, [1.0]), (None, 0, [1.0])], "1 rows of one cluster have a null id"),
-        ([("a", 0, [1.0]), ("a", 0, [1.0])], "id 'a' stands in more than one row: ids must be unique"),
+        ([("a", 0, [1.0]), (None, 0, [1.0])], "idCol='id' is null in 1 rows"),
+        ([("a", 0, [1.0]), ("a", 0, [1.0])], "idCol='id' is not unique: 1 ids stand in more than one row"),
+        ([("a", 0, [1.0]), ("a", 1, [1.0])], "idCol='id' is not unique: 1 ids stand in more than one row"),
     ):
         df = spark.createDataFrame(rows, schema)
-        with pytest.raises(Exception, match=re.escape(message)) as caught:
-            PairwiseSimilarity(whichToKeep="first").transform(df).collect()
-        assert isinstance(error_from_worker(caught.value), SemDedupError)
+        with pytest.raises(SemDedupError, match=re.escape(message)):
+            PairwiseSimilarity(whichToKeep="first").transform(df)
+
+
+def test_a_fitted_model_checks_another_id_column_of_the_same_rows(spark):
+    rows = [(i, i // 2, [1.0, float(i)]) for i in range(4)]
+    df = spark.createDataFrame(rows, "id int, half int, embedding array<double>")
+    fitted = SemDedup(k=1).fit(df)
+    with pytest.raises(SemDedupError, match=r"idCol='half' is not unique: 2 ids"):
+        fitted.setIdCol("half").transform(df)
+
+
+@pytest.mark.parametrize("embedding", [None, []])
+def test_pairwise_refuses_embeddings_of_no_length_in_words(spark, embedding):
+    df = spark.createDataFrame([(i, 0, embedding) for i in range(40)], "id int, centroid int, embedding array<float>")
+    with pytest.raises(Exception, match="embedding is") as caught:
+        PairwiseSimilarity(whichToKeep="first").transform(df).collect()
+    assert "embedding is" in str(error_from_worker(caught.value))
+
+
+def test_pairwise_refuses_a_missing_distance(spark):
+    schema = "id int, centroid int, embedding array<float>, cosine_dist_to_cent float"
+    df = spark.createDataFrame([(1, 0, [1.0], 0.5), (2, 0, [1.0], None)], schema)
+    with pytest.raises(Exception, match="cosine_dist_to_cent") as caught:
+        PairwiseSimilarity().transform(df).collect()
+    message = "column 'cosine_dist_to_cent', row with id 2: it is null or NaN"
+    assert str(error_from_worker(caught.value)) == message
 
 
 # --- embeddings ---------------------------------------------------------------------------------------------

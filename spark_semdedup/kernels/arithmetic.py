@@ -161,8 +161,7 @@ def screening_error(d: int, precision: str = "float32", *, tensor_cores: bool = 
     Tensor cores truncate when they align summands: allow four times as much per term (DESIGN 7).
 
     ``float16``: each element moves by at most 2⁻¹¹ of itself, or 2⁻²⁵ where it is subnormal, so each vector by
-    ρ = 2⁻¹¹ + √d·2⁻²⁵ at most, and the product by (2 + ρ)ρ. The accumulation is float32's, on vectors of norm ≤ 1 + ρ;
-    a product stored as float16 (CuPy) is rounded once more, by 2⁻¹¹ of a value ≤ (1 + ρ)².
+    ρ = 2⁻¹¹ + √d·2⁻²⁵ at most, and the product by (2 + ρ)ρ. The accumulation is float32's, on vectors of norm ≤ 1 + ρ.
     """
     per_term = FLOAT32_ROUNDING * (4 if tensor_cores else 1)
     terms = (d + 4) * per_term
@@ -170,8 +169,7 @@ def screening_error(d: int, precision: str = "float32", *, tensor_cores: bool = 
     if precision == "float32":
         return accumulation
     rho = 2.0**-11 + d**0.5 * 2.0**-25
-    stored_as_float16 = 2.0**-11 if tensor_cores else 0.0
-    return (2 + rho) * rho + (1 + rho) ** 2 * (accumulation + stored_as_float16)
+    return (2 + rho) * rho + (1 + rho) ** 2 * accumulation
 
 
 def float64_screening_error(d: int) -> float:
