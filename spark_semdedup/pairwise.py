@@ -40,6 +40,12 @@ from spark_semdedup.validation import check_ids
 
 SIMILARITY_COLUMNS = ("id", "max_id", "cosine_sim_score")
 
+_SIZE_FRACTION = 1 / 16
+"""Share of the rows that sizes of clusters are estimated from."""
+
+_TILE_SEED = 1_000_033
+"""Of the hash that says which tile a row belongs to; not one a user would take for the fit sample's."""
+
 
 class PairwiseSimilarity(
     Transformer, HasColumns, RankingParams, PairwiseParams, HasNormalize, DefaultParamsReadable, DefaultParamsWritable
@@ -105,12 +111,6 @@ def _sample_sizes(rows: DataFrame) -> ClusterSizes:
     found = counts.collect()
     sizes = {int(row["centroid"]): row["rows"] / _SIZE_FRACTION for row in found}
     return ClusterSizes(sizes, max((max(row["dim"] or 1, 1) for row in found), default=1))
-
-
-_SIZE_FRACTION = 1 / 16
-
-
-_TILE_SEED = 1_000_033
 
 
 def compare_clusters(
