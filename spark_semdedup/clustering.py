@@ -96,13 +96,10 @@ class EmbeddingKMeans(Estimator, _EmbeddingKMeansParams, DefaultParamsReadable, 
             raise SemDedupError(f"k={k} is larger than the {sample.size} rows with a valid embedding: lower k")
         log.info("fitting %d centroids on %d of %d rows with %s", k, sample.size, total, clusterer)
         fit = clusterers.fit(clusterer, sample, settings)
-        model = self._copyValues(EmbeddingKMeansModel(centroids=fit.centroids, history=fit.history))
+        model = EmbeddingKMeansModel.fitted(self, fit.centroids, fit.history)
         if clusterer == "faiss":  # the sample is on the driver: its labels foretell the sizes of the clusters
             labels = nearest_centroids(sample.array(), fit.centroids, spherical=settings.spherical).centroid
             model.fitted_sizes = {int(c): n * total / sample.size for c, n in Counter(labels.tolist()).items()}
-        model._resetUid(self.uid)
-        if not isinstance(model.value("initMode"), str):
-            model.clear(model.initMode)  # k × d numbers that the fitted centroids supersede
         return model
 
     def _number_of_clusters(self, total: int) -> int:

@@ -6,7 +6,7 @@ Nothing is pickled, so loading a model executes nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyspark
@@ -65,6 +65,9 @@ class _CentroidsReader(MLReader):
         return model
 
 
+ModelT = TypeVar("ModelT", bound="CentroidsModel")
+
+
 class CentroidsModel(Model, SemDedupParams, MLReadable, MLWritable):
     """Base of the models: centroids, the fit's history, ``save`` and ``load``.
 
@@ -78,6 +81,16 @@ class CentroidsModel(Model, SemDedupParams, MLReadable, MLWritable):
         super().__init__(**params)
         self._centroids = np.zeros((0, 0), np.float32) if centroids is None else np.asarray(centroids, np.float32)
         self.history = tuple(history)
+
+    @classmethod
+    def fitted(cls: type[ModelT], estimator: SemDedupParams, centroids: np.ndarray, history: Sequence[float]) -> ModelT:
+        """The model of a fitted estimator: its Params and uid, but for given initial centroids, k × d numbers that the
+        fitted ones supersede."""
+        model: ModelT = estimator._copyValues(cls(centroids=centroids, history=history))
+        model._resetUid(estimator.uid)
+        if not isinstance(model.value("initMode"), str):
+            model.clear(model.getParam("initMode"))
+        return model
 
     @property
     def centroids(self) -> np.ndarray:

@@ -49,16 +49,10 @@ class FitSample:
 
     def dataframe(self) -> DataFrame:
         """The unit vectors as a DataFrame of one column ``unit`` of type ``array<float>``, in hash order."""
-        if self.found is None:  # all rows
-            return (
-                self.rows.where(F.col("length") == self.dim)
-                .orderBy("hash")
-                .select("unit")
-                .mapInArrow(_decode, "unit array<float>")
-            )
-        hashes = np.sort(self.found["hash"].to_numpy()[self.found["length"].to_numpy() == self.dim])
-        largest = int(hashes[self.size - 1])
-        chosen = self.rows.where((F.col("length") == self.dim) & (F.col("hash") <= largest))
+        chosen = self.rows.where(F.col("length") == self.dim)
+        if self.found is not None:  # not all rows
+            hashes = np.sort(self.found["hash"].to_numpy()[self.found["length"].to_numpy() == self.dim])
+            chosen = chosen.where(F.col("hash") <= int(hashes[self.size - 1]))
         return chosen.orderBy("hash").select("unit").mapInArrow(_decode, "unit array<float>")
 
 
@@ -140,11 +134,9 @@ def _sampler(
 ) -> Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
     def sample(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
-            embeddings = batch.column("embedding")
-            length = lengths(embeddings)
+            length = lengths(batch.column("embedding"))
             for each in [dim] if dim else np.unique(length):
-                these = pa.array(length == each) if dim is None else pa.array(np.ones(len(length), bool))
-                part = batch.filter(these)
+                part = batch if dim else batch.filter(pa.array(length == each))
                 valid, rows, reasons = matrix(part.column("embedding"), max(int(each), 1))
                 if handle_invalid == "error" and not valid.all():
                     first = int(np.flatnonzero(~valid)[0])

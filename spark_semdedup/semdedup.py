@@ -55,10 +55,7 @@ class SemDedup(Estimator, SemDedupStageParams, DefaultParamsReadable, DefaultPar
         Ranking.of(self)  # contradictions are refused before any work
         self.similarity_threshold()
         clustering = EmbeddingKMeans(**self.settings(EmbeddingKMeans)).fit(dataset)
-        model = self._copyValues(SemDedupModel(centroids=clustering.centroids, history=clustering.history))
-        model._resetUid(self.uid)
-        if not isinstance(model.value("initMode"), str):
-            model.clear(model.initMode)
+        model = SemDedupModel.fitted(self, clustering.centroids, clustering.history)
         if clustering.fitted_sizes is not None:
             model._fitted_on = _FittedOn(weakref.ref(dataset), self.value("idCol"), clustering.fitted_sizes)
         return model
