@@ -205,7 +205,7 @@ def fit(clusterer: str, sample: FitSample, settings: FitSettings) -> Fit:
     refuse_unsupported(clusterer, settings)
     _refuse_misfit(settings, sample.size, sample.dim)
     if clusterer == "faiss":
-        found = fit_faiss(sample.array(), settings)
+        found = fit_faiss(sample.array, settings)
     elif clusterer == "mllib":
         found = fit_mllib(sample.dataframe(), settings)
     elif (reason := why_lloyd(settings)) is not None:

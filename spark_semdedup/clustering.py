@@ -98,7 +98,7 @@ class EmbeddingKMeans(Estimator, _EmbeddingKMeansParams, DefaultParamsReadable, 
         fit = clusterers.fit(clusterer, sample, settings)
         model = EmbeddingKMeansModel.fitted(self, fit.centroids, fit.history)
         if clusterer == "faiss":  # the sample is on the driver: its labels foretell the sizes of the clusters
-            labels = nearest_centroids(sample.array(), fit.centroids, spherical=settings.spherical).centroid
+            labels = nearest_centroids(sample.array, fit.centroids, spherical=settings.spherical).centroid
             model.fitted_sizes = {int(c): n * total / sample.size for c, n in Counter(labels.tolist()).items()}
         return model
 

@@ -12,6 +12,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,7 @@ class FitSample:
     dim: int
     size: int
 
+    @cached_property
     def array(self) -> np.ndarray:
         """The unit vectors in hash order: float32 (size, dim). Only of a sample taken ``on_driver``."""
         if self.found is None:

@@ -62,6 +62,7 @@ class Sample:
     def dim(self) -> int:
         return self.x.shape[1]
 
+    @property
     def array(self) -> np.ndarray:
         return self.x
 

@@ -299,7 +299,7 @@ def sample_of(df, wanted: int, seed: int = 42, **options) -> np.ndarray:
     id_, embedding = id_column(df, "id"), embedding_column(df, "embedding")
     return fit_sample(
         df, id_, embedding, embedding_name="embedding", total=df.count(), wanted=wanted, seed=seed, **options
-    ).array()
+    ).array
 
 
 def hash_order(ids: list[str], seed: int = 42) -> np.ndarray:

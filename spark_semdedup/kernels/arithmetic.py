@@ -65,16 +65,11 @@ def exact_pair_dots64(rows: Array, columns: Array, i: Array, j: Array) -> Array:
     return _by_blocks(_dots64, rows, columns, i, j)
 
 
-def squared_distances(a: Array, b: Array) -> Array:
-    """‖a − b‖² row by row, by the same tree: float32 (n, d) twice → float64 (n,).
-
-    Differences first: ‖a‖² − 2a·b + ‖b‖² would cancel where a row lies near its centre.
-    """
-    return _by_blocks(_distances64, a, b)
-
-
 def squared_pair_distances(rows: Array, columns: Array, i: Array, j: Array) -> Array:
-    """‖rows[i] − columns[j]‖², float64 (m,)."""
+    """‖rows[i] − columns[j]‖² by the same tree; float32 matrices, integer (m,) → float64 (m,).
+
+    Differences first: ‖x‖² − 2x·y + ‖y‖² would cancel where a row lies near its centre.
+    """
     return _by_blocks(_distances64, rows, columns, i, j)
 
 
