@@ -26,6 +26,7 @@ from types import ModuleType
 
 import numpy as np
 
+from spark_semdedup.kernels import cuda
 from spark_semdedup.kernels.arithmetic import exact_pair_dots, float64_screening_error, screening_error
 from spark_semdedup.kernels.arrays import Array, array_module, marked_pairs, rows_per_block
 
@@ -83,6 +84,10 @@ def max_similarity(
     """
     _check(rows, columns, limits, batch_size, precision)
     xp = array_module(rows)
+    if xp is not np and rows.shape[1] <= cuda.MAX_DIMENSION:
+        return cuda.max_similarity(
+            rows, columns, limits, batch_size=batch_size, precision=precision, capacity=_CANDIDATES_PER_ROW
+        )
     n = rows.shape[0]
     scores = xp.zeros(n, np.float32)
     indices = xp.full(n, -1, np.int64)

@@ -1,0 +1,374 @@
+"""The GPU's code without a GPU: compiled for the CPU and run against brute force; compiled by NVIDIA's compiler.
+
+What a GPU itself adds (its memory, its scheduler, cuBLAS, CuPy) is tested where there is one, by the other modules of
+this folder with the ``gpu`` marker.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+import importlib.util
+import re
+from pathlib import Path
+
+import numpy as np
+import oracle
+import pytest
+import vectors
+from kernels import emulation
+
+from spark_semdedup.kernels import cuda, cuda_source, pairwise
+from spark_semdedup.kernels.arithmetic import screening_error
+
+PRECISIONS = ["float16", "float32", "float64"]
+
+
+@pytest.fixture(scope="module")
+def compiler(tmp_path_factory):
+    if emulation.CPLUSPLUS is None:
+        pytest.skip("no C++ compiler (g++ or clang++)")
+    return emulation.Compiler(tmp_path_factory.mktemp("kernels"))
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Small blocks of threads, of products and of rows, so that small inputs have many of each."""
+    for name, value in {"_THREADS": 64, "_VECTORS": 2, "_BLOCK_BYTES": 1 << 15, "_CHUNK_ROWS": 100}.items():
+        monkeypatch.setattr(cuda, name, value)
+
+
+@pytest.fixture
+def device(compiler, small, monkeypatch):
+    return emulation.Device(compiler).install(monkeypatch)
+
+
+def found(rows, columns=None, limits=None, *, batch_size=64, precision="float16", capacity=32):
+    columns = rows if columns is None else columns
+    limits = np.arange(len(rows)) if limits is None else limits
+    return cuda.max_similarity(rows, columns, limits, batch_size=batch_size, precision=precision, capacity=capacity)
+
+
+def check(rows, columns=None, limits=None, **arguments) -> None:
+    scores, indices = found(rows, columns, limits, **arguments)
+    columns = rows if columns is None else columns
+    limits = np.arange(len(rows)) if limits is None else limits
+    for i, limit in enumerate(limits):
+        if limit == 0:
+            expected = np.float32(0), -1
+        else:
+            exact = oracle.tree_add((rows[i].astype(np.float64) * columns[:limit]).T).astype(np.float32)
+            expected = exact[exact.argmax()], exact.argmax()
+        assert indices[i] == expected[1], (i, limit, arguments)
+        assert oracle.same_bits(scores[i : i + 1], expected[0][None]), (i, limit, arguments)
+
+
+# --- against brute force ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("d", [1, 2, 3, 5, 16, 33, 384, 768, 1000, 4096])
+@pytest.mark.parametrize("kind", ["random", "last_bit", "skewed"])
+def test_equals_brute_force_in_every_dimension(device, kind, d):
+    for precision in PRECISIONS:
+        check(vectors.make(kind, 150, d), precision=precision)
+
+
+@pytest.mark.parametrize("kind", vectors.KINDS)
+@pytest.mark.parametrize("batch_size", [7, 64, 10**6])
+def test_equals_brute_force_for_every_kind_of_rows(device, kind, batch_size):
+    rows = vectors.make(kind, 300, 16)
+    for precision in PRECISIONS:
+        check(rows, batch_size=batch_size, precision=precision)
+
+
+@pytest.mark.parametrize("kind", ["random", "near_duplicates", "last_bit"])
+def test_blocks_of_threads_as_large_as_on_a_gpu(compiler, monkeypatch, kind):
+    """Of 256 threads, 32 kB of a row each: a row of 9,000 float32 products takes two of them."""
+    emulation.Device(compiler).install(monkeypatch)
+    rows, columns = vectors.make(kind, 40, 16), vectors.make(kind, 9000, 16, seed=1)
+    limits = np.linspace(0, 9000, 40).astype(int)
+    for precision in PRECISIONS:
+        check(rows, columns, limits, batch_size=1024, precision=precision)
+
+
+@pytest.mark.parametrize("kind", vectors.KINDS)
+@pytest.mark.parametrize("capacity", [0, 1, 3])
+def test_rows_with_more_candidates_than_are_kept(device, kind, capacity):
+    rows = vectors.make(kind, 200, 16)
+    for precision in PRECISIONS:
+        check(rows, precision=precision, capacity=capacity)
+    if capacity == 0:
+        assert "bracket" in device.launched
+
+
+@pytest.mark.parametrize("kind", ["equal", "last_bit", "collinear"])
+def test_thousands_of_rows_that_are_all_candidates(device, kind):
+    rows = vectors.make(kind, 1200, 3)
+    scores, indices = found(rows, batch_size=1024)
+    expected = oracle.max_similarities(rows, range(len(rows)))
+    assert oracle.same_bits(indices[1:], expected.neighbour[1:])
+    assert oracle.same_bits(scores, expected.score)
+    assert device.launched.count("bracket") > 10
+
+
+def test_full_rows_are_few_where_a_few_are_too_full(device):
+    """Only the rows that are too full are looked at again."""
+    rng = np.random.default_rng(0)
+    rows = np.concatenate([vectors.make("random", 300, 33), vectors.make("equal", 50, 33, seed=1)])
+    rows = rows[rng.permutation(len(rows))]
+    check(rows, batch_size=1024)
+    assert device.launched.count("unpack") == 3  # float16, float32, float64
+    blocks = -(-50 // (cuda._BLOCK_BYTES // (8 * 50)))  # no more than 50 rows took part in the last
+    assert 0 < device.launched.count("bracket") <= 6 * blocks
+
+
+def test_candidates_that_fell_out_of_the_slack_make_room(device):
+    """Each block of columns is far more similar than the one before, and fills most of what is kept."""
+    query = np.zeros((1, 2), np.float32)
+    query[0, 0] = 1
+    angles = np.repeat(np.linspace(1.5, 0.1, 40), 64) + np.tile(np.linspace(0, 1e-7, 64), 40)
+    columns = oracle.unit_vectors(np.stack([np.cos(angles), np.sin(angles)], axis=1))
+    for precision in ("float16", "float32"):
+        device.launched.clear()
+        check(query, columns, np.array([len(columns)]), batch_size=256, precision=precision, capacity=70)
+        assert "bracket" not in device.launched
+
+
+@pytest.mark.parametrize("kind", ["random", "lattice", "last_bit"])
+@pytest.mark.parametrize("batch_size", [1, 7, 64])
+def test_any_limits_that_never_decrease(device, kind, batch_size):
+    rng = np.random.default_rng(batch_size)
+    rows, columns = vectors.make(kind, 70, 20), vectors.make(kind, 430, 20, seed=1)
+    for highest in (0, 3, 65, 430):
+        limits = np.sort(rng.integers(0, highest + 1, size=len(rows)))
+        for precision in PRECISIONS:
+            check(rows, columns, limits, batch_size=batch_size, precision=precision)
+
+
+def test_blocks_without_predecessors_are_not_multiplied(device, monkeypatch):
+    products = []
+    multiply = cuda._Products.multiply
+
+    def counting(self, rows, part, columns, block):
+        products.append((part.stop - part.start) * (block.stop - block.start))
+        multiply(self, rows, part, columns, block)
+
+    monkeypatch.setattr(cuda._Products, "multiply", counting)
+    check(vectors.make("random", 1000, 16), batch_size=50)
+    assert sum(products) < 1.15 * 1000 * 1000 / 2
+    products.clear()
+    check(vectors.make("random", 10, 16), vectors.make("random", 990, 16), np.repeat([0, 990], 5), batch_size=50)
+    assert sum(products) == 5 * 990
+
+
+def test_no_columns_and_no_rows(device):
+    some, none = np.ones((4, 2), np.float32), np.zeros((0, 2), np.float32)
+    scores, indices = found(some, none, np.zeros(4, np.int64))
+    assert (scores.tolist(), indices.tolist()) == ([0] * 4, [-1] * 4)
+    scores, indices = found(none, some, np.zeros(0, np.int64))
+    assert (scores.shape, indices.shape) == ((0,), (0,))
+    assert (scores.dtype, indices.dtype) == (np.float32, np.int64)
+
+
+def test_rows_that_are_not_contiguous(device):
+    check(vectors.make("random", 200, 32)[::2, ::2])
+
+
+def test_a_zero_score_has_the_sign_of_the_similarity_it_is(device):
+    rows = np.array([[-0.0, -1], [0, 1], [1, 0], [-1, 0], [1, 0]], np.float32)
+    for order in ([0, 1, 2], [1, 0, 2], [0, 1, 3], [1, 0, 3]):
+        for precision in PRECISIONS:
+            for capacity in (0, 32):
+                check(rows[order], precision=precision, capacity=capacity)
+
+
+def test_the_order_in_which_threads_run_and_how_products_are_off_change_nothing(compiler, small, monkeypatch):
+    rows = vectors.make("near_duplicates", 250, 16)
+    launched = set()
+    for seed in range(5):
+        device = emulation.Device(compiler, seed).install(monkeypatch)
+        for capacity in (2, 32):
+            scores, indices = found(rows, capacity=capacity)
+            launched.add((scores.tobytes(), indices.tobytes()))
+        assert device.launched
+    assert len(launched) == 1
+
+
+def test_any_vectors_equal_brute_force(device):
+    hypothesis = pytest.importorskip("hypothesis")
+    st, arrays = hypothesis.strategies, pytest.importorskip("hypothesis.extra.numpy").arrays
+    few = st.sampled_from([-1.0, -0.5, -1e-30, -0.0, 0.0, 1e-45, 1e-8, 0.5, 1.0, 1 + 2**-23])
+    numbers = few | st.floats(min_value=-1, max_value=1, width=32)
+    shapes = st.tuples(st.integers(1, 12), st.sampled_from([1, 2, 3, 5]))
+    matrices = shapes.flatmap(lambda shape: arrays(np.float32, shape, elements=numbers))
+
+    @hypothesis.settings(max_examples=80, deadline=None)
+    @hypothesis.given(
+        rows=matrices,
+        batch_size=st.integers(1, 14),
+        precision=st.sampled_from(PRECISIONS),
+        capacity=st.sampled_from([0, 1, 32]),
+    )
+    def check_any(rows, batch_size, precision, capacity):
+        rows = rows[rows.any(axis=1)]
+        if len(rows):
+            check(oracle.unit_vectors(rows), batch_size=batch_size, precision=precision, capacity=capacity)
+
+    check_any()
+
+
+@pytest.mark.parametrize("d", [4096, 4097])
+def test_cupy_arrays_go_this_way_up_to_the_largest_dimension(device, monkeypatch, d):
+    monkeypatch.setattr(pairwise, "array_module", lambda array: device.memory)
+    monkeypatch.setattr(pairwise, "_CANDIDATES_PER_ROW", 0)
+    rows = vectors.make("random", 3, d)
+    if d > cuda.MAX_DIMENSION:
+        with pytest.raises(AttributeError, match="Memory"):  # the array code wants more of CuPy than is here
+            pairwise.max_similarity(rows, rows, np.arange(3))
+        return
+    scores, indices = pairwise.ranked_max_similarity(rows, precision="float16")
+    expected = oracle.max_similarities(rows, range(3))
+    assert oracle.same_bits(scores, expected.score)
+    assert oracle.same_bits(indices, expected.neighbour)
+    assert "bracket" in device.launched
+
+
+# --- single kernels -----------------------------------------------------------------------------------------
+
+
+def decided(device, rows, columns):
+    """The exact score of each row with the column of the same number, and that number."""
+    n, d = rows.shape
+    best, overfull = np.zeros(n, np.uint64), np.zeros(1, np.int32)
+    candidates = np.ones(n, np.int32), 1, np.arange(n, dtype=np.int32), np.ones(n, np.float32)
+    grid = (-(-n // (cuda._THREADS // 32)),)
+    block = (cuda._THREADS,)
+    known = (rows, columns, 0, n, np.ones(n, np.float32), 0.5)
+    device.kernel("decide", D=d)(grid, block, (*known, *candidates, best, overfull))
+    scores, indices = np.empty(n, np.float32), np.empty(n, np.int64)
+    device.kernel("unpack", D=d)((-(-n // cuda._THREADS),), block, (best, n, scores, indices))
+    assert not overfull[0]
+    return scores, indices, best
+
+
+@pytest.mark.parametrize("d", [1, 2, 3, 4, 5, 16, 33, 384, 1000])
+def test_a_dot_product_is_the_fixed_tree_of_exact_products(device, d):
+    """Elements of all sizes, so that every other order of adding would show; subnormal numbers and zeros of either
+    sign, which a GPU told to flush would lose."""
+    rng = np.random.default_rng(d)
+    size = 2.0 ** rng.integers(-140, 60, size=(2, 400, d))
+    a, b = (size * rng.choice([-1, 1, 0.0, -0.0, 1.5], size=size.shape)).astype(np.float32)
+    a[:50] *= np.float32(2**-149)  # products of subnormal numbers
+    b[::3] = -b[::3]
+    a[-1], b[-1] = 0, -0.0
+    scores, indices, _ = decided(device, a, b)
+    expected = np.array([oracle.similarity(x, y) for x, y in zip(a, b, strict=True)])
+    assert np.isfinite(expected).all()
+    assert oracle.same_bits(scores, expected)
+    assert (indices == np.arange(400)).all()
+
+
+def test_keys_order_pairs_as_the_contract_does(device):
+    values = [-np.inf, -1.0, -1e-30, -1e-45, -0.0, 0.0, 1e-45, 1e-30, 1.0, 1 + 2**-23]
+    a = np.array([values[1:-1]] * 2, np.float32).T.reshape(-1, 1).copy()  # each value twice, one column after the other
+    scores, indices, keys = decided(device, a, np.ones_like(a))
+    assert oracle.same_bits(scores, a[:, 0])
+    ranks = [(float(s) + 0.0, -int(i)) for s, i in zip(scores, indices, strict=True)]  # −0 + 0 is 0
+    assert sorted(range(len(a)), key=ranks.__getitem__) == np.argsort(keys, kind="stable").tolist()
+
+
+# --- bounds -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["random", "skewed", "tiny_components", "last_bit", "lattice"])
+@pytest.mark.parametrize("d", [1, 3, 33, 384, 4096])
+def test_screened_products_are_within_half_the_slack(kind, d):
+    """Rounded inputs, sums off by as much as tensor cores may be, stored as float16 rounded up or down."""
+    rows = vectors.make(kind, 60, d)
+    exact = np.array([[oracle.dot(a, b) for b in rows] for a in rows]) if d < 1000 else rows.astype(np.float64) @ rows.T
+    half = rows.astype(np.float16).astype(np.float64)
+    gamma = (d + 4) * 4 * 2.0**-24
+    for sign in (-1, 1):
+        sums = half @ half.T + sign * gamma * (np.abs(half) @ np.abs(half).T)
+        stored = np.nextafter(sums.astype(np.float16), np.float16(sign * np.inf)).astype(np.float64)
+        stored = np.where(np.abs(stored - sums) < np.spacing(np.float16(1)), stored, sums.astype(np.float16))
+        assert np.abs(stored - exact).max() < cuda.slack(d, "float16") / 2
+        assert np.abs(sums - half @ half.T).max() < screening_error(d, "float16", tensor_cores=True)
+    assert cuda.slack(d, "float16") < 2 * (2 * 2.0**-10 + 8 * d * 2.0**-24 + 3e-6)
+
+
+def test_a_stored_product_moves_by_less_than_the_bound_says():
+    bits = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    values = np.unique(bits[np.isfinite(bits) & (np.abs(bits) <= 1.01)].astype(np.float64))
+    assert np.diff(values).max() <= cuda._HALF_STORED
+
+
+# --- the real compiler, the real CuPy ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def nvrtc():
+    spec = importlib.util.find_spec("nvidia") and importlib.util.find_spec("nvidia.cuda_nvrtc")
+    folders = [Path(folder) for folder in spec.submodule_search_locations] if spec else []
+    libraries = [path for folder in folders for path in folder.glob("lib/libnvrtc.so.*")]
+    names = [ctypes.util.find_library("nvrtc"), *libraries]
+    if not any(names):
+        pytest.skip("NVIDIA's run-time compiler (libnvrtc) is not installed")
+    return ctypes.CDLL(str(next(filter(None, names))))
+
+
+def compiled_ptx(nvrtc, architecture: str, **macros: int) -> str:
+    program = ctypes.c_void_p()
+    source = cuda_source.SOURCE.encode()
+    assert not nvrtc.nvrtcCreateProgram(ctypes.byref(program), source, b"kernels.cu", 0, None, None)
+    options = [f"--gpu-architecture={architecture}", "-ftz=true", *cuda.compile_options(**macros)]
+    failed = nvrtc.nvrtcCompileProgram(
+        program, len(options), (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
+    )
+    assert not failed, nvrtc_text(nvrtc.nvrtcGetProgramLogSize, nvrtc.nvrtcGetProgramLog, program)
+    ptx = nvrtc_text(nvrtc.nvrtcGetPTXSize, nvrtc.nvrtcGetPTX, program)
+    nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
+    return ptx
+
+
+def nvrtc_text(size_of, get, program) -> str:
+    size = ctypes.c_size_t()
+    size_of(program, ctypes.byref(size))
+    text = ctypes.create_string_buffer(size.value)
+    get(program, text)
+    return text.value.decode()
+
+
+@pytest.mark.parametrize("architecture", ["compute_75", "compute_80", "compute_90", "compute_100"])
+def test_nvidias_compiler_takes_the_source_as_cupy_gives_it(nvrtc, architecture):
+    for macros in ({"PRODUCT_BYTES": 2}, {"PRODUCT_BYTES": 4}, {"D": 1}, {"D": 5}, {"D": 768}):
+        ptx = compiled_ptx(nvrtc, architecture, **macros)
+        assert set(re.findall(r"\.entry (\w+)\(", ptx)) == (
+            {"screen"} if "PRODUCT_BYTES" in macros else {"decide", "bracket", "unpack"}
+        )
+
+
+def test_no_conversion_flushes_and_nothing_is_fused(nvrtc):
+    """CuPy's own option is -ftz=true: then (double)x of a subnormal float32 x is 0."""
+    ptx = compiled_ptx(nvrtc, "compute_90", D=5)
+    assert re.findall(r"cvt\S*f32\.f64|cvt\S*f64\.f32", ptx)
+    assert not re.findall(r"cvt\S*ftz\S*", ptx)
+    assert not re.findall(r"fma\S*f64", ptx)
+
+
+def test_cupy_has_what_is_used_of_it():
+    cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
+    libraries = pytest.importorskip("cupy_backends.cuda.libs")
+    try:
+        cublas = libraries.cublas
+    except ImportError as error:
+        pytest.skip(f"cuBLAS is not installed: {error}")
+    fake = emulation.Cublas
+    for name in [name for name in vars(fake) if name.startswith("CUBLAS")]:
+        assert getattr(cublas, name) == getattr(fake, name)
+    for name in ("gemmEx", "getMathMode", "setMathMode"):
+        assert callable(getattr(cublas, name))
+    for kind, constant in {"float16": "CUDA_R_16F", "float32": "CUDA_R_32F", "float64": "CUDA_R_64F"}.items():
+        assert cuda._KINDS[kind].cuda_type == getattr(cupy.cuda.runtime, constant)
+    assert callable(cupy.cuda.device.get_cublas_handle)
+    assert callable(cupy.RawModule.get_function)
