@@ -253,13 +253,18 @@ def decided(device, rows, columns):
 
 @pytest.mark.parametrize("d", [1, 2, 3, 4, 5, 16, 33, 384, 1000])
 def test_a_dot_product_is_the_fixed_tree_of_exact_products(device, d):
-    """Elements of all sizes, so that every other order of adding would show; subnormal numbers and zeros of either
-    sign, which a GPU told to flush would lose."""
+    """Terms of all sizes that cancel but for their rounding errors, so that every other order of adding shows; then
+    subnormal numbers and zeros of either sign, which a GPU told to flush would lose."""
     rng = np.random.default_rng(d)
-    size = 2.0 ** rng.integers(-140, 60, size=(2, 400, d))
-    a, b = (size * rng.choice([-1, 1, 0.0, -0.0, 1.5], size=size.shape)).astype(np.float32)
-    a[:50] *= np.float32(2**-149)  # products of subnormal numbers
-    b[::3] = -b[::3]
+    half = (2.0 ** rng.integers(-30, 30, size=(400, d)) * rng.normal(size=(400, d))).astype(np.float32)
+    mirrored = np.arange(d) % max(d // 2, 1)
+    a, b = (np.ascontiguousarray(side[:, mirrored]) for side in (half, half[::-1]))
+    b[:, d // 2 :] *= -1
+    for x, y in zip(a, b, strict=True):
+        order = rng.permutation(d)
+        x[:], y[:] = x[order], y[order]
+    a[:50] = a[:50] * np.float32(2**-60) * np.float32(2**-80)
+    a[50:100] *= rng.choice(np.array([0, -0.0, 1], np.float32), size=(50, d))
     a[-1], b[-1] = 0, -0.0
     scores, indices, _ = decided(device, a, b)
     expected = np.array([oracle.similarity(x, y) for x, y in zip(a, b, strict=True)])
