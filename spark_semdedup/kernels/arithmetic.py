@@ -4,7 +4,8 @@ BLAS sums in an order that depends on the processor, the shape and the row's pos
 bits of its products differ from run to run; near-ties, and with them the rows removed, differ too. Here a dot
 product is defined instead (DESIGN 3.4): float32 values multiplied exactly in float64 (24 + 24 bits fit into 53),
 padded with zeros to a power of two, added by a fixed tree of elementwise additions, rounded once to float32.
-Elementwise IEEE operations give the same bits in NumPy and CuPy, for any batch.
+Elementwise IEEE operations give the same bits in NumPy and CuPy, for any batch (and so do conversions, where CuPy's own
+would lose subnormal numbers: ``arrays``).
 
 It costs a few nanoseconds per element, so matrix products *screen* (``pairwise``, ``assignment``) and this decides.
 The bounds they screen by are here too.
@@ -16,7 +17,15 @@ from collections.abc import Callable
 
 import numpy as np
 
-from spark_semdedup.kernels.arrays import Array, array_module, rows_per_block
+from spark_semdedup.kernels.arrays import (
+    Array,
+    array_module,
+    differences64,
+    products64,
+    rounded,
+    rows_per_block,
+    widened,
+)
 
 FLOAT32_ROUNDING = 2.0**-24
 """Unit roundoff u of float32: a result is off by at most u times its size."""
@@ -47,7 +56,7 @@ def tree_sum(terms: Array) -> Array:
 
 def exact_dots(a: Array, b: Array) -> Array:
     """Dot product of each row of ``a`` with the same row of ``b``: float32 (n, d) twice → float32 (n,)."""
-    return exact_dots64(a, b).astype(np.float32)
+    return rounded(exact_dots64(a, b))
 
 
 def exact_dots64(a: Array, b: Array) -> Array:
@@ -57,7 +66,7 @@ def exact_dots64(a: Array, b: Array) -> Array:
 
 def exact_pair_dots(rows: Array, columns: Array, i: Array, j: Array) -> Array:
     """Dot products of ``rows[i]`` with ``columns[j]``; float32 matrices, integer (m,) → float32 (m,)."""
-    return exact_pair_dots64(rows, columns, i, j).astype(np.float32)
+    return rounded(exact_pair_dots64(rows, columns, i, j))
 
 
 def exact_pair_dots64(rows: Array, columns: Array, i: Array, j: Array) -> Array:
@@ -74,12 +83,11 @@ def squared_pair_distances(rows: Array, columns: Array, i: Array, j: Array) -> A
 
 
 def _dots64(a: Array, b: Array) -> Array:
-    return tree_sum(array_module(a).multiply(a, b, dtype=np.float64))
+    return tree_sum(products64(a, b))
 
 
 def _distances64(a: Array, b: Array) -> Array:
-    xp = array_module(a)
-    difference = xp.subtract(a, b, dtype=np.float64)
+    difference = differences64(a, b)
     difference *= difference  # a kernel of its own in CuPy: no fused multiply-add may reach the sum
     return tree_sum(difference)
 
@@ -115,13 +123,16 @@ def unit_vectors(vectors: Array) -> Array:
     result = xp.empty((n, d), np.float32)
     step = rows_per_block(xp, 8 * d)
     for start in range(0, n, step):
-        block = vectors[start : start + step].astype(np.float64)
-        if vectors.dtype != np.float32:  # squares of float32 values stay within float64's range as they are
+        block = vectors[start : start + step]
+        if vectors.dtype == np.float32:  # whose squares stay within float64's range as they are
+            block = widened(block)
+        else:
+            block = block.astype(np.float64)
             _scale_to_one(block)
         norm = xp.sqrt(tree_sum(block * block))
         norm[norm == 0] = 1
         xp.divide(block, norm[:, None], out=block)
-        result[start : start + step] = block
+        result[start : start + step] = rounded(block)
     return result
 
 

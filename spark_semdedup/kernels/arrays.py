@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from types import ModuleType
 from typing import Any
@@ -42,3 +43,53 @@ def marked_pairs(marked: Array) -> tuple[Array, Array]:
     """
     places = array_module(marked).flatnonzero(marked)
     return places // marked.shape[1], places % marked.shape[1]
+
+
+# --- between float32 and float64 -----------------------------------------------------------------------------
+
+# CuPy compiles with -ftz=true (``cupy/cuda/compiler.py``, 14.2): its own conversions, ``astype`` among them, make zeros
+# of subnormal float32 numbers, as NumPy's do not. In PTX nothing is flushed unless an instruction says so.
+_WIDENED = 'double {0}64; asm("cvt.f64.f32 %0, %1;" : "=d"({0}64) : "f"({0}));'
+_ROUNDED = 'float {0}32; asm("cvt.rn.f32.f64 %0, %1;" : "=f"({0}32) : "d"({0}));'
+OPERATIONS = {
+    "widened": ("float32 x", "float64 y", _WIDENED.format("x") + " y = x64;"),
+    "rounded": ("float64 x", "float32 y", _ROUNDED.format("x") + " y = x32;"),
+    "products64": (
+        "float32 a, float32 b",
+        "float64 y",
+        _WIDENED.format("a") + _WIDENED.format("b") + " y = a64 * b64;",
+    ),
+    "differences64": (
+        "float32 a, float32 b",
+        "float64 y",
+        _WIDENED.format("a") + _WIDENED.format("b") + " y = a64 - b64;",
+    ),
+}
+"""Elementwise kernels: their arguments, their result, and what is done."""
+
+
+@functools.cache
+def _operation(name: str) -> Any:
+    import cupy
+
+    return cupy.ElementwiseKernel(*OPERATIONS[name], f"spark_semdedup_{name}")
+
+
+def widened(array: Array) -> Array:
+    """A float32 array as float64."""
+    return array.astype(np.float64) if array_module(array) is np else _operation("widened")(array)
+
+
+def rounded(array: Array) -> Array:
+    """A float64 array rounded to float32."""
+    return array.astype(np.float32) if array_module(array) is np else _operation("rounded")(array)
+
+
+def products64(a: Array, b: Array) -> Array:
+    """Products of float32 arrays, exact in float64."""
+    return np.multiply(a, b, dtype=np.float64) if array_module(a) is np else _operation("products64")(a, b)
+
+
+def differences64(a: Array, b: Array) -> Array:
+    """Differences of float32 arrays in float64."""
+    return np.subtract(a, b, dtype=np.float64) if array_module(a) is np else _operation("differences64")(a, b)

@@ -23,7 +23,7 @@ from spark_semdedup.kernels.arithmetic import (
     squared_pair_distances,
     unit_vectors,
 )
-from spark_semdedup.kernels.arrays import Array, array_module, marked_pairs, rows_per_block
+from spark_semdedup.kernels.arrays import Array, array_module, marked_pairs, rounded, rows_per_block
 
 
 @dataclass(frozen=True)
@@ -70,9 +70,9 @@ def nearest_centroids(
     own = xp.arange(n)
     l2 = cosine = None
     if "l2_dist_to_cent" in distances:
-        l2 = xp.sqrt(squared_pair_distances(vectors, centroids, own, label)).astype(np.float32)
+        l2 = rounded(xp.sqrt(squared_pair_distances(vectors, centroids, own, label)))
     if "cosine_dist_to_cent" in distances:
-        cosine = xp.maximum(1.0 - exact_pair_dots64(vectors, units, own, label), 0.0).astype(np.float32)
+        cosine = rounded(xp.maximum(1.0 - exact_pair_dots64(vectors, units, own, label), 0.0))
     return Assignment(label, l2, cosine)
 
 

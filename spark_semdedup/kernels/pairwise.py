@@ -17,6 +17,9 @@ is kept itself; had B been a duplicate too, C would still be one (DESIGN 3.3).
 The *floor* for n rows of dimension d is n² d floating-point operations (half of the square, two each) and one
 read of the rows. Each product of the screening pass is read twice while it lies in the cache (maximum, then the
 few candidates), and each row's candidates, rarely more than two, cost d exact multiplications and additions.
+
+CuPy arrays are screened and decided by ``cuda``, with the same bits for a result; what is here is for NumPy, and for
+dimensions too large for that.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ import pytest
 import vectors
 from kernels import emulation
 
-from spark_semdedup.kernels import cuda, cuda_source, pairwise
+from spark_semdedup.kernels import arrays, cuda, cuda_source, pairwise
 from spark_semdedup.kernels.arithmetic import screening_error
 
 PRECISIONS = ["float16", "float32", "float64"]
@@ -322,10 +322,9 @@ def nvrtc():
     return ctypes.CDLL(str(next(filter(None, names))))
 
 
-def compiled_ptx(nvrtc, architecture: str, **macros: int) -> str:
+def compiled_ptx(nvrtc, architecture: str, source: str = cuda_source.SOURCE, **macros: int) -> str:
     program = ctypes.c_void_p()
-    source = cuda_source.SOURCE.encode()
-    assert not nvrtc.nvrtcCreateProgram(ctypes.byref(program), source, b"kernels.cu", 0, None, None)
+    assert not nvrtc.nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"kernels.cu", 0, None, None)
     options = [f"--gpu-architecture={architecture}", "-ftz=true", *cuda.compile_options(**macros)]
     failed = nvrtc.nvrtcCompileProgram(
         program, len(options), (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
@@ -359,6 +358,21 @@ def test_no_conversion_flushes_and_nothing_is_fused(nvrtc):
     assert re.findall(r"cvt\S*f32\.f64|cvt\S*f64\.f32", ptx)
     assert not re.findall(r"cvt\S*ftz\S*", ptx)
     assert not re.findall(r"fma\S*f64", ptx)
+
+
+@pytest.mark.parametrize("name", arrays.OPERATIONS)
+def test_elementwise_conversions_do_not_flush(nvrtc, name):
+    """As CuPy wraps them: arguments are references to elements, the operation is a statement among others."""
+    types = {"float32": "float", "float64": "double"}
+    inputs, output, operation = arrays.OPERATIONS[name]
+    named = [argument.split() for argument in (*inputs.split(", "), output)]
+    parameters = ", ".join(f"{types[kind]}* {letter}s" for kind, letter in named)
+    references = " ".join(f"{types[kind]}& {letter} = {letter}s[threadIdx.x];" for kind, letter in named)
+    source = f'extern "C" __global__ void wrapped({parameters}) {{ {references} {operation}; }}'
+    expected = "cvt.rn.f32.f64" if name == "rounded" else "cvt.f64.f32"
+    assert set(re.findall(r"cvt\.\S*", compiled_ptx(nvrtc, "compute_90", source))) == {expected}
+    naive = source.replace(operation, "y = x" if "x" in inputs else "y = (double)a * b")
+    assert "ftz" in "".join(re.findall(r"cvt\.\S*", compiled_ptx(nvrtc, "compute_90", naive)))
 
 
 def test_cupy_has_what_is_used_of_it():
