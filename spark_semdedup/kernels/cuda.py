@@ -11,7 +11,7 @@ A panel of rows is multiplied with one block of columns after another, each bloc
              +-------+-------+-------+                        once: the host reads how many rows kept too much
 
 Blocks right of the staircase are not multiplied. The host waits once, at the end. Rows that kept more candidates than
-there is room for (boilerplate, equal rows) are screened again in float32, whose slack is a twentieth of float16's; rows
+there is room for (boilerplate, equal rows) are screened again in float32, whose slack is a tenth of float16's; rows
 that are still too full are multiplied in float64, whose products are scores but for their last rounding.
 
 Floor for n rows of dimension d, and what n = 50,000, d = 768 should take on an H200 (990 TFLOP/s by its data sheet, 650
@@ -195,8 +195,9 @@ class _State:
         """The rows of the panel that have predecessors in a block of columns, and that block; block after block."""
         limits = self.limits[panel]
         end = min(_round_up(int(limits[-1]), _ALIGNED), self.columns.shape[0])
-        for start in range(0, int(limits[-1]), width):
-            first = panel.start + int(np.searchsorted(limits, start, side="right"))
+        starts = range(0, int(limits[-1]), width)
+        firsts = np.searchsorted(limits, starts, side="right") + panel.start
+        for start, first in zip(starts, firsts.tolist(), strict=True):
             yield slice(first, panel.stop), slice(start, min(start + width, end))
 
     def decide(self, rows: slice, slack: float, candidates: _Candidates, overfull: Array) -> None:
@@ -289,6 +290,8 @@ class _Products:
         self._kind = kind
         self.width = _block_width(state, np.dtype(kind.dtype).itemsize)
         self._array = xp.empty((state.panel_rows, self.width), kind.dtype)
+        self._compute = getattr(self._cublas, kind.compute)
+        self._one, self._zero = _ONE[kind.sums].ctypes.data, _ZERO[kind.sums].ctypes.data
 
     def multiply(self, rows: Array, part: slice, columns: Array, block: slice) -> None:
         """Row i, column j of the workspace becomes ``rows[part][i] · columns[block][j]``.
@@ -296,20 +299,21 @@ class _Products:
         cuBLAS counts column by column, so what is a matrix of rows here is its transpose there: it is asked for
         columns · rowsᵀ, whose transpose this is.
         """
-        kind, blas, d = self._kind, self._cublas, rows.shape[1]
+        blas, data_type, d = self._cublas, self._kind.cuda_type, rows.shape[1]
+        row_bytes = d * self._array.itemsize
         blas.gemmEx(
             self._handle, blas.CUBLAS_OP_T, blas.CUBLAS_OP_N, block.stop - block.start, part.stop - part.start, d,
-            _ONE[kind.sums].ctypes.data,
-            _row_address(columns, block.start), kind.cuda_type, d,
-            _row_address(rows, part.start), kind.cuda_type, d,
-            _ZERO[kind.sums].ctypes.data,
-            _address(self._array), kind.cuda_type, self.width,
-            getattr(blas, kind.compute), blas.CUBLAS_GEMM_DEFAULT,
+            self._one,
+            _address(columns) + block.start * row_bytes, data_type, d,
+            _address(rows) + part.start * row_bytes, data_type, d,
+            self._zero,
+            _address(self._array), data_type, self.width,
+            self._compute, blas.CUBLAS_GEMM_DEFAULT,
         )  # fmt: skip
 
     def place(self, part: slice, block: slice) -> tuple[Any, ...]:
-        """First arguments of a kernel that reads the products: pitch (``screen`` counts 16 bytes), width, position."""
-        pitch = self.width // (16 // self._array.itemsize) if self._array.itemsize < 8 else self.width
+        """First arguments of a kernel that reads the products: pitch in units of 16 bytes, width, position."""
+        pitch = self.width * self._array.itemsize // 16
         return self._array, pitch, block.stop - block.start, block.start, part.start
 
 
@@ -332,10 +336,6 @@ def _launch(kernel: Callable[..., None], blocks: int, *arguments: Any) -> None:
 
 def _address(array: Array) -> int:
     return int(array.data.ptr)
-
-
-def _row_address(array: Array, row: int) -> int:
-    return _address(array) + row * array.shape[1] * array.itemsize
 
 
 def _cublas() -> tuple[Any, int]:
@@ -362,14 +362,14 @@ def _kernel(name: str, **macros: int) -> Callable[..., None]:
     """A kernel of ``cuda_source``, compiled once for each device (CuPy keeps it on disk, too)."""
     import cupy
 
-    return _compiled(cupy.cuda.Device().id, compile_options(**macros)).get_function(name)
+    return _compiled(cupy.cuda.Device().id, compile_options(**macros))(name)
 
 
 @functools.cache
-def _compiled(device: int, options: tuple[str, ...]) -> Any:
+def _compiled(device: int, options: tuple[str, ...]) -> Callable[[str], Callable[..., None]]:
     import cupy
 
-    return cupy.RawModule(code=SOURCE, options=options)
+    return functools.cache(cupy.RawModule(code=SOURCE, options=options).get_function)
 
 
 def compile_options(**macros: int) -> tuple[str, ...]:

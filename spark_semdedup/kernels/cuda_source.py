@@ -211,7 +211,7 @@ bracket(const double* products, i64 pitch, i64 width, i64 first_column, i64 firs
     const i64 row = first_row + blockIdx.x;
     const int n = smaller(width, limits[row] - first_column);
     const float before = highest[row];
-    const double* line = products + blockIdx.x * pitch;
+    const double* line = products + 2 * blockIdx.x * pitch;
     float low = MINUS_INFINITY;
     for (int j = threadIdx.x; j < n; j += THREADS) low = fmaxf(low, rounded(line[j] - error));
     const float most = fmaxf(before, block_max(low, warp_max));
