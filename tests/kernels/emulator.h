@@ -61,12 +61,16 @@ static void run_thread() {
     pause_as(DONE);
 }
 
+static unsigned drawn(unsigned n) {
+    chance = chance * 6364136223846793005u + 1442695040888963407u;  // Knuth's linear congruential generator
+    return (chance >> 33) % n;
+}
+
 // 0 ... n - 1 in an order drawn at random.
 static std::vector<unsigned> drawn_order(unsigned n) {
     std::vector<unsigned> order(n);
     for (unsigned i = 0; i < n; ++i) {
-        chance = chance * 6364136223846793005u + 1442695040888963407u;  // Knuth's linear congruential generator
-        const unsigned other = (chance >> 33) % (i + 1);
+        const unsigned other = drawn(i + 1);
         order[i] = order[other];
         order[other] = i;
     }
@@ -140,7 +144,7 @@ static T __shfl_down_sync(unsigned lanes, T value, unsigned delta) {
 
 template <class T>
 static T atomicAdd(T* address, T value) {
-    pause_as(READY);
+    if (drawn(2)) pause_as(READY);  // others go first, or not
     const T before = *address;
     *address = before + value;
     return before;
@@ -148,7 +152,7 @@ static T atomicAdd(T* address, T value) {
 
 template <class T>
 static T atomicMax(T* address, T value) {
-    pause_as(READY);
+    if (drawn(2)) pause_as(READY);  // others go first, or not
     const T before = *address;
     *address = before < value ? value : before;
     return before;

@@ -194,6 +194,16 @@ def test_the_order_in_which_threads_run_and_how_products_are_off_change_nothing(
     assert len(launched) == 1
 
 
+def test_the_mode_of_cupys_handle_is_set_back(device):
+    rows = vectors.make("random", 20, 16)
+    device.blas.setMathMode(1, 3)
+    found(rows)
+    assert device.blas.getMathMode(1) == 3
+    with pytest.raises(KeyError):
+        found(rows, precision="float8")
+    assert device.blas.getMathMode(1) == 3
+
+
 def test_any_vectors_equal_brute_force(device):
     hypothesis = pytest.importorskip("hypothesis")
     st, arrays = hypothesis.strategies, pytest.importorskip("hypothesis.extra.numpy").arrays
