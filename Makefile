@@ -1,6 +1,8 @@
 # make demo      try it on a small real corpus
 # make test      linters and types, the quick tests, then the slow ones
 # make test-gpu  the kernels on this machine's GPU
+# make bench     ours beside its peers on this machine's CPUs, under 30 minutes; bench-1m: a million rows, about an hour
+# make bench-gpu the kernel beside PyTorch's operations on this machine's GPU, under 5 minutes
 #
 # A virtual environment is made in $(VENV) when it is missing, and installed again when pyproject.toml changes.
 
@@ -8,13 +10,17 @@ PYSPARK ?= 4.0.3
 VENV ?= .venv
 # For test-gpu: a Python that has CuPy, hypothesis, NumPy and pytest. Neither Spark nor Java is needed.
 GPU_PYTHON ?= python3
+# For bench: a folder of Parquet files with id and embedding (up to 64k rows), and where generated data goes.
+BENCH_DATA ?= $(or $(wildcard ../shared/data/debian),spark_semdedup/data/debian-sample.parquet)
+BENCH_DIR ?= build/bench
 
 bin := $(VENV)/bin
 installed := $(VENV)/.installed-$(PYSPARK)
 installed_dev := $(VENV)/.installed-dev-$(PYSPARK)
+installed_bench := $(VENV)/.installed-bench-$(PYSPARK)
 requirements := PYTHON='$(PYTHON)' PYSPARK='$(PYSPARK)' sh .ci/check-requirements.sh
 
-.PHONY: demo test lint format test-quick test-slow test-gpu requirements clean
+.PHONY: demo test lint format test-quick test-slow test-gpu bench bench-1m bench-gpu requirements clean
 
 demo: requirements $(installed)
 	$(bin)/spark-semdedup demo
@@ -44,6 +50,22 @@ test-gpu:
 	  exit 1; }
 	$(GPU_PYTHON) -m pytest -m gpu tests/kernels
 
+bench: requirements $(installed_bench) $(BENCH_DIR)/rows-250000
+	$(bin)/python benchmarks/bench.py $(BENCH_DATA) --limit 180
+	$(bin)/python benchmarks/bench.py $(BENCH_DIR)/rows-250000 --limit 600
+	$(bin)/python benchmarks/skew.py
+
+bench-1m: requirements $(installed_bench) $(BENCH_DIR)/rows-250000 $(BENCH_DIR)/rows-1000000
+	$(bin)/python benchmarks/bench.py $(BENCH_DIR)/rows-250000 $(BENCH_DIR)/rows-1000000 --methods ours --floor
+	$(bin)/python benchmarks/bench.py $(BENCH_DIR)/rows-1000000 --methods semhash --limit 3600
+
+$(BENCH_DIR)/rows-%: | $(installed)
+	@mkdir -p $(BENCH_DIR)
+	$(bin)/python benchmarks/generate.py $@ --rows $*
+
+bench-gpu:
+	$(GPU_PYTHON) benchmarks/gpu_kernel.py
+
 requirements:
 	@$(requirements) >/dev/null
 
@@ -60,6 +82,10 @@ $(installed_dev): pyproject.toml | $(bin)/python
 	@rm -f $(VENV)/.installed-*
 	$(bin)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' 'pyspark==$(PYSPARK)'
 	@touch $(installed) $@
+
+$(installed_bench): $(installed)
+	$(bin)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]' 'pyspark==$(PYSPARK)'
+	@touch $@
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis spark-warehouse

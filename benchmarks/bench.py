@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -40,9 +41,14 @@ BLOCK = 2048
 # --- data ---------------------------------------------------------------------------------------------------
 
 
+def parts(path: Path) -> list[Path]:
+    """The Parquet files of a folder, or the one file."""
+    return sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
+
+
 def read(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Positions of ids in their order (the rank of "lowest id"), and unit vectors float32 (n, d)."""
-    table = pq.read_table(path, columns=["id", "embedding"])
+    table = pa.concat_tables(pq.read_table(part, columns=["id", "embedding"]) for part in parts(path))
     ids = table["id"].combine_chunks()
     flat = np.concatenate([chunk.flatten().to_numpy() for chunk in table["embedding"].chunks])
     x = flat.reshape(len(ids), -1).astype(np.float32)
@@ -51,7 +57,7 @@ def read(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def ids_of(path: Path) -> pa.Array:
-    return pq.read_table(path, columns=["id"])["id"].combine_chunks()
+    return pa.concat_tables(pq.read_table(part, columns=["id"]) for part in parts(path))["id"].combine_chunks()
 
 
 # --- methods: each gives the positions of the rows it removes ------------------------------------------------
@@ -166,6 +172,8 @@ class Measured:
     peak_gib: float
     removed: np.ndarray | None
     note: str
+    summary: dict[str, Any] | None = None
+    """``summary.json`` of our run."""
 
 
 def measure(method: str, path: Path, threshold: float, limit: float) -> Measured:
@@ -185,18 +193,19 @@ def measure(method: str, path: Path, threshold: float, limit: float) -> Measured
             timed_out = time.monotonic() - start > limit
             if timed_out:
                 os.killpg(process.pid, signal.SIGKILL)
-            time.sleep(0.25)
+            time.sleep(1)
         wall = time.monotonic() - start
         log.seek(0)
         text = log.read()
         note = f"not finished after {limit:.0f} s" if timed_out else ""
         if process.returncode and not timed_out:
             note = f"failed: {text.strip().splitlines()[-1][:80] if text.strip() else process.returncode}"
+        summary = None
         if method == "ours" and not note:
             summary = json.loads(text[text.index("{") : text.rindex("}") + 1])
             note = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in summary["seconds"].items())
         removed = np.load(out) if out.exists() else None
-        return Measured(wall, sum(cpu.values()), peak / 2**30, removed, note)
+        return Measured(wall, sum(cpu.values()), peak / 2**30, removed, note, summary)
 
 
 def _sample(psutil, pid: int, cpu: dict[int, float]) -> int:  # type: ignore[no-untyped-def]
@@ -275,22 +284,23 @@ def wilson(part: int, whole: int, z: float = 1.96) -> tuple[float, float]:
 # --- the floor of our run -----------------------------------------------------------------------------------
 
 
-def floor(path: Path, threshold: float, pairs: int, k: int) -> dict[str, float]:
+def floor(path: Path, pairs: int, k: int, duplicates: int) -> dict[str, float]:
     """Seconds below which our design cannot go on this machine, part by part, measured now.
 
-    Matrix products of fit (10 iterations), assignment and comparison at the machine's float32 rate; one identity
-    ``mapInArrow`` for each crossing between JVM and Python (embeddings as they are; unit vectors, as binary); one
-    shuffle of the unit vectors; reading the input and writing the share of it that remains as Parquet.
+    Matrix products of fit (10 iterations), assignment and comparison at the machine's float32 rate. One identity
+    ``mapInArrow`` for each crossing between JVM and Python: the fit sample (all rows are read, few cross), the
+    embeddings as they are and back as binary unit vectors, the shuffled unit vectors. The shuffle of those. The input
+    read, and the share of it that remains written as Parquet. Each once, in a fresh session, as the run itself is.
     """
     from pyspark.sql import functions as F
 
     from spark_semdedup.session import local_session
 
-    n, d = pq.ParquetDataset(path).read(columns=["id"]).num_rows, read_dim(path)
+    n, d = len(ids_of(path)), read_dim(path)
     a = np.random.default_rng(0).standard_normal((4096, d), np.float32)
     b = a[::-1].copy()
-    rate = 2 * 4096 * 4096 * d / min(timed(lambda: a @ b.T) for _ in range(5))
-    parts = {
+    rate = 2 * 4096 * 4096 * d / min(timed(lambda: a @ b.T) for _ in range(9))
+    seconds = {
         "GEMM fit": 2 * min(64 * k, n) * k * d * 10 / rate,
         "GEMM assign": 2 * n * k * d / rate,
         "GEMM compare": 2 * pairs * d / rate,
@@ -307,27 +317,29 @@ def floor(path: Path, threshold: float, pairs: int, k: int) -> dict[str, float]:
         for batch in batches:
             yield pa.RecordBatch.from_arrays([batch.column(0), binary_rows(matrix(batch.column(1), d)[1])], ["id", "u"])
 
-    spark.range(1000).mapInArrow(same, "id long").count()  # start the workers
+    def run(rows) -> float:  # type: ignore[no-untyped-def]
+        return timed(lambda: rows.write.save(format="noop", mode="overwrite"))
+
+    run(spark.range(1000).mapInArrow(same, "id long"))  # starts the workers
+    sampled = df.where(F.xxhash64("id") < int((min(64 * k / n, 1) - 0.5) * 2**64))
+    seconds["read, first crossing (fit sample)"] = run(sampled.mapInArrow(same, df.schema))
     schema = f"id {df.schema['id'].dataType.simpleString()}, u binary"
-    packed = df.mapInArrow(pack, schema)
-    noop = {"format": "noop", "mode": "overwrite"}
-    once = timed(lambda: packed.write.save(**noop))
-    shuffled = packed.repartition(8, F.col("id"))
-    twice = timed(lambda: shuffled.write.save(**noop))
-    thrice = timed(lambda: shuffled.mapInArrow(same, schema).write.save(**noop))
-    parts["read, first crossing"] = once
-    parts["shuffle"] = max(twice - once, 0.0)
-    parts["second crossing"] = max(thrice - twice, 0.0)
+    seconds["read, second crossing and back"] = run(df.mapInArrow(pack, schema))
+    # Rows as large as those shuffled, made from nothing, so that making them takes next to no time.
+    packed = spark.range(n).select("id", F.expr(f"cast(repeat('x', {4 * d}) as binary) as u"))
+    made = run(packed)
+    shuffled = packed.repartition(8, "id")
+    seconds["shuffle"] = run(shuffled) - made
+    seconds["third crossing"] = run(shuffled.mapInArrow(same, shuffled.schema)) - seconds["shuffle"] - made
     with tempfile.TemporaryDirectory() as out:
-        kept = spark.read.parquet(str(path)).where(F.pmod(F.hash("id"), F.lit(100)) < 86)
-        parts["read, encode and write what remains"] = timed(lambda: kept.write.parquet(f"{out}/kept"))
+        kept = spark.read.parquet(str(path)).where(F.pmod(F.hash("id"), F.lit(10_000)) >= round(1e4 * duplicates / n))
+        seconds["read, encode and write what remains"] = timed(lambda: kept.write.parquet(f"{out}/kept"))
     spark.stop()
-    return parts
+    return seconds
 
 
 def read_dim(path: Path) -> int:
-    file = sorted(path.rglob("*.parquet"))[0]
-    return len(next(pq.ParquetFile(file).iter_batches(1, columns=["embedding"])).column(0)[0])
+    return len(next(pq.ParquetFile(parts(path)[0]).iter_batches(1, columns=["embedding"])).column(0)[0])
 
 
 def timed(work: Callable[[], object]) -> float:
@@ -355,7 +367,7 @@ def machine() -> str:
 
 
 def report(path: Path, args: argparse.Namespace) -> None:
-    rows = sum(pq.ParquetFile(f).metadata.num_rows for f in path.rglob("*.parquet"))
+    rows = len(ids_of(path))
     truth = Truth.of(path, args.threshold, args.truth_rows)
     print(f"\n### {path.name}: {rows:,} × {read_dim(path)}, similarity ≥ {args.threshold}\n\n{machine()}\n")
     print("| method | wall s | CPU s | peak GiB | removed | recall | precision | |\n|---|---|---|---|---|---|---|---|")
@@ -370,6 +382,17 @@ def report(path: Path, args: argparse.Namespace) -> None:
             f"| {got.note} |",
             flush=True,
         )
+        if args.floor and got.summary is not None:
+            print_floor(path, got)
+
+
+def print_floor(path: Path, ours: Measured) -> None:
+    assert ours.summary is not None
+    seconds = floor(path, *(ours.summary["counts"][name] for name in ("pairs_compared", "clusters", "duplicates")))
+    total = sum(seconds.values())
+    print("\n| floor | s |\n|---|---|")
+    print(*(f"| {name} | {part:.1f} |" for name, part in seconds.items()), sep="\n")
+    print(f"| in all | {total:.1f} |\n\nOurs took {ours.wall / total:.2f} × its floor.", flush=True)
 
 
 def main() -> None:
@@ -379,17 +402,12 @@ def main() -> None:
     parser.add_argument("--limit", type=float, default=300, help="seconds that a method may take")
     parser.add_argument("--truth-rows", type=int, default=5000, help="rows compared with all, beyond 70,000 rows")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
-    parser.add_argument("--floor", metavar="PAIRS,K", help="print the floor of our run instead, for that many pairs")
+    parser.add_argument("--floor", action="store_true", help="also the floor of our run, part by part")
     parser.add_argument("--method", choices=METHODS, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.method:
         np.save(args.out, METHODS[args.method](args.data[0], args.threshold))
-    elif args.floor:
-        pairs, k = map(int, args.floor.split(","))
-        parts = floor(args.data[0], args.threshold, pairs, k)
-        print(*(f"| {name} | {seconds:.1f} |" for name, seconds in parts.items()), sep="\n")
-        print(f"| floor | {sum(parts.values()):.1f} |")
     else:
         for path in args.data:
             report(path, args)

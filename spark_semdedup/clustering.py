@@ -29,7 +29,7 @@ from spark_semdedup.columns import (
     quoted,
     refuse_shadowed,
 )
-from spark_semdedup.devices import resolve_backend, task_module
+from spark_semdedup.devices import Placement, resolve_backend
 from spark_semdedup.errors import SemDedupError
 from spark_semdedup.kernels import nearest_centroids, unit_vectors
 from spark_semdedup.kernels.arrays import to_numpy
@@ -237,7 +237,7 @@ class EmbeddingKMeansModel(CentroidsModel, _EmbeddingKMeansParams):
         spherical = self.value("distanceMeasure") == "cosine"
         raises = self.value("handleInvalid") == "error"
         column = self.value("embeddingCol")
-        backend = resolve_backend(dataset.sparkSession, self.value("backend"))
+        placement = Placement.of(dataset.sparkSession, self.value("backend"), self.value("deviceMemoryFraction"))
         k, dim = centroids.shape
         if self.value("embeddingDim") not in (None, dim):
             raise SemDedupError(
@@ -250,11 +250,12 @@ class EmbeddingKMeansModel(CentroidsModel, _EmbeddingKMeansParams):
                 first = int(np.flatnonzero(~valid)[0])
                 id_ = ids[first].as_py() if isinstance(ids, pa.Array) else ids.iloc[first]
                 raise invalid_row(id_, reasons[first], column)
-            xp = task_module(backend)
-            units = unit_vectors(xp.asarray(rows))
-            found = nearest_centroids(units, xp.asarray(centroids), spherical=spherical, distances=distances)
-            on_host = {name: to_numpy(values) for name, values in vars(found).items() if values is not None}
-            return _Assigned(valid, reasons, to_numpy(units), **on_host)
+            xp = placement.module()
+            with placement.explained(len(rows), dim):
+                units = unit_vectors(xp.asarray(rows))
+                found = nearest_centroids(units, xp.asarray(centroids), spherical=spherical, distances=distances)
+                on_host = {name: to_numpy(values) for name, values in vars(found).items() if values is not None}
+                return _Assigned(valid, reasons, to_numpy(units), **on_host)
 
         return assign
 

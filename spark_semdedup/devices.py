@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import math
 import os
 import socket
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from types import ModuleType
 
 import numpy as np
@@ -82,28 +85,69 @@ def gpu_lacking() -> str | None:
     return None
 
 
-def task_module(backend: str) -> ModuleType:
-    """The array module of this task: NumPy, or CuPy with the task's own GPU made current.
+@dataclass(frozen=True)
+class Placement:
+    """Where a job's tasks compute, known on the driver before they start; travels to them."""
 
-    The GPU is the one Spark assigned to the task; where Spark schedules none (local mode, say), partitions take
-    turns.
-    """
-    if backend == "cpu":
-        return np
-    import cupy
+    backend: str
+    """``gpu`` or ``cpu``, as ``resolve_backend`` gives it."""
+    memory_fraction: float
+    """The Param ``deviceMemoryFraction``."""
+    tasks: int
+    """Tasks that run at once: on each GPU if Spark schedules GPUs, else on the machine, whose GPUs they share."""
+    scheduled: bool
 
-    if os.environ.get("CUPY_TF32", "0") not in ("", "0"):
-        raise SemDedupError(
-            f"CUPY_TF32={os.environ['CUPY_TF32']} in the executors' environment: products of TF32 are off by more than "
-            "the bounds that candidates are screened by; unset it"
-        )
+    @classmethod
+    def of(cls, spark: SparkSession, backend: str, memory_fraction: float) -> Placement:
+        """``backend`` as the Param has it, ``auto`` included."""
+        backend = resolve_backend(spark, backend)
+        amount = spark.conf.get("spark.task.resource.gpu.amount", "") or ""
+        tasks = max(1, math.floor(1 / float(amount))) if amount else slots(spark)
+        return cls(backend, memory_fraction, tasks, bool(amount))
+
+    def module(self) -> ModuleType:
+        """The array module of this task: NumPy, or CuPy with the task's own GPU made current and its memory bounded.
+
+        The GPU is the one Spark assigned to the task; where Spark schedules none (local mode, say), partitions take
+        turns. Raises ``SemDedupError`` where settings of the environment would make products inexact.
+        """
+        if self.backend == "cpu":
+            return np
+        import cupy
+
+        if os.environ.get("CUPY_TF32", "0") not in ("", "0"):
+            raise SemDedupError(
+                f"CUPY_TF32={os.environ['CUPY_TF32']} in the executors' environment: products of TF32 are off by more "
+                "than the bounds that candidates are screened by; unset it"
+            )
+        devices = cupy.cuda.runtime.getDeviceCount()
+        cupy.cuda.Device(_device(devices)).use()
+        cupy.get_default_memory_pool().set_limit(fraction=self.share(devices))
+        return cupy
+
+    def share(self, devices: int) -> float:
+        """Fraction of its GPU's memory that one task may take; ``devices``: GPUs that the task's process sees."""
+        return self.memory_fraction / (self.tasks if self.scheduled else math.ceil(self.tasks / devices))
+
+    @contextmanager
+    def explained(self, rows: int, dim: int) -> Iterator[None]:
+        """Makes one line of a lack of GPU memory while a task works on ``rows`` vectors of length ``dim``."""
+        try:
+            yield
+        except MemoryError as error:  # CuPy's OutOfMemoryError is one
+            if self.backend == "cpu":
+                raise
+            raise SemDedupError(
+                f"{rows} rows of length {dim} do not fit into the share of a GPU that one of {self.tasks} tasks has at "
+                f"deviceMemoryFraction={self.memory_fraction:g}: lower maxClusterRows or batchSize, raise "
+                "deviceMemoryFraction, or let fewer tasks share a GPU (spark.task.resource.gpu.amount)"
+            ) from error
+
+
+def _device(devices: int) -> int:
     context = TaskContext.get()
     addresses = context.resources()["gpu"].addresses if context and "gpu" in context.resources() else []
-    if addresses:
-        device = int(addresses[0])
-        # A worker that CUDA_VISIBLE_DEVICES confines to the task's GPU sees it as device 0.
-        device = device if device < cupy.cuda.runtime.getDeviceCount() else 0
-    else:
-        device = (context.partitionId() if context else 0) % cupy.cuda.runtime.getDeviceCount()
-    cupy.cuda.Device(device).use()
-    return cupy
+    if not addresses:
+        return (context.partitionId() if context else 0) % devices
+    # A worker that CUDA_VISIBLE_DEVICES confines to the task's GPU sees it as device 0.
+    return int(addresses[0]) if int(addresses[0]) < devices else 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -27,16 +28,26 @@ from spark_semdedup.columns import (
     matrix,
     quoted,
 )
-from spark_semdedup.devices import resolve_backend, slots, task_module
+from spark_semdedup.devices import Placement, slots
 from spark_semdedup.errors import InvalidRowsError, SemDedupError, shown
 from spark_semdedup.kernels import max_similarity, unit_vectors
 from spark_semdedup.kernels.arithmetic import norms
 from spark_semdedup.kernels.arrays import Array, to_numpy
 from spark_semdedup.params import HasColumns, HasNormalize, PairwiseParams, RankingParams
-from spark_semdedup.planning import Plan, default_max_rows, default_partitions, plan_tasks, tiles_of
+from spark_semdedup.planning import (
+    Plan,
+    default_max_rows,
+    default_partitions,
+    device_bytes,
+    plan_tasks,
+    tiles_of,
+    worker_bytes,
+)
 from spark_semdedup.ranking import Ranking, rank_order
 from spark_semdedup.sampling import in_lowest
 from spark_semdedup.validation import check_ids
+
+log = logging.getLogger("spark_semdedup")
 
 SIMILARITY_COLUMNS = ("id", "max_id", "cosine_sim_score")
 
@@ -128,21 +139,30 @@ def compare_clusters(
     ``cosine_sim_score``, ``compared`` (how many rows this one was compared with as the later one) and ``reason``.
     """
     spark = rows.sparkSession
-    backend = resolve_backend(spark, params.value("backend"))
+    placement = Placement.of(spark, params.value("backend"), params.value("deviceMemoryFraction"))
     centroids = np.fromiter(sizes.rows, np.int64, len(sizes.rows))
     estimates = np.fromiter(sizes.rows.values(), float, len(sizes.rows))
     max_rows = params.value("maxClusterRows") or default_max_rows(sizes.dim)
     visits = (estimates * tiles_of(estimates, max_rows)).sum()  # a row of a tiled cluster goes to several tasks
     partitions = default_partitions(4.0 * sizes.dim * visits, slots(spark))
     plan = plan_tasks(estimates, max_rows=max_rows, partitions=partitions)
+    largest = min(2 * max_rows, int(estimates.max(initial=0))) if plan.is_tiled else int(estimates.max(initial=0))
+    log.info(
+        "%d tasks in %d partitions; the largest takes about %d MiB of its Python worker%s",
+        len(plan.keys),
+        plan.partitions,
+        worker_bytes(largest, sizes.dim) >> 20,
+        f" and {device_bytes(largest, sizes.dim) >> 20} MiB of its GPU" if placement.backend == "gpu" else "",
+    )
     placed = _place(rows, centroids, plan)
     compare = _GroupComparison(
         ranking=ranking,
         keys=tuple(name for name in rows.columns if name.startswith("key_")),
         vectors=next(name for name in rows.columns if name in ("unit", "embedding")),
         decode=decode,
-        backend=backend,
+        placement=placement,
         batch_size=params.value("batchSize"),
+        precision=_precision(params.value("precision"), placement.backend),
         tiled=plan.is_tiled,
     )
     schema = compare.schema(rows.schema)
@@ -152,6 +172,13 @@ def compare_clusters(
 
     found = placed.repartition(plan.partitions, "task").groupBy("task").applyInPandas(compare_group, schema)
     return _merge(found, compare) if plan.is_tiled else found
+
+
+def _precision(precision: str, backend: str) -> str:
+    """``float32`` or ``float16`` for the Param: NumPy has no float16 product, so rounding only costs time there."""
+    if precision != "auto":
+        return precision
+    return "float16" if backend == "gpu" else "float32"
 
 
 def _place(rows: DataFrame, centroids: np.ndarray, plan: Plan) -> DataFrame:
@@ -185,8 +212,9 @@ class _GroupComparison:
     keys: tuple[str, ...]
     vectors: str
     decode: Callable[[pd.Series, pd.Series], np.ndarray]
-    backend: str
+    placement: Placement
     batch_size: int
+    precision: str
     tiled: bool
 
     def schema(self, rows: T.StructType) -> T.StructType:
@@ -208,7 +236,12 @@ class _GroupComparison:
             group["id"], [group[key] for key in self.keys], self.ranking.key_ascending, self.ranking.id_ascending
         )
         group = group.take(order)
-        units = task_module(self.backend).asarray(self.decode(group[self.vectors], group["id"]))
+        vectors = self.decode(group[self.vectors], group["id"])
+        module = self.placement.module()
+        with self.placement.explained(*vectors.shape):
+            return self._compare(group, module.asarray(vectors))
+
+    def _compare(self, group: pd.DataFrame, units: Array) -> pd.DataFrame:
         tile = group["tile"].to_numpy()
         if tile[0] == group["other"].iat[0]:
             scores, neighbours = self._max_similarity(units, units, np.arange(len(group)))
@@ -233,7 +266,7 @@ class _GroupComparison:
         return pd.concat(parts)
 
     def _max_similarity(self, rows: Array, columns: Array, limits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        found = max_similarity(rows, columns, limits, batch_size=self.batch_size)
+        found = max_similarity(rows, columns, limits, batch_size=self.batch_size, precision=self.precision)
         return to_numpy(found[0]), to_numpy(found[1])
 
     def _answer(

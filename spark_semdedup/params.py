@@ -24,6 +24,7 @@ DEFAULTS: Mapping[str, Any] = {
     "embeddingCol": "embedding",
     "handleInvalid": "error",
     "backend": "auto",
+    "deviceMemoryFraction": 0.8,
     "clusterer": "auto",
     "maxIter": 20,
     "tol": 1e-4,
@@ -34,6 +35,7 @@ DEFAULTS: Mapping[str, Any] = {
     "maxSamplesPerBatch": 32768,
     "distanceMeasure": "euclidean",
     "batchSize": 1024,
+    "precision": "auto",
     "normalize": True,
     "whichToKeep": "hard",
     "distanceMetric": "cosine",
@@ -233,6 +235,12 @@ class HasBackend(SemDedupParams):
         "executor has one)",
         _one_of("backend", "auto", "gpu", "cpu"),
     )
+    deviceMemoryFraction = _param(
+        "deviceMemoryFraction",
+        "share of a GPU's memory that all tasks on it may take together; the rest is left to the RAPIDS Accelerator "
+        "and to other programs",
+        _number("deviceMemoryFraction", lambda v: 0 < v <= 1, "a number above 0, and at most 1"),
+    )
 
 
 class HasSeed(SemDedupParams):
@@ -315,6 +323,12 @@ class PairwiseParams(HasBackend):
         "batchSize",
         "rows compared at once inside a cluster; more uses more memory, the answer is the same",
         _integer("batchSize", 1),
+    )
+    precision = _param(
+        "precision",
+        "what elements are rounded to where similarities are screened: float16 (faster on GPUs), float32 (faster on "
+        "CPUs), or auto; exact arithmetic decides, so the answer is the same",
+        _one_of("precision", "auto", "float32", "float16"),
     )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import numpy as np
+import pyarrow as pa
 import pyspark
 from pyspark.ml import Model
 from pyspark.ml.util import (
@@ -19,7 +20,10 @@ from pyspark.ml.util import (
     MLWritable,
     MLWriter,
 )
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.pandas.types import from_arrow_schema
 
+from spark_semdedup.columns import list_rows
 from spark_semdedup.errors import SemDedupError
 from spark_semdedup.params import SemDedupParams
 
@@ -36,12 +40,21 @@ class _CentroidsWriter(MLWriter):
 
     def saveImpl(self, path: str) -> None:
         model = self._model
-        DefaultParamsWriter.saveMetadata(
-            model, path, _context(self), extraMetadata={"history": list(map(float, model.history))}
-        )
-        rows = [(i, row.tolist()) for i, row in enumerate(model.centroids)]
-        frame = self.sparkSession.createDataFrame(rows, "centroid int, vector array<float>")
-        frame.coalesce(1).write.parquet(f"{path}/data")
+        history = {"history": list(map(float, model.history))}
+        metadata = DefaultParamsWriter._get_metadata_to_save(model, _context(self), extraMetadata=history)
+        # What saveMetadata does, and as many Arrow rows as there are: rows that are pickled start Python workers.
+        frame = local_frame(self.sparkSession, pa.table({"value": [metadata]}))
+        frame.coalesce(1).write.text(f"{path}/metadata")
+        ids = pa.array(range(len(model.centroids)), pa.int32())
+        table = pa.table({"centroid": ids, "vector": list_rows(model.centroids)})
+        local_frame(self.sparkSession, table).coalesce(1).write.parquet(f"{path}/data")
+
+
+def local_frame(spark: SparkSession, table: pa.Table) -> DataFrame:
+    """A DataFrame of the rows of a small Arrow table."""
+    if hasattr(DataFrame, "toArrow"):  # Spark 4
+        return spark.createDataFrame(table)
+    return spark.createDataFrame(table.to_pylist(), from_arrow_schema(table.schema))
 
 
 class _CentroidsReader(MLReader):

@@ -143,6 +143,21 @@ def default_max_rows(dim: int) -> int:
     return max(2, min(32_768, 2**28 // (4 * dim)))
 
 
+def worker_bytes(rows: int, dim: int) -> int:
+    """Bytes that comparing a group of ``rows`` takes in a Python worker, at most, beside what an idle one has.
+
+    Unit vectors stand there four times: as the Arrow batch, as pandas' values, joined to a matrix, and, of two tiles,
+    apart. Ids, rank keys and the answer come to less than 500 bytes a row, unless ids are long.
+    """
+    return rows * (4 * 4 * dim + 500) + 2**26
+
+
+def device_bytes(rows: int, dim: int) -> int:
+    """Bytes of GPU memory that comparing a group of ``rows`` takes: vectors as float32 and float16, of two tiles copied
+    apart, and the kernel's workspace (``kernels.cuda``)."""
+    return rows * (2 * 4 * dim + 2 * dim + 40) + 2**26
+
+
 def default_partitions(total_bytes: float, slots: int) -> int:
     """Partitions for the comparison of vectors of ``total_bytes``: a few per slot, so that slots end together; none
     much over 256 MiB, and none for less than 1 MiB, which takes longer to schedule than to compare."""

@@ -215,23 +215,32 @@ def test_faiss_recovers_separated_clusters(measure, init):
     assert (found.clusterer, found.rows) == ("faiss", 200)
 
 
-def test_faiss_default_initialisation_is_k_means_plus_plus_and_logged(caplog):
+def test_faiss_starts_from_random_rows_by_default_and_says_so(caplog):
     x = random_units(300)
     with caplog.at_level(logging.INFO, logger="spark_semdedup"):
         default = fit_faiss(x, settings())
-    assert "initMode k-means|| (default) → k-means++" in caplog.text
-    np.testing.assert_array_equal(default.centroids, fit_faiss(x, settings(initMode="k-means++")).centroids)
-    assert (default.centroids != fit_faiss(x, settings(initMode="random")).centroids).any()
+    assert "initMode k-means|| (default) → random" in caplog.text
+    np.testing.assert_array_equal(default.centroids, fit_faiss(x, settings(initMode="random")).centroids)
+    assert (default.centroids != fit_faiss(x, settings(initMode="k-means++")).centroids).any()
+
+
+def test_faiss_stops_at_a_thousandth_unless_tol_is_set(caplog):
+    x = random_units(500)
+    with caplog.at_level(logging.INFO, logger="spark_semdedup"):
+        default = fit_faiss(x, settings(8))
+    assert "improves by less than the fraction 0.001" in caplog.text
+    assert default.history == fit_faiss(x, settings(8, tol=1e-3)).history
+    assert len(default.history) < len(fit_faiss(x, settings(8, tol=1e-4)).history)
 
 
 def test_faiss_history_is_the_mean_objective():
     x = random_units(500)
-    euclidean = fit_faiss(x, settings(8, maxIter=30, tol=0.0))
+    euclidean = fit_faiss(x, settings(8, maxIter=12, tol=0.0))
     squared = ((x[:, None, :] - euclidean.centroids[None]) ** 2).sum(-1).min(1).mean()
-    assert len(euclidean.history) == 30
+    assert len(euclidean.history) == 12
     assert (np.diff(euclidean.history) <= 1e-6).all()
     assert euclidean.history[-1] == pytest.approx(squared, rel=5e-3)
-    cosine = fit_faiss(x, settings(8, maxIter=30, tol=0.0, distanceMeasure="cosine"))
+    cosine = fit_faiss(x, settings(8, maxIter=12, tol=0.0, distanceMeasure="cosine"))
     assert (np.diff(cosine.history) >= -1e-6).all()
     assert cosine.history[-1] == pytest.approx((x @ cosine.centroids.T).max(1).mean(), rel=5e-3)
     np.testing.assert_allclose(np.linalg.norm(cosine.centroids, axis=1), 1, atol=1e-6)

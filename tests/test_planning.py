@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import re
+
 import numpy as np
 import pytest
 from pyspark.sql import functions as F
@@ -10,6 +13,7 @@ from spark_semdedup import PairwiseSimilarity, SemDedupModel
 from spark_semdedup.planning import (
     default_max_rows,
     default_partitions,
+    device_bytes,
     keys_for,
     murmur3_int64,
     pack,
@@ -17,6 +21,7 @@ from spark_semdedup.planning import (
     pair_tiles,
     partition_of,
     plan_tasks,
+    worker_bytes,
 )
 
 
@@ -69,6 +74,16 @@ def test_every_pair_of_rows_meets_in_exactly_one_task_and_no_row_of_two_clusters
 def test_an_empty_plan():
     plan = plan_tasks(np.zeros(0), max_rows=10, partitions=4)
     assert (len(plan.keys), plan.is_tiled, list(plan.keys_by_tile())) == (0, False, [])
+
+
+def test_memory_of_a_task_is_known_in_advance_and_said(spark, crowded, caplog):
+    centres, df = crowded
+    with caplog.at_level(logging.INFO, logger="spark_semdedup"):
+        SemDedupModel(centroids=centres, maxClusterRows=20).similarities(df)
+    assert re.search(r"\d+ tasks in \d+ partitions; the largest takes about 64 MiB of its Python worker\n", caplog.text)
+    for dim in (16, 384, 4096):  # two tiles at once, at the default
+        assert worker_bytes(2 * default_max_rows(dim), dim) < 2.2 * 2**30
+        assert device_bytes(2 * default_max_rows(dim), dim) < 1.6 * 2**30
 
 
 def test_defaults_bound_memory():
