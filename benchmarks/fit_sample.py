@@ -96,8 +96,8 @@ def main() -> None:
     parser.add_argument("--k", nargs="+", type=int, default=[250])
     parser.add_argument("--rows-per-centroid", nargs="+", type=int, default=[16, 32, 64, 128, 256])
     parser.add_argument("--max-iter", nargs="+", type=int, default=[5, 10, 20])
-    parser.add_argument("--tol", type=float, default=1e-4)
-    parser.add_argument("--init-mode", choices=["k-means++", "random"], default="k-means++")
+    parser.add_argument("--tol", type=float, default=1e-3)
+    parser.add_argument("--init-mode", choices=["k-means++", "random"], default="random")
     parser.add_argument("--seeds", type=int, default=3, help="number of samples and fits to average over")
     args = parser.parse_args()
 

@@ -24,9 +24,9 @@ distanceMeasure     euclidean; cosine: Lloyd      both (spherical)              
 all other Params, too. oversamplingFactor matters to k-means|| alone. "error" is a ``SemDedupError`` that names the
 Param and the clusterer; it is raised for what the *user* has set, a default maps to its nearest equivalent.
 
-FAISS starts from random rows unless told otherwise: on its 64 rows per centroid, at k = 1,000, k-means++ took twice the
-time and came to clusters as tight but less even, which costs 2 to 15 % more pairs (``benchmarks/fit_sample.py``). Its
-fits improve by less than 0.001 per iteration after 8 to 14; going on changed inertia by 0.2 %, and not the pairs.
+FAISS starts from random rows unless told otherwise: at k = 1,000, on 64 rows per centroid, k-means++ took 1.5 to 2.7
+times as long and came to clusters as tight but less even, with 3 to 6 % more pairs to compare. An iteration improves the
+objective by less than 0.001 after 8 to 14 of them; going on changed inertia by 0.2 %, and the pairs not at all.
 
 Seeds are folded to 31 bits, which is what cuML and FAISS take: seeds with the same last 31 bits are the same.
 """
