@@ -51,8 +51,8 @@ test-gpu:
 	$(GPU_PYTHON) -m pytest -m gpu tests/kernels
 
 bench: requirements $(installed_bench) $(BENCH_DIR)/rows-250000
-	$(bin)/python benchmarks/bench.py $(BENCH_DATA) --limit 180
-	$(bin)/python benchmarks/bench.py $(BENCH_DIR)/rows-250000 --limit 600
+	$(bin)/python benchmarks/bench.py $(BENCH_DATA) --limit 100
+	$(bin)/python benchmarks/bench.py $(BENCH_DIR)/rows-250000 --limit 400 --floor
 	$(bin)/python benchmarks/skew.py
 
 bench-1m: requirements $(installed_bench) $(BENCH_DIR)/rows-250000 $(BENCH_DIR)/rows-1000000
@@ -60,8 +60,9 @@ bench-1m: requirements $(installed_bench) $(BENCH_DIR)/rows-250000 $(BENCH_DIR)/
 	$(bin)/python benchmarks/bench.py $(BENCH_DIR)/rows-1000000 --methods semhash --limit 3600
 
 $(BENCH_DIR)/rows-%: | $(installed)
-	@mkdir -p $(BENCH_DIR)
-	$(bin)/python benchmarks/generate.py $@ --rows $*
+	@mkdir -p $(BENCH_DIR) && rm -rf $@.part
+	$(bin)/python benchmarks/generate.py $@.part --rows $*
+	@mv $@.part $@
 
 bench-gpu:
 	$(GPU_PYTHON) benchmarks/gpu_kernel.py

@@ -37,6 +37,9 @@ import pyarrow.parquet as pq
 
 BLOCK = 2048
 
+SUMMARY = "summary of the run: "
+"""Begins the line by which the process of our run tells its counts and seconds."""
+
 
 # --- data ---------------------------------------------------------------------------------------------------
 
@@ -71,7 +74,7 @@ def ours(path: Path, threshold: float) -> np.ndarray:
         status = main(["run", "--input", str(path), "--output", f"{out}/result", "--threshold", str(threshold)])
         if status:
             raise SystemExit(status)
-        print(Path(out, "result", "summary.json").read_text(), file=sys.stderr)
+        print(SUMMARY + json.dumps(json.loads(Path(out, "result", "summary.json").read_text())))
         removed = pq.read_table(f"{out}/result/duplicates", columns=["id"])["id"].combine_chunks()
     return pc.index_in(removed, ids_of(path)).to_numpy()
 
@@ -202,7 +205,7 @@ def measure(method: str, path: Path, threshold: float, limit: float) -> Measured
             note = f"failed: {text.strip().splitlines()[-1][:80] if text.strip() else process.returncode}"
         summary = None
         if method == "ours" and not note:
-            summary = json.loads(text[text.index("{") : text.rindex("}") + 1])
+            summary = json.loads(next(line for line in text.splitlines() if line.startswith(SUMMARY))[len(SUMMARY) :])
             note = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in summary["seconds"].items())
         removed = np.load(out) if out.exists() else None
         return Measured(wall, sum(cpu.values()), peak / 2**30, removed, note, summary)
@@ -321,7 +324,7 @@ def floor(path: Path, pairs: int, k: int, duplicates: int) -> dict[str, float]:
         return timed(lambda: rows.write.save(format="noop", mode="overwrite"))
 
     run(spark.range(1000).mapInArrow(same, "id long"))  # starts the workers
-    sampled = df.where(F.xxhash64("id") < int((min(64 * k / n, 1) - 0.5) * 2**64))
+    sampled = df.where(F.xxhash64("id") < min(int((64 * k / n - 0.5) * 2**64), 2**63 - 1))
     seconds["read, first crossing (fit sample)"] = run(sampled.mapInArrow(same, df.schema))
     schema = f"id {df.schema['id'].dataType.simpleString()}, u binary"
     seconds["read, second crossing and back"] = run(df.mapInArrow(pack, schema))

@@ -114,7 +114,7 @@ class WorkerMemory:
         while not self._done.wait(0.2):
             for process in psutil.Process().children(recursive=True):
                 try:
-                    if "pyspark" in " ".join(process.cmdline()):
+                    if "pyspark.daemon" in process.cmdline():  # workers are its forks
                         self.peak = max(self.peak, process.memory_info().rss)
                 except psutil.Error:
                     continue

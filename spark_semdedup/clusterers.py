@@ -25,7 +25,7 @@ all other Params, too. oversamplingFactor matters to k-means|| alone. "error" is
 Param and the clusterer; it is raised for what the *user* has set, a default maps to its nearest equivalent.
 
 FAISS starts from random rows unless told otherwise: at k = 1,000, on 64 rows per centroid, k-means++ took 1.5 to 2.7
-times as long and came to clusters as tight but less even, with 3 to 6 % more pairs to compare. An iteration improves the
+times as long and came to clusters as tight but less even, with 3 to 6 % more pairs to compare. Iterations improve the
 objective by less than 0.001 after 8 to 14 of them; going on changed inertia by 0.2 %, and the pairs not at all.
 
 Seeds are folded to 31 bits, which is what cuML and FAISS take: seeds with the same last 31 bits are the same.
@@ -439,7 +439,7 @@ def _lloyd_task(settings: FitSettings, backend: str) -> Callable[[Iterable[pa.Re
             return
         sample = np.concatenate(parts)
         parts.clear()
-        alone = Placement(backend, settings.deviceMemoryFraction, tasks=1, scheduled=True)
+        alone = Placement(backend, settings.deviceMemoryFraction, tasks_per_gpu=1)
         module = alone.module()
         with alone.explained(*sample.shape):
             found = fit_lloyd(module.asarray(sample), settings)

@@ -93,17 +93,17 @@ class Placement:
     """``gpu`` or ``cpu``, as ``resolve_backend`` gives it."""
     memory_fraction: float
     """The Param ``deviceMemoryFraction``."""
-    tasks: int
-    """Tasks that run at once: on each GPU if Spark schedules GPUs, else on the machine, whose GPUs they share."""
-    scheduled: bool
+    tasks_per_gpu: int | None = None
+    """As Spark schedules GPUs (``spark.task.resource.gpu.amount``); None where it does not."""
+    slots: int | None = None
+    """Tasks that one executor runs at once; None where only the executor knows."""
 
     @classmethod
     def of(cls, spark: SparkSession, backend: str, memory_fraction: float) -> Placement:
         """``backend`` as the Param has it, ``auto`` included."""
-        backend = resolve_backend(spark, backend)
-        amount = spark.conf.get("spark.task.resource.gpu.amount", "") or ""
-        tasks = max(1, math.floor(1 / float(amount))) if amount else slots(spark)
-        return cls(backend, memory_fraction, tasks, bool(amount))
+        amount = float(spark.conf.get("spark.task.resource.gpu.amount", None) or 0)
+        tasks_per_gpu = max(1, math.floor(1 / amount)) if amount else None
+        return cls(resolve_backend(spark, backend), memory_fraction, tasks_per_gpu, _executor_slots(spark))
 
     def module(self) -> ModuleType:
         """The array module of this task: NumPy, or CuPy with the task's own GPU made current and its memory bounded.
@@ -115,19 +115,21 @@ class Placement:
             return np
         import cupy
 
-        if os.environ.get("CUPY_TF32", "0") not in ("", "0"):
-            raise SemDedupError(
-                f"CUPY_TF32={os.environ['CUPY_TF32']} in the executors' environment: products of TF32 are off by more "
-                "than the bounds that candidates are screened by; unset it"
-            )
+        _refuse_inexact_products()
         devices = cupy.cuda.runtime.getDeviceCount()
-        cupy.cuda.Device(_device(devices)).use()
-        cupy.get_default_memory_pool().set_limit(fraction=self.share(devices))
+        pool = cupy.get_default_memory_pool()
+        if _device(devices) != cupy.cuda.Device().id:
+            pool.free_all_blocks()  # what this worker keeps on the GPU of an earlier task is that of others now
+            cupy.cuda.Device(_device(devices)).use()
+        pool.set_limit(fraction=self.share(devices))
         return cupy
 
     def share(self, devices: int) -> float:
-        """Fraction of its GPU's memory that one task may take; ``devices``: GPUs that the task's process sees."""
-        return self.memory_fraction / (self.tasks if self.scheduled else math.ceil(self.tasks / devices))
+        """Fraction of its GPU's memory that one task's arrays may take; ``devices``: GPUs that its process sees."""
+        slots = self.slots or os.cpu_count() or 1
+        # No more tasks run than there are slots, however small the amount: 0.001 stands for "GPUs are no limit".
+        tasks = math.ceil(slots / devices) if self.tasks_per_gpu is None else min(self.tasks_per_gpu, slots)
+        return self.memory_fraction / tasks
 
     @contextmanager
     def explained(self, rows: int, dim: int) -> Iterator[None]:
@@ -135,19 +137,48 @@ class Placement:
         try:
             yield
         except MemoryError as error:  # CuPy's OutOfMemoryError is one
-            if self.backend == "cpu":
+            if not type(error).__module__.startswith("cupy"):
                 raise
             raise SemDedupError(
-                f"{rows} rows of length {dim} do not fit into the share of a GPU that one of {self.tasks} tasks has at "
-                f"deviceMemoryFraction={self.memory_fraction:g}: lower maxClusterRows or batchSize, raise "
-                "deviceMemoryFraction, or let fewer tasks share a GPU (spark.task.resource.gpu.amount)"
+                f"{rows} rows of length {dim} do not fit into a task's share of its GPU at deviceMemoryFraction="
+                f"{self.memory_fraction:g}: lower maxClusterRows or batchSize, raise deviceMemoryFraction, or let "
+                "fewer tasks share a GPU (spark.task.resource.gpu.amount)"
             ) from error
 
 
+def _executor_slots(spark: SparkSession) -> int | None:
+    master = spark.conf.get("spark.master", None) or ""
+    if master.startswith("local[") or master == "local":
+        return slots(spark)
+    cores = spark.conf.get("spark.executor.cores", None)
+    return max(1, int(cores) // int(spark.conf.get("spark.task.cpus", None) or 1)) if cores else None
+
+
+_INEXACT = ("CUPY_TF32", "NVIDIA_TF32_OVERRIDE", "CUBLAS_EMULATE_SINGLE_PRECISION", "CUBLAS_EMULATE_DOUBLE_PRECISION")
+"""What makes CuPy or cuBLAS multiply less exactly than asked for, unless it is unset, empty or 0."""
+
+
+def _refuse_inexact_products() -> None:
+    for name in _INEXACT:
+        if os.environ.get(name, "0") not in ("", "0"):
+            raise SemDedupError(
+                f"{name}={os.environ[name]} in the executors' environment: products would be off by more than the "
+                "bounds that candidates are screened by; unset it"
+            )
+
+
 def _device(devices: int) -> int:
+    """Number, as this process counts them, of the GPU that Spark assigned, or of the one whose turn it is."""
     context = TaskContext.get()
     addresses = context.resources()["gpu"].addresses if context and "gpu" in context.resources() else []
     if not addresses:
         return (context.partitionId() if context else 0) % devices
-    # A worker that CUDA_VISIBLE_DEVICES confines to the task's GPU sees it as device 0.
-    return int(addresses[0]) if int(addresses[0]) < devices else 0
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    if addresses[0] in visible:
+        return visible.index(addresses[0])
+    if not addresses[0].isdigit():
+        raise SemDedupError(
+            f"GPU address {addresses[0]!r} cannot be used: the discovery script must give a number, or a name that "
+            "stands in CUDA_VISIBLE_DEVICES"
+        )
+    return int(addresses[0]) % devices

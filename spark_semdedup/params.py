@@ -24,7 +24,7 @@ DEFAULTS: Mapping[str, Any] = {
     "embeddingCol": "embedding",
     "handleInvalid": "error",
     "backend": "auto",
-    "deviceMemoryFraction": 0.8,
+    "deviceMemoryFraction": 0.4,
     "clusterer": "auto",
     "maxIter": 20,
     "tol": 1e-4,
@@ -237,8 +237,8 @@ class HasBackend(SemDedupParams):
     )
     deviceMemoryFraction = _param(
         "deviceMemoryFraction",
-        "share of a GPU's memory that all tasks on it may take together; the rest is left to the RAPIDS Accelerator "
-        "and to other programs",
+        "share of a GPU's memory that the CuPy arrays of all tasks on it may take together; the rest is for the RAPIDS "
+        "Accelerator, CUDA's contexts (about 0.5 GiB for each worker) and other programs",
         _number("deviceMemoryFraction", lambda v: 0 < v <= 1, "a number above 0, and at most 1"),
     )
 

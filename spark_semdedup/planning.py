@@ -146,16 +146,20 @@ def default_max_rows(dim: int) -> int:
 def worker_bytes(rows: int, dim: int) -> int:
     """Bytes that comparing a group of ``rows`` takes in a Python worker, at most, beside what an idle one has.
 
-    Unit vectors stand there four times: as the Arrow batch, as pandas' values, joined to a matrix, and, of two tiles,
-    apart. Ids, rank keys and the answer come to less than 500 bytes a row, unless ids are long.
+    Unit vectors, shipped as binary, stand there four times: as the Arrow batch, as pandas' values, joined to a matrix,
+    and, of two tiles, apart. (Lists of numbers, as ``PairwiseSimilarity`` takes them: up to twice as much.) Ids, rank
+    keys and the answer come to less than 500 bytes a row, unless ids are long.
     """
     return rows * (4 * 4 * dim + 500) + 2**26
 
 
 def device_bytes(rows: int, dim: int) -> int:
-    """Bytes of GPU memory that comparing a group of ``rows`` takes: vectors as float32 and float16, of two tiles copied
-    apart, and the kernel's workspace (``kernels.cuda``)."""
-    return rows * (2 * 4 * dim + 2 * dim + 40) + 2**26
+    """Bytes of GPU memory that the arrays take which compare a group of ``rows``, at most.
+
+    Vectors in float32, of two tiles copied apart, those of rows with too many candidates once more, all in float16, and
+    the kernel's workspaces, the largest for float64 products (``kernels.cuda``).
+    """
+    return rows * (3 * 4 * dim + 2 * dim + 60) + 2**26 + 8 * dim * 5120
 
 
 def default_partitions(total_bytes: float, slots: int) -> int:

@@ -70,7 +70,7 @@ def local_session(
         # with the default of 4,096 rows, 6 MiB at 384 dimensions.
         .config("spark.sql.parquet.columnarReaderBatchSize", "256")
         .config("spark.sql.execution.arrow.maxRecordsPerBatch", "4096")
-        # What is shuffled is unit vectors, which LZ4 makes no smaller.
+        # Nearly all that is shuffled is unit vectors, which LZ4 makes no smaller, and it stays on this machine.
         .config("spark.shuffle.compress", "false")
         .config("spark.shuffle.spill.compress", "false")
         # A sample's task outlasts the default timeout on a loaded laptop; heartbeats to oneself prove nothing.

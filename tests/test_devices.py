@@ -14,18 +14,22 @@ from spark_semdedup.pairwise import _precision
 
 
 class FakeCupy:
-    """As much of CuPy as placing a task takes: GPUs by number, and the limit set on each one's memory pool."""
+    """As much of CuPy as placing a task takes: GPUs by number, the current one, and what is done to memory pools."""
 
-    def __init__(self, devices: int) -> None:
-        self.used: int | None = None
+    def __init__(self, devices: int, current: int = 0) -> None:
+        self.used = current
         self.limits: dict[int, float] = {}
-        self.cuda = SimpleNamespace(
-            runtime=SimpleNamespace(getDeviceCount=lambda: devices),
-            Device=lambda number: SimpleNamespace(use=lambda: setattr(self, "used", number)),
-        )
+        self.freed: list[int] = []
+        self.cuda = SimpleNamespace(runtime=SimpleNamespace(getDeviceCount=lambda: devices), Device=self._device)
+
+    def _device(self, number: int | None = None) -> SimpleNamespace:
+        return SimpleNamespace(id=self.used if number is None else number, use=lambda: setattr(self, "used", number))
 
     def get_default_memory_pool(self):
-        return SimpleNamespace(set_limit=lambda fraction: self.limits.__setitem__(self.used, fraction))
+        return SimpleNamespace(
+            set_limit=lambda fraction: self.limits.__setitem__(self.used, fraction),
+            free_all_blocks=lambda: self.freed.append(self.used),
+        )
 
 
 @pytest.fixture
@@ -33,7 +37,8 @@ def gpus(monkeypatch):
     def install(devices: int) -> FakeCupy:
         fake = FakeCupy(devices)
         monkeypatch.setitem(sys.modules, "cupy", fake)
-        monkeypatch.delenv("CUPY_TF32", raising=False)
+        for name in ("CUPY_TF32", "CUDA_VISIBLE_DEVICES"):
+            monkeypatch.delenv(name, raising=False)
         return fake
 
     return install
@@ -47,73 +52,111 @@ def context(monkeypatch, partition: int, addresses: list[str]) -> None:
 
 def test_a_cpu_task_computes_with_numpy_and_never_imports_cupy(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)  # an import would fail
-    assert Placement("cpu", 0.8, 4, False).module() is np
+    assert Placement("cpu", 0.4).module() is np
 
 
 @pytest.mark.parametrize(
-    ("devices", "addresses", "partition", "used"),
+    ("devices", "addresses", "visible", "partition", "used"),
     [
-        (4, ["2"], 0, 2),  # what Spark assigned
-        (1, ["3"], 0, 0),  # CUDA_VISIBLE_DEVICES leaves the process its own GPU alone, as number 0
-        (2, [], 5, 1),  # no scheduling: partitions take turns
+        (4, ["2"], None, 0, 2),  # what Spark assigned
+        (1, ["3"], "3", 0, 0),  # the process sees its own GPU alone, as number 0
+        (2, ["3"], "1,3", 0, 1),
+        (1, ["GPU-1b2c"], "GPU-1b2c", 0, 0),
+        (1, ["3"], None, 0, 0),  # confined by a container
+        (2, [], None, 5, 1),  # no scheduling: partitions take turns
     ],
 )
-def test_the_gpu_of_a_task(monkeypatch, gpus, devices, addresses, partition, used):
+def test_the_gpu_of_a_task(monkeypatch, gpus, devices, addresses, visible, partition, used):
     fake = gpus(devices)
     context(monkeypatch, partition, addresses)
-    assert Placement("gpu", 0.8, 1, bool(addresses)).module() is fake
+    if visible:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert Placement("gpu", 0.4, 1, 1).module() is fake
     assert fake.used == used
+    assert fake.freed == ([] if used == 0 else [0])  # memory kept on the GPU of an earlier task
+
+
+def test_an_address_that_is_no_number_is_refused(monkeypatch, gpus):
+    gpus(1)
+    context(monkeypatch, 0, ["MIG-7"])
+    with pytest.raises(SemDedupError, match=r"GPU address 'MIG-7'.*discovery script"):
+        Placement("gpu", 0.4, 1, 1).module()
 
 
 @pytest.mark.parametrize(
-    ("devices", "tasks", "scheduled", "share"),
+    ("devices", "tasks_per_gpu", "slots", "share"),
     [
-        (1, 1, True, 0.8),
-        (1, 4, True, 0.2),  # spark.task.resource.gpu.amount=0.25
-        (8, 4, True, 0.2),  # the other GPUs are not this task's
-        (2, 8, False, 0.2),  # local[8] on two GPUs: four tasks on each
-        (2, 3, False, 0.4),
-        (4, 2, False, 0.8),
+        (1, 1, 16, 0.4),
+        (1, 4, 16, 0.1),  # spark.task.resource.gpu.amount=0.25
+        (8, 4, 16, 0.1),  # the other GPUs are not this task's
+        (1, 1000, 8, 0.05),  # amount=0.001: as many as the executor has cores
+        (2, None, 8, 0.1),  # local[8] on two GPUs: four tasks on each
+        (2, None, 3, 0.2),
+        (4, None, 2, 0.4),
     ],
 )
-def test_tasks_share_the_memory_of_a_gpu(monkeypatch, gpus, devices, tasks, scheduled, share):
+def test_tasks_share_the_memory_of_a_gpu(monkeypatch, gpus, devices, tasks_per_gpu, slots, share):
     fake = gpus(devices)
-    context(monkeypatch, 0, ["0"] if scheduled else [])
-    Placement("gpu", 0.8, tasks, scheduled).module()
+    context(monkeypatch, 0, ["0"] if tasks_per_gpu else [])
+    Placement("gpu", 0.4, tasks_per_gpu, slots).module()
     assert fake.limits == {0: pytest.approx(share)}
 
 
-def test_tasks_per_gpu_come_from_sparks_settings(spark):
-    unscheduled = Placement.of(spark, "cpu", 0.5)
-    assert (unscheduled.tasks, unscheduled.scheduled) == (spark.sparkContext.defaultParallelism, False)
-    spark.conf.set("spark.task.resource.gpu.amount", "0.3")
-    try:
-        assert Placement.of(spark, "cpu", 0.5) == Placement("cpu", 0.5, 3, True)
-    finally:
-        spark.conf.unset("spark.task.resource.gpu.amount")
+def test_an_executor_whose_slots_nobody_told_counts_its_cores(monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    assert Placement("gpu", 0.4).share(devices=2) == pytest.approx(0.2)
 
 
-def test_tf32_products_are_refused(monkeypatch, gpus):
+class Settings:
+    """A session as far as its settings go."""
+
+    def __init__(self, cores: int = 8, **settings: str) -> None:
+        values = {f"spark.{name.replace('_', '.')}": value for name, value in settings.items()}
+        self.conf = SimpleNamespace(get=lambda name, default=None: values.get(name, default))
+        self.sparkContext = SimpleNamespace(defaultParallelism=cores)
+
+
+@pytest.mark.parametrize(
+    ("settings", "tasks_per_gpu", "slots"),
+    [
+        ({"master": "local[8]"}, None, 8),
+        ({"master": "spark://host:7077"}, None, None),
+        ({"master": "yarn", "executor_cores": "16"}, None, 16),  # not the 8 of the cluster
+        ({"master": "yarn", "executor_cores": "16", "task_cpus": "4"}, None, 4),
+        ({"master": "yarn", "executor_cores": "16", "task_resource_gpu_amount": "0.3"}, 3, 16),
+        ({"master": "yarn", "executor_cores": "16", "task_resource_gpu_amount": "0.001"}, 1000, 16),
+        ({"master": "yarn", "task_resource_gpu_amount": "2"}, 1, None),
+        ({"master": "yarn", "task_resource_gpu_amount": "0"}, None, None),
+    ],
+)
+def test_tasks_of_a_gpu_and_of_an_executor_come_from_sparks_settings(settings, tasks_per_gpu, slots):
+    assert Placement.of(Settings(**settings), "cpu", 0.5) == Placement("cpu", 0.5, tasks_per_gpu, slots)
+
+
+def test_a_real_session_has_those_settings(spark):
+    assert Placement.of(spark, "cpu", 0.5) == Placement("cpu", 0.5, None, spark.sparkContext.defaultParallelism)
+
+
+@pytest.mark.parametrize("name", ["CUPY_TF32", "NVIDIA_TF32_OVERRIDE", "CUBLAS_EMULATE_DOUBLE_PRECISION"])
+def test_settings_that_make_products_inexact_are_refused(monkeypatch, gpus, name):
     gpus(1)
-    monkeypatch.setenv("CUPY_TF32", "1")
-    with pytest.raises(SemDedupError, match=r"CUPY_TF32=1 .*unset it"):
-        Placement("gpu", 0.8, 1, True).module()
+    monkeypatch.setenv(name, "1")
+    with pytest.raises(SemDedupError, match=rf"{name}=1 .*unset it"):
+        Placement("gpu", 0.4, 1, 1).module()
 
 
 def test_a_lack_of_gpu_memory_is_told_in_one_line_with_what_to_change():
-    class OutOfMemoryError(MemoryError):
-        """CuPy's is a MemoryError too."""
-
-    with pytest.raises(SemDedupError) as caught, Placement("gpu", 0.8, 4, True).explained(40_000, 768):
-        raise OutOfMemoryError("Out of memory allocating 125 bytes")
+    cupys = type("OutOfMemoryError", (MemoryError,), {"__module__": "cupy.cuda.memory"})
+    with pytest.raises(SemDedupError) as caught, Placement("gpu", 0.4, 4, 8).explained(40_000, 768):
+        raise cupys("Out of memory allocating 125 bytes")
     message = str(caught.value)
     assert "\n" not in message
-    for part in ("40000 rows of length 768", "4 tasks", "deviceMemoryFraction=0.8", "maxClusterRows", "batchSize"):
+    for part in ("40000 rows of length 768", "deviceMemoryFraction=0.4", "maxClusterRows", "batchSize"):
         assert part in message
 
 
 def test_a_lack_of_host_memory_is_not_blamed_on_a_gpu():
-    with pytest.raises(MemoryError), Placement("cpu", 0.8, 1, False).explained(1, 1):
+    with pytest.raises(MemoryError), Placement("gpu", 0.4, 1, 1).explained(1, 1):
         raise MemoryError
 
 

@@ -25,12 +25,13 @@ decide    about 1.5 candidates per row, 8d bytes each   0.5 GB: 0.1 ms
 launches  about 100 blocks, two each                    5 µs to fill and drain the chip: 0.5 ms
 ========  ============================================  =======================================================
 
-So about 4 ms, 70 % of the ceiling. Products are stored as float16 because stored as float32 they are twice the bytes
-*and*, in a workspace of the same size, twice the launches: 5 ms. (Memory is nearly as fast as the cache on an H200, so
-little is lost where part of the workspace is evicted.) In float32 multiplying is all: 1.9e12 at 55 TFLOP/s are 35 ms.
+That would be about 4 ms, 70 % of the ceiling. Products are stored as float16 because stored as float32 they are twice the
+bytes *and*, in a workspace of the same size, twice the launches: 5 ms. (Memory is nearly as fast as the cache on an H200,
+so little is lost where part of the workspace is evicted.) In float32 multiplying is all: 1.9e12 at 55 TFLOP/s are 35 ms.
 
-``rows`` and ``columns`` are copied once in float16 (half their own bytes); the rest does not grow with d: a workspace
-of 32 MB, candidates of one chunk of rows (4 MB), 20 bytes per row.
+``rows`` and ``columns`` are copied once in float16 (half their own bytes); beside that there are a workspace of 32 MB,
+candidates of one chunk of rows (4 MB), 20 bytes per row. Where rows keep too much: a copy of those in float32, and for
+float64 products 32 MB of candidates and one panel and block of vectors (``planning.device_bytes``).
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ _BLOCK_BYTES = 32 << 20
 are 512 tiles of 128 × 256, 3.9 waves of an H200's 132 processors, and 37 µs of multiplying: long beside launching."""
 
 _MAX_PANEL_ROWS = 4096
-"""A panel multiplies about half its square in vain, and its blocks get narrower; larger batches win nothing."""
+"""A panel multiplies about half its square in vain, and its blocks get narrower: larger batches should win nothing."""
 
 _CHUNK_ROWS = 16_384
 """Rows decided at once: enough warps to fill the chip, and a few MB of candidates."""
@@ -111,7 +112,8 @@ _ZERO = {dtype: np.zeros(1, dtype) for dtype in ("float32", "float64")}
 def max_similarity(
     rows: Array, columns: Array, limits: np.ndarray, *, batch_size: int, precision: str, capacity: int
 ) -> tuple[Array, Array]:
-    """``pairwise.max_similarity`` for CuPy arrays with d ≤ ``MAX_DIMENSION``; arguments have been checked.
+    """``pairwise.max_similarity`` for CuPy arrays on the current device with d ≤ ``MAX_DIMENSION``; arguments have been
+    checked.
 
     ``capacity``: candidates kept per row; rows with more take longer.
     """
