@@ -25,9 +25,10 @@ decide    about 1.5 candidates per row, 8d bytes each   0.5 GB: 0.1 ms
 launches  about 100 blocks, two each                    5 µs to fill and drain the chip: 0.5 ms
 ========  ============================================  =======================================================
 
-That would be about 4 ms, 70 % of the ceiling. Products are stored as float16 because stored as float32 they are twice the
-bytes *and*, in a workspace of the same size, twice the launches: 5 ms. (Memory is nearly as fast as the cache on an H200,
-so little is lost where part of the workspace is evicted.) In float32 multiplying is all: 1.9e12 at 55 TFLOP/s are 35 ms.
+That would be about 4 ms, 70 % of the ceiling. Products are stored as float16 because stored as float32 they are twice
+the bytes *and*, in a workspace of the same size, twice the launches: 5 ms. (Memory is nearly as fast as the cache on
+an H200, so little is lost where part of the workspace is evicted.) In float32 multiplying is all: 1.9e12 at 55
+TFLOP/s are 35 ms.
 
 ``rows`` and ``columns`` are copied once in float16 (half their own bytes); beside that there are a workspace of 32 MB,
 candidates of one chunk of rows (4 MB), 20 bytes per row. Where rows keep too much: a copy of those in float32, and for
