@@ -391,7 +391,7 @@ def report(path: Path, args: argparse.Namespace) -> None:
 
 def print_floor(path: Path, ours: Measured) -> None:
     assert ours.summary is not None
-    seconds = floor(path, *(ours.summary["counts"][name] for name in ("pairs_compared", "clusters", "duplicates")))
+    seconds = floor(path, *(ours.summary[name] for name in ("pairs_compared", "clusters", "duplicates")))
     total = sum(seconds.values())
     print("\n| floor | s |\n|---|---|")
     print(*(f"| {name} | {part:.1f} |" for name, part in seconds.items()), sep="\n")

@@ -392,7 +392,10 @@ def _session_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("session")
     group.add_argument("--local-cores", metavar="N", type=_whole, help="cores of the local session (default: all)")
     group.add_argument(
-        "--local-memory", metavar="GIB", type=_whole, help="memory of its JVM (default: a third of the machine's)"
+        "--local-memory",
+        metavar="GIB",
+        type=_whole,
+        help="memory of its JVM (default: one per core, at least 4, at most a third of the machine's)",
     )
     group.add_argument("--verbose", action="store_true", help="tell more, with tracebacks and Spark's own log")
 
