@@ -38,6 +38,8 @@ PRECISIONS = ("float32", "float16")
 _PANEL_ROWS = 256
 """Rows multiplied at once on a CPU: enough for BLAS, few enough that little beyond the diagonal is multiplied."""
 
+_NO_COLUMN = np.iinfo(np.int64).max
+
 _CANDIDATES_PER_ROW = 32
 """Candidates beyond this are not decided one by one: from about here a float64 product of the block is cheaper."""
 
@@ -75,33 +77,45 @@ def ranked_max_similarity(
 
 
 def max_similarity(
-    rows: Array, columns: Array, limits: np.ndarray, *, batch_size: int = 1024, precision: str = "float32"
+    rows: Array,
+    columns: Array,
+    limits: np.ndarray,
+    *,
+    batch_size: int = 1024,
+    precision: str = "float32",
+    at_least: float = -np.inf,
 ) -> tuple[Array, Array]:
     """For each of ``rows`` the largest similarity to one of the first ``limits[i]`` of ``columns``, and which.
 
     Both sides in rank order; ``limits``, a NumPy int array that never decreases, says how many of ``columns``
     precede row i. (So one function serves a cluster against itself, where ``limits`` is 0, 1, 2, …, and two parts
-    of a cluster against each other.)
+    of a cluster against each other.) Similarities below ``at_least`` do not count; where they do not, time is saved.
 
-    Returns float32 scores and int64 column indices; 0 and −1 for a row that nothing precedes.
+    Returns float32 scores and int64 column indices; 0 and −1 for a row that nothing precedes (or nothing that counts).
     """
     _check(rows, columns, limits, batch_size, precision)
     xp = array_module(rows)
     if xp is not np and rows.shape[1] <= cuda.MAX_DIMENSION:
-        return cuda.max_similarity(
+        found = cuda.max_similarity(
             rows, columns, limits, batch_size=batch_size, precision=precision, capacity=_CANDIDATES_PER_ROW
         )
+        return found if at_least == -np.inf else Best(*found).at_least(at_least).filled()
     n = rows.shape[0]
-    scores = xp.zeros(n, np.float32)
-    indices = xp.full(n, -1, np.int64)
+    whole = Best.none(xp, n)
     screen = _Screen.of(rows, columns, precision)
-    step = min(batch_size, _PANEL_ROWS) if xp is np else batch_size
+    step = row_panel(xp, batch_size)
     for start in range(int(np.searchsorted(limits, 1)), n, step):
         part = slice(start, min(start + step, n))
-        best = _panel(screen, part, limits[part])
-        scores[part], indices[part] = best.scores, best.indices
+        best = _panel(screen, part, limits[part], at_least)
+        whole.scores[part], whole.indices[part] = best.scores, best.indices
+    scores, indices = whole.at_least(at_least).filled()
     _sign_zeros(rows, columns, scores, indices)
     return scores, indices
+
+
+def row_panel(xp: ModuleType, batch_size: int) -> int:
+    """Rows multiplied at once."""
+    return min(batch_size, _PANEL_ROWS) if xp is np else batch_size
 
 
 def _sign_zeros(rows: Array, columns: Array, scores: Array, indices: Array) -> None:
@@ -170,12 +184,13 @@ def _mask(products: Array, columns: slice, limits: np.ndarray) -> None:
         products[:, first:][position[None, :] >= xp.asarray(limits)[:, None]] = -np.inf
 
 
-def _panel(screen: _Screen, rows: slice, limits: np.ndarray) -> _Best:
+def _panel(screen: _Screen, rows: slice, limits: np.ndarray, at_least: float) -> Best:
     """Decides the rows of one panel: block after block of columns is screened, what may be the best is decided."""
     xp = array_module(screen.rows)
     n = len(limits)
-    best = _Best.none(xp, n)
-    highest = xp.full(n, -np.inf, np.float32)
+    best = Best.none(xp, n)
+    # As if a column of similarity at_least had been seen (rounded down): less is not looked at.
+    highest = xp.full(n, np.nextafter(np.float32(at_least), np.float32(-np.inf)), np.float32)
     pending = _Candidates(capacity=_CANDIDATES_PER_ROW * n)
     for columns in _column_blocks(xp, n, int(limits[-1])):
         products = screen.products(rows, columns, limits)
@@ -201,24 +216,40 @@ def _column_blocks(xp: ModuleType, panel_rows: int, end: int) -> list[slice]:
 
 
 @dataclass
-class _Best:
-    """The best decided so far for each row of a panel: exact float32 score, and the earliest column that has it."""
+class Best:
+    """The best decided so far for each of n rows: exact float32 score, and the earliest column that has it.
+
+    A row that has none has −∞ and a number beyond all columns.
+    """
 
     scores: Array
     indices: Array
 
     @classmethod
-    def none(cls, xp: ModuleType, n: int) -> _Best:
-        return cls(xp.full(n, -np.inf, np.float32), xp.full(n, np.iinfo(np.int64).max, np.int64))
+    def none(cls, xp: ModuleType, n: int) -> Best:
+        return cls(xp.full(n, -np.inf, np.float32), xp.full(n, _NO_COLUMN, np.int64))
 
     def update(self, i: Array, j: Array, scores: Array) -> None:
         """Takes candidates in: row ``i`` has the exact score ``scores`` with column ``j``; rows may repeat."""
         xp = array_module(scores)
         before = self.scores.copy()
         xp.maximum.at(self.scores, i, scores)
-        self.indices[self.scores > before] = np.iinfo(np.int64).max
+        self.indices[self.scores > before] = _NO_COLUMN
         ties = scores == self.scores[i]
         xp.minimum.at(self.indices, i[ties], j[ties])
+
+    def at_least(self, score: float) -> Best:
+        """Those alone of ``score`` or more (compared as doubles); in place."""
+        if score > -np.inf:
+            less = self.scores.astype(np.float64) < score
+            self.scores[less], self.indices[less] = -np.inf, _NO_COLUMN
+        return self
+
+    def filled(self) -> tuple[Array, Array]:
+        """Scores and columns, 0 and −1 for rows that have none; in place."""
+        nothing = (self.indices == _NO_COLUMN) | (self.indices < 0)
+        self.scores[nothing], self.indices[nothing] = 0, -1
+        return self.scores, self.indices
 
 
 class _Candidates:
@@ -233,7 +264,7 @@ class _Candidates:
         self._parts.append((i, j, screened))
         self.count += int(i.shape[0])
 
-    def decide(self, screen: _Screen, rows: slice, highest: Array, best: _Best) -> None:
+    def decide(self, screen: _Screen, rows: slice, highest: Array, best: Best) -> None:
         """Decides those still within the slack of their row's highest screened value, and forgets all."""
         if self.count:
             xp = array_module(highest)
@@ -245,7 +276,7 @@ class _Candidates:
         self._parts = []
 
 
-def _decide_block(screen: _Screen, rows: slice, columns: slice, limits: np.ndarray, best: _Best) -> None:
+def _decide_block(screen: _Screen, rows: slice, columns: slice, limits: np.ndarray, best: Best) -> None:
     """Decides a whole block, where candidates are too many to decide one by one (boilerplate, equal rows).
 
     A float64 product knows the exact sum up to a bound so small that both ends almost always round to the same
