@@ -34,6 +34,7 @@ from spark_semdedup.params import (
     DEFAULTS,
     INIT_MODES,
     ClusteringParams,
+    CoverageParams,
     DecisionParams,
     HasBackend,
     HasColumns,
@@ -57,6 +58,7 @@ HEADINGS: tuple[tuple[type[SemDedupParams], str], ...] = (
     (ClusteringParams, "clustering"),
     (HasSeed, "clustering"),
     (RankingParams, "which row is kept"),
+    (CoverageParams, "which rows are compared"),
     (DecisionParams, "decision"),
     (HasBackend, "computation"),
     (PairwiseParams, "computation"),
@@ -268,12 +270,17 @@ def _cluster(args: argparse.Namespace, settings: dict[str, Any]) -> Callable[[st
 def _pairwise_options(parser: argparse.ArgumentParser) -> None:
     help_ = "folder of clusters: of the cluster step, or NeMo Curator's"
     parser.add_argument("--input", required=True, metavar="PATH", help=help_)
+    parser.add_argument(
+        "--centroids",
+        metavar="PATH",
+        help="saved model that assigned the rows, for --n-probe and --coverage exact (default: INPUT/_centroids)",
+    )
     add_output(parser, "id, max_id, cosine_sim_score of every row")
 
 
 def _pairwise(args: argparse.Namespace, settings: dict[str, Any]) -> Callable[[steps.Job], str]:
     target = target_from(args)
-    return lambda job: steps.pairwise(job, args.input, target, settings).as_text()
+    return lambda job: steps.pairwise(job, args.input, target, settings, args.centroids).as_text()
 
 
 def _identify_options(parser: argparse.ArgumentParser) -> None:
@@ -326,7 +333,8 @@ COMMANDS = {
     "pairwise": Command(
         "compare the rows of each cluster",
         "--input CLUSTERS --output PATH",
-        params_of(PairwiseSimilarity, leave_out={"normalize"}),  # clusters hold unit vectors
+        # Clusters hold unit vectors; the centroids are an option of their own.
+        params_of(PairwiseSimilarity, leave_out={"normalize", "centroidsPath"}),
         _pairwise_options,
         _pairwise,
     ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,13 +29,16 @@ from spark_semdedup.columns import (
     quoted,
     refuse_shadowed,
 )
+from spark_semdedup.coverage import Coverage, Router, collect_visits, tile_hash
 from spark_semdedup.devices import Placement, resolve_backend
 from spark_semdedup.errors import SemDedupError
-from spark_semdedup.kernels import nearest_centroids, unit_vectors
+from spark_semdedup.kernels import unit_vectors
 from spark_semdedup.kernels.arrays import to_numpy
+from spark_semdedup.kernels.assignment import Cells, VisitRule, Visits, assign
 from spark_semdedup.params import ClusteringParams, HasColumns, HasInvalid
 from spark_semdedup.persistence import CentroidsModel
 from spark_semdedup.ranking import Ranking
+from spark_semdedup.regions import VisitSample
 from spark_semdedup.sampling import fit_sample, in_lowest
 from spark_semdedup.validation import check_ids, invalid_row
 
@@ -43,6 +46,12 @@ log = logging.getLogger("spark_semdedup")
 
 ASSIGNED = ("centroid", "l2_dist_to_cent", "cosine_dist_to_cent")
 """The columns that assignment appends: int, float, float."""
+
+VISIT_ROWS = 16_384
+"""Rows, at least, that visits are estimated from beside a fit."""
+
+SIZE_ROWS = 65_536
+"""Rows at least, if there are as many, that sizes and visits of clusters are estimated from."""
 
 FIT_ROWS_PER_CENTROID = 64
 """Rows per centroid that are fitted on by default."""
@@ -71,6 +80,9 @@ class EmbeddingKMeans(Estimator, _EmbeddingKMeansParams, DefaultParamsReadable, 
     <BLANKLINE>
     """
 
+    spare_rows: int = 0
+    """Rows to look at beside those that are fitted on, where that costs little (``FittedSample``)."""
+
     def _fit(self, dataset: DataFrame) -> EmbeddingKMeansModel:
         id_ = id_column(dataset, self.value("idCol"))
         embedding = embedding_column(dataset, self.value("embeddingCol"))
@@ -91,15 +103,18 @@ class EmbeddingKMeans(Estimator, _EmbeddingKMeansParams, DefaultParamsReadable, 
             dim=self.value("embeddingDim"),
             handle_invalid=self.value("handleInvalid"),
             on_driver=clusterer == "faiss",
+            spare=self.spare_rows if clusterer == "faiss" else 0,
         )
         if k > sample.size:
             raise SemDedupError(f"k={k} is larger than the {sample.size} rows with a valid embedding: lower k")
         log.info("fitting %d centroids on %d of %d rows with %s", k, sample.size, total, clusterer)
         fit = clusterers.fit(clusterer, sample, settings)
         model = EmbeddingKMeansModel.fitted(self, fit.centroids, fit.history)
-        if clusterer == "faiss":  # the sample is on the driver: its labels foretell the sizes of the clusters
-            labels = nearest_centroids(sample.array, fit.centroids, spherical=settings.spherical).centroid
-            model.fitted_sizes = {int(c): n * total / sample.size for c, n in Counter(labels.tolist()).items()}
+        if clusterer == "faiss":  # the sample is on the driver: what it says of the clusters costs no job
+            # Rows fitted on lie nearer to their centroids than others do, and visit fewer further cells.
+            seen = sample.spare if len(sample.spare) >= min(self.spare_rows, total - sample.size) > 0 else sample.array
+            rows = seen[: max(SIZE_ROWS, 16 * k)].copy()
+            model.fitted_sample = FittedSample(rows, total / max(len(rows), 1))
         return model
 
     def _number_of_clusters(self, total: int) -> int:
@@ -124,11 +139,34 @@ class EmbeddingKMeans(Estimator, _EmbeddingKMeansParams, DefaultParamsReadable, 
         return min(rows, total) if rows else total
 
 
+@dataclass(frozen=True)
+class FittedSample:
+    """Rows that a fit looked at: float32 unit vectors (n, d), each of which stands for ``scale`` rows."""
+
+    units: np.ndarray
+    scale: float
+
+    def sizes(self, cells: Cells) -> dict[int, float]:
+        """Estimated rows of each cluster."""
+        labels = assign(self.units, cells, distances=()).centroid
+        return {int(c): n * self.scale for c, n in Counter(labels.tolist()).items()}
+
+    def visits(self, cells: Cells, coverage: Coverage) -> VisitSample:
+        """Estimated visits."""
+        found = assign(self.units, cells, distances=(), rule=coverage.rule(cells))
+        return VisitSample(found.centroid, found.visits, self.scale)
+
+
 class EmbeddingKMeansModel(CentroidsModel, _EmbeddingKMeansParams):
     """Assigns rows to fitted centroids; see ``EmbeddingKMeans``."""
 
-    fitted_sizes: dict[int, float] | None = None
-    """Estimated rows of each cluster in the data fitted on, where the fit knows them; not saved."""
+    fitted_sample: FittedSample | None = None
+    """Rows the fit looked at, where it had them on the driver; not saved."""
+
+    @property
+    def cells(self) -> Cells:
+        """The centroids as rows are assigned to them."""
+        return Cells.of(self._centroids, spherical=self.value("distanceMeasure") == "cosine")
 
     def clusterCenters(self) -> list[np.ndarray]:
         """The centroids as a list of arrays, as pyspark.ml's KMeansModel gives them."""
@@ -164,9 +202,9 @@ class EmbeddingKMeansModel(CentroidsModel, _EmbeddingKMeansParams):
         invalid = assigned.where(F.col(f"{_ASSIGNMENT}.reason").isNotNull())
         return valid, invalid.select(*map(quoted, dataset.columns), F.col(f"{_ASSIGNMENT}.reason").alias("reason"))
 
-    def unit_rows(self, dataset: DataFrame, ranking: Ranking) -> DataFrame:
+    def unit_rows(self, dataset: DataFrame, ranking: Ranking, router: Router | None = None) -> DataFrame:
         """What the pairwise step of one job needs, and nothing else: ``id``, ``key_0`` …, ``unit`` (binary),
-        ``centroid``, ``reason``.
+        ``centroid``, ``reason``; where rows visit further cells, what ``router`` says of them.
 
         One crossing from the JVM to Python and back, in which rows are normalised, assigned and given their rank
         keys. Invalid rows have a reason and a negative centroid (many different ones, so that they spread).
@@ -175,26 +213,28 @@ class EmbeddingKMeansModel(CentroidsModel, _EmbeddingKMeansParams):
         embedding = embedding_column(dataset, self.value("embeddingCol"))
         keys = [] if ranking.distance else ranking.key_columns(dataset, id_)
         carried = [id_.alias("id"), *(key.alias(f"key_{i}") for i, key in enumerate(keys))]
-        source = dataset.select(*carried, embedding.alias("embedding"))
-        schema = T.StructType([source.schema[column] for column in source.columns[:-1]])
+        hashed = [tile_hash(id_).alias("hash")] if router else []
+        source = dataset.select(*carried, embedding.alias("embedding"), *hashed)
+        schema = T.StructType([source.schema[i] for i in range(len(carried))])
         if ranking.distance:
             schema.add("key_0", T.FloatType())
         schema.add("unit", T.BinaryType()).add("centroid", T.IntegerType()).add("reason", T.StringType())
-        distance = ranking.distance
-        assign = self._assigner(dataset, distances=(distance,) if distance else ())
+        for column in router.fields if router else ():
+            schema.add(column)
+        distance, width = ranking.distance, len(carried)
+        assign = self._assigner(dataset, distances=(distance,) if distance else (), router=router)
 
         def rows(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             for batch in batches:
                 found = assign(batch.column("embedding"), batch.column("id"))
-                columns = [batch.column(i) for i in range(batch.num_columns - 1)]
+                columns = [batch.column(i) for i in range(width)]
                 if distance:
                     columns.append(found.spread(getattr(found, distance), np.float32(0)))
                 scattered = -1 - np.arange(batch.num_rows, dtype=np.int32) % 1000
-                columns += [
-                    found.spread_units(),
-                    pa.array(np.where(found.valid, found.spread_numpy(found.centroid), scattered)),
-                    pa.array(found.reasons, pa.string()),
-                ]
+                own = np.where(found.valid, found.spread_numpy(found.centroid), scattered)
+                columns += [found.spread_units(), pa.array(own), pa.array(found.reasons, pa.string())]
+                if router:
+                    columns += router.columns(own, found.spread_visits(), batch.column("hash"))
                 yield pa.RecordBatch.from_arrays(columns, names=schema.names)
 
         return source.mapInArrow(rows, schema)
@@ -207,6 +247,12 @@ class EmbeddingKMeansModel(CentroidsModel, _EmbeddingKMeansParams):
         sample = self.unit_rows(dataset.where(in_lowest(id_, fraction)), Ranking())
         counts = sample.groupBy("centroid").agg(F.count(F.lit(1)).alias("rows")).collect()
         return {row["centroid"]: row["rows"] / fraction for row in counts if row["centroid"] >= 0}
+
+    def sample_visits(self, dataset: DataFrame, total: int, coverage: Coverage) -> VisitSample:
+        """The same with the cells that the sample's rows visit."""
+        fraction = min(1.0, max(SIZE_ROWS, 16 * len(self._centroids)) / total)
+        sample = dataset.where(in_lowest(id_column(dataset, self.value("idCol")), fraction))
+        return collect_visits(self.unit_rows(sample, Ranking(), Router(coverage)), 1 / fraction)
 
     def _with_assignment(self, dataset: DataFrame, *, units: bool) -> DataFrame:
         """The dataset with one struct column more. A scalar pandas UDF: Spark sends it the embedding alone and
@@ -231,33 +277,56 @@ class EmbeddingKMeansModel(CentroidsModel, _EmbeddingKMeansParams):
         # for the other columns.
         return dataset.withColumn(_ASSIGNMENT, assignment.asNondeterministic()(embedding, id_))
 
-    def _assigner(self, dataset: DataFrame, distances: Sequence[str] = ASSIGNED[1:]) -> Callable[[Any, Any], _Assigned]:
-        """The function that runs in the tasks: Arrow embeddings and ids of a batch → what is known of its rows."""
-        centroids = self._centroids
-        spherical = self.value("distanceMeasure") == "cosine"
-        raises = self.value("handleInvalid") == "error"
-        column = self.value("embeddingCol")
-        placement = Placement.of(dataset.sparkSession, self.value("backend"), self.value("deviceMemoryFraction"))
-        k, dim = centroids.shape
+    def _assigner(
+        self, dataset: DataFrame, distances: Sequence[str] = ASSIGNED[1:], router: Router | None = None
+    ) -> _Assigner:
+        k, dim = self._centroids.shape
         if self.value("embeddingDim") not in (None, dim):
             raise SemDedupError(
                 f"embeddingDim={self.value('embeddingDim')} contradicts the model's {k} centroids of length {dim}"
             )
+        return _Assigner(
+            centroids=self._centroids,
+            spherical=self.value("distanceMeasure") == "cosine",
+            raises=self.value("handleInvalid") == "error",
+            column=self.value("embeddingCol"),
+            placement=Placement.of_params(dataset.sparkSession, self),
+            distances=tuple(distances),
+            coverage=router.coverage if router else Coverage(),
+        )
 
-        def assign(embeddings: Any, ids: Any) -> _Assigned:
-            valid, rows, reasons = matrix(embeddings, dim)
-            if raises and not valid.all():
-                first = int(np.flatnonzero(~valid)[0])
-                id_ = ids[first].as_py() if isinstance(ids, pa.Array) else ids.iloc[first]
-                raise invalid_row(id_, reasons[first], column)
-            xp = placement.module()
-            with placement.explained(len(rows), dim):
-                units = unit_vectors(xp.asarray(rows))
-                found = nearest_centroids(units, xp.asarray(centroids), spherical=spherical, distances=distances)
-                on_host = {name: to_numpy(values) for name, values in vars(found).items() if values is not None}
-                return _Assigned(valid, reasons, to_numpy(units), **on_host)
 
-        return assign
+@dataclass
+class _Assigner:
+    """The function that runs in the tasks: Arrow embeddings and ids of a batch → what is known of its rows."""
+
+    centroids: np.ndarray
+    spherical: bool
+    raises: bool
+    column: str
+    placement: Placement
+    distances: tuple[str, ...]
+    coverage: Coverage
+    ready: tuple[Cells, VisitRule | None] | None = None
+    """Made once in each task, not on the driver, which may have no GPU."""
+
+    def __call__(self, embeddings: Any, ids: Any) -> _Assigned:
+        dim = self.centroids.shape[1]
+        valid, rows, reasons = matrix(embeddings, dim)
+        if self.raises and not valid.all():
+            first = int(np.flatnonzero(~valid)[0])
+            id_ = ids[first].as_py() if isinstance(ids, pa.Array) else ids.iloc[first]
+            raise invalid_row(id_, reasons[first], self.column)
+        xp = self.placement.module()
+        with self.placement.explained(len(rows), dim):
+            if self.ready is None:
+                cells = Cells.of(xp.asarray(self.centroids), spherical=self.spherical)
+                self.ready = cells, self.coverage.rule(cells)
+            units = unit_vectors(xp.asarray(rows))
+            found = assign(units, self.ready[0], distances=self.distances, rule=self.ready[1])
+            distances = (found.l2_dist_to_cent, found.cosine_dist_to_cent)
+            on_host = (None if values is None else to_numpy(values) for values in distances)
+            return _Assigned(valid, reasons, to_numpy(units), to_numpy(found.centroid), found.visits, *on_host)
 
 
 _ASSIGNMENT = "semdedup_assignment"
@@ -277,8 +346,13 @@ class _Assigned:
     reasons: np.ndarray
     units: np.ndarray
     centroid: np.ndarray
+    visits: Visits
     l2_dist_to_cent: np.ndarray | None = None
     cosine_dist_to_cent: np.ndarray | None = None
+
+    def spread_visits(self) -> Visits:
+        """The visits, of rows as they are numbered among all n."""
+        return Visits(np.flatnonzero(self.valid)[self.visits.rows], self.visits.cells)
 
     def spread_numpy(self, values: np.ndarray, filler: Any = 0) -> np.ndarray:
         """Values of the valid rows at their places among all n rows."""

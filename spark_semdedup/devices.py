@@ -21,6 +21,7 @@ from pyspark import TaskContext
 from pyspark.sql import SparkSession
 
 from spark_semdedup.errors import SemDedupError
+from spark_semdedup.params import HasBackend
 
 log = logging.getLogger("spark_semdedup")
 
@@ -104,6 +105,11 @@ class Placement:
         amount = float(spark.conf.get("spark.task.resource.gpu.amount", None) or 0)
         tasks_per_gpu = max(1, math.floor(1 / amount)) if amount else None
         return cls(resolve_backend(spark, backend), memory_fraction, tasks_per_gpu, _executor_slots(spark))
+
+    @classmethod
+    def of_params(cls, spark: SparkSession, params: HasBackend) -> Placement:
+        """As the Params of a stage say."""
+        return cls.of(spark, params.value("backend"), params.value("deviceMemoryFraction"))
 
     def module(self) -> ModuleType:
         """The array module of this task: NumPy, or CuPy with the task's own GPU made current and its memory bounded.

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 from pyspark.ml import Transformer
 from pyspark.ml.util import DefaultParamsReadable, DefaultParamsWritable
-from pyspark.sql import Column, DataFrame, Window
+from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
+from spark_semdedup.clustering import SIZE_ROWS, EmbeddingKMeansModel
 from spark_semdedup.columns import (
     FLOAT16_NORM_TOLERANCE,
     UNIT_NORM_TOLERANCE,
+    binary_rows,
     embedding_column,
     field,
     float16_from_bits,
@@ -28,12 +30,24 @@ from spark_semdedup.columns import (
     matrix,
     quoted,
 )
+from spark_semdedup.coverage import Coverage, Router, collect_visits, placed, tile_hash, visits_from
 from spark_semdedup.devices import Placement, slots
 from spark_semdedup.errors import InvalidRowsError, SemDedupError, shown
-from spark_semdedup.kernels import max_similarity, unit_vectors
+from spark_semdedup.kernels import unit_vectors
 from spark_semdedup.kernels.arithmetic import norms
-from spark_semdedup.kernels.arrays import Array, to_numpy
-from spark_semdedup.params import HasColumns, HasNormalize, PairwiseParams, RankingParams
+from spark_semdedup.kernels.arrays import Array, array_module, to_numpy
+from spark_semdedup.kernels.assignment import Cells, Visits, visited_cells
+from spark_semdedup.kernels.regions import Comparison, compare_cells
+from spark_semdedup.kernels.sketch import preceding
+from spark_semdedup.params import (
+    CoverageParams,
+    DecisionParams,
+    HasCentroidsPath,
+    HasColumns,
+    HasNormalize,
+    PairwiseParams,
+    RankingParams,
+)
 from spark_semdedup.planning import (
     Plan,
     default_max_rows,
@@ -44,6 +58,7 @@ from spark_semdedup.planning import (
     worker_bytes,
 )
 from spark_semdedup.ranking import Ranking, rank_order
+from spark_semdedup.regions import FIRST_GUEST_TILE, NO_TILE, RegionPlan, VisitSample, plan_regions
 from spark_semdedup.sampling import in_lowest
 from spark_semdedup.validation import check_ids
 
@@ -54,12 +69,18 @@ SIMILARITY_COLUMNS = ("id", "max_id", "cosine_sim_score")
 _SIZE_FRACTION = 1 / 16
 """Share of the rows that sizes of clusters are estimated from."""
 
-_TILE_SEED = 1_000_033
-"""Of the hash that says which tile a row belongs to; not one a user would take for the fit sample's."""
-
 
 class PairwiseSimilarity(
-    Transformer, HasColumns, RankingParams, PairwiseParams, HasNormalize, DefaultParamsReadable, DefaultParamsWritable
+    Transformer,
+    HasColumns,
+    RankingParams,
+    PairwiseParams,
+    CoverageParams,
+    DecisionParams,
+    HasCentroidsPath,
+    HasNormalize,
+    DefaultParamsReadable,
+    DefaultParamsWritable,
 ):
     """Compares the rows of each cluster with one another, on the task's GPU or CPU.
 
@@ -70,6 +91,10 @@ class PairwiseSimilarity(
 
     ``normalize`` false: the embeddings are unit vectors already, as the ``cluster`` step or NeMo Curator stores them,
     and are used as they are (float16 bits in integer lists, which are rounded, are normalised).
+
+    ``nProbe`` above 1, or ``coverage`` exact, compares rows with those of further clusters, too. That takes the
+    centroids that the numbers in ``centroid`` stand for: ``setCentroids``, or ``centroidsPath``. Scores are then
+    complete from ``1 - eps`` on (exact): ``eps`` and ``threshold`` are used for nothing else here.
 
     >>> rows = [(1, 0, [1.0, 0.0], 0.5), (2, 0, [0.8, 0.6], 0.2), (3, 0, [0.6, 0.8], 0.1), (4, 1, [1.0, 0.0], 0.0)]
     >>> df = spark.createDataFrame(rows, "id int, centroid int, embedding array<float>, cosine_dist_to_cent float")
@@ -85,26 +110,116 @@ class PairwiseSimilarity(
     <BLANKLINE>
     """
 
+    _centroids: EmbeddingKMeansModel | None = None
+
+    def setCentroids(self, model: EmbeddingKMeansModel) -> PairwiseSimilarity:
+        """The model that assigned the rows; not saved with the stage."""
+        self._centroids = model
+        return self
+
     def _transform(self, dataset: DataFrame) -> DataFrame:
-        """Lazy, but for two small jobs: one checks the ids, one counts a sixteenth of the rows by ``centroid``, to plan
-        the tasks. Where ``dataset`` is costly to compute (``EmbeddingKMeansModel.transform`` assigns all rows anew for
-        the second and for the comparison), persist it first, or use ``SemDedup``, which assigns rows once."""
+        """Lazy, but for small jobs: one checks the ids, one looks at a sample of the rows to plan the tasks. Where
+        ``dataset`` is costly to compute (``EmbeddingKMeansModel.transform`` assigns all rows anew for the second and
+        for the comparison), persist it first, or use ``SemDedup``, which assigns rows once."""
+        return self.compared(dataset).select(*SIMILARITY_COLUMNS)
+
+    def compared(self, dataset: DataFrame) -> DataFrame:
+        """The similarities and what ``compare_clusters`` tells beside them."""
         id_ = id_column(dataset, self.value("idCol"))
         name = self.value("embeddingCol")
         stored = not self.value("normalize")
         embedding = embedding_column(dataset, name, float16_bits=stored)
         centroid = _centroid_column(dataset)
         ranking = Ranking.of(self)
+        coverage = Coverage.of(self, self.similarity_threshold())
+        model = self._model() if coverage.visits else None
         keys = [key.alias(f"key_{i}") for i, key in enumerate(ranking.key_columns(dataset, id_))]
-        check_ids(dataset, id_, self.value("idCol"))
+        total = check_ids(dataset, id_, self.value("idCol"))
         clustered = dataset.where(centroid.isNotNull())
         rows = clustered.select(id_.alias("id"), *keys, embedding.alias("embedding"), centroid.alias("centroid"))
         float16 = stored and is_float16_bits(rows.schema["embedding"].dataType)
         decode = _array_decoder(name, stored=stored, float16=float16)
-        return compare_clusters(rows, _sample_sizes(rows), ranking, decode, self).select(*SIMILARITY_COLUMNS)
+        if model is None:
+            return compare_clusters(rows, _sample_sizes(rows), ranking, decode, self)
+        router = _ClusteredRouter(decode, model, coverage, Placement.of_params(rows.sparkSession, self))
+        fraction = min(1.0, max(SIZE_ROWS, 16 * len(model.centroids)) / max(total, 1))
+        sample = collect_visits(router.rows(rows.where(in_lowest(F.col("id"), fraction))), 1 / fraction)
+        plan = plan_for(sample, model.centroids, coverage, rows.sparkSession, self)
+        return compare_regions(router.rows(rows, plan), plan, coverage, ranking, self)
+
+    def _model(self) -> EmbeddingKMeansModel:
+        path = self.value("centroidsPath")
+        if (path is None) == (self._centroids is None):
+            state = "both set; set one of them" if path else "both unset; give the centroids that the rows belong to"
+            raise SemDedupError(
+                f"coverage={self.value('coverage')!r} with nProbe={self.value('nProbe')}: centroidsPath and "
+                f"setCentroids are {state}"
+            )
+        return self._centroids or EmbeddingKMeansModel.load(path)
+
+
+@dataclass(frozen=True)
+class _ClusteredRouter:
+    """Finds the cells that rows visit which were assigned before, by us or by others, and their tasks."""
+
+    decode: Decoder
+    model: EmbeddingKMeansModel
+    coverage: Coverage
+    placement: Placement
+
+    def rows(self, rows: DataFrame, plan: RegionPlan | None = None) -> DataFrame:
+        """``rows`` with ``unit`` instead of ``embedding``, and the router's columns; with a plan, all of them."""
+        router = Router(self.coverage, plan)
+        carried = [name for name in rows.columns if name not in ("embedding", "centroid")]
+        source = rows.select(
+            *carried, "embedding", F.col("centroid").cast("bigint"), tile_hash(F.col("id")).alias("hash")
+        )
+        schema = T.StructType([source.schema[name] for name in carried])
+        schema.add("unit", T.BinaryType()).add("centroid", T.IntegerType())
+        for column in router.fields:
+            schema.add(column)
+        decode, coverage, placement = self.decode, self.coverage, self.placement
+        centroids, spherical = self.model.centroids, self.model.value("distanceMeasure") == "cosine"
+
+        def visit(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+            xp = placement.module()
+            cells = Cells.of(xp.asarray(centroids), spherical=spherical)
+            rule = coverage.rule(cells)
+            assert rule is not None
+            for batch in batches:
+                if not batch.num_rows:
+                    continue
+                units = decode(batch.column("embedding"), batch.column("id"))
+                own = batch.column("centroid").to_numpy()
+                _refuse_foreign(units, own, batch.column("id"), centroids)
+                with placement.explained(*units.shape):
+                    visits = visited_cells(xp.asarray(units), cells, xp.asarray(own), rule)
+                columns = [batch.column(name) for name in carried]
+                columns += [binary_rows(units), pa.array(own, pa.int32())]
+                columns += router.columns(own, visits, batch.column("hash"))
+                yield pa.RecordBatch.from_arrays(columns, names=schema.names)
+
+        return source.mapInArrow(visit, schema)
+
+
+def _refuse_foreign(units: np.ndarray, own: np.ndarray, ids: pa.Array, centroids: np.ndarray) -> None:
+    """Rows that cannot belong to these centroids are an error, not a miss."""
+    k, dim = centroids.shape
+    if units.shape[1] != dim:
+        raise SemDedupError(f"embeddings have length {units.shape[1]}, but the centroids have {dim}: give their own")
+    wrong = np.flatnonzero((own < 0) | (own >= k))
+    if len(wrong):
+        raise SemDedupError(
+            f"column 'centroid', row with id {shown(ids[int(wrong[0])].as_py())}: it is {own[wrong[0]]}, but there are "
+            f"{k} centroids, numbered from 0: give those that the rows were assigned to"
+        )
 
 
 # --- tasks --------------------------------------------------------------------------------------------------
+
+
+Decoder: TypeAlias = "Callable[[pd.Series | pa.Array, pd.Series | pa.Array], np.ndarray]"
+"""Makes a matrix of unit vectors, float32 (n, d), of a group's or a batch's vectors; takes its ids for messages."""
 
 
 @dataclass(frozen=True)
@@ -128,18 +243,18 @@ def compare_clusters(
     rows: DataFrame,
     sizes: ClusterSizes,
     ranking: Ranking,
-    decode: Callable[[pd.Series, pd.Series], np.ndarray],
+    decode: Decoder,
     params: PairwiseParams,
 ) -> DataFrame:
     """The grouped pandas UDF: ``rows`` repartitioned by cluster, each group compared on its own.
 
     ``rows`` has ``id``, ``key_0`` …, one column of vectors that ``decode`` makes a matrix of unit vectors, and
     ``centroid``; with a column ``reason``, rows of negative centroid are not compared. ``sizes`` steer how tasks are
-    cut and placed (``planning``), never the answer. Gives ``id``, ``max_id``,
-    ``cosine_sim_score``, ``compared`` (how many rows this one was compared with as the later one) and ``reason``.
+    cut and placed (``planning``), never the answer. Gives ``id``, ``max_id``, ``cosine_sim_score``, ``centroid``,
+    ``compared`` (how many pairs count with this row, so that the sum is that of all pairs compared) and ``reason``.
     """
     spark = rows.sparkSession
-    placement = Placement.of(spark, params.value("backend"), params.value("deviceMemoryFraction"))
+    placement = Placement.of_params(spark, params)
     centroids = np.fromiter(sizes.rows, np.int64, len(sizes.rows))
     estimates = np.fromiter(sizes.rows.values(), float, len(sizes.rows))
     max_rows = params.value("maxClusterRows") or default_max_rows(sizes.dim)
@@ -147,31 +262,59 @@ def compare_clusters(
     partitions = default_partitions(4.0 * sizes.dim * visits, slots(spark))
     plan = plan_tasks(estimates, max_rows=max_rows, partitions=partitions)
     largest = min(2 * max_rows, int(estimates.max(initial=0))) if plan.is_tiled else int(estimates.max(initial=0))
+    _log_tasks(len(plan.keys), plan.partitions, largest, sizes.dim, placement)
+    compare = _GroupComparison.of(rows, ranking, decode, placement, params, merges=plan.is_tiled)
+    return _compared(_place(rows, centroids, plan), plan.partitions, compare)
+
+
+def plan_for(
+    sample: VisitSample, centroids: np.ndarray, coverage: Coverage, spark: SparkSession, params: PairwiseParams
+) -> RegionPlan:
+    """Regions for rows that visit several cells, as ``sample`` says they do; the log tells what tasks take."""
+    dim = centroids.shape[1]
+    max_rows = params.value("maxClusterRows") or default_max_rows(dim)
+    rows = len(sample.own) * sample.scale
+    visits = 1 + len(sample.visits.rows) / max(len(sample.own), 1)
+    partitions = default_partitions(4.0 * dim * rows * min(visits, 2.0), slots(spark))
+    plan = plan_regions(sample, centroids, max_rows=max_rows, partitions=partitions, sketched=coverage.is_exact)
     log.info(
-        "%d tasks in %d partitions; the largest takes about %d MiB of its Python worker%s",
-        len(plan.keys),
-        plan.partitions,
-        worker_bytes(largest, sizes.dim) >> 20,
-        f" and {device_bytes(largest, sizes.dim) >> 20} MiB of its GPU" if placement.backend == "gpu" else "",
+        "rows are native in one cluster and guests in %.1f others, and are sent to %.1f tasks",
+        visits - 1,
+        plan.rows_sent / max(rows, 1),
     )
-    placed = _place(rows, centroids, plan)
-    compare = _GroupComparison(
-        ranking=ranking,
-        keys=tuple(name for name in rows.columns if name.startswith("key_")),
-        vectors=next(name for name in rows.columns if name in ("unit", "embedding")),
-        decode=decode,
-        placement=placement,
-        batch_size=params.value("batchSize"),
-        precision=_precision(params.value("precision"), placement.backend),
-        tiled=plan.is_tiled,
+    _log_tasks(len(plan.tasks), partitions, plan.largest_task, dim, Placement.of_params(spark, params))
+    return plan
+
+
+def compare_regions(
+    rows: DataFrame, plan: RegionPlan, coverage: Coverage, ranking: Ranking, params: PairwiseParams
+) -> DataFrame:
+    """``compare_clusters`` for rows that visit several cells, routed by ``plan`` (``Router``)."""
+    placement = Placement.of_params(rows.sparkSession, params)
+    compare = _GroupComparison.of(
+        rows, ranking, decode_units, placement, params, merges=len(plan.keys) > 1, plan=plan, coverage=coverage
     )
-    schema = compare.schema(rows.schema)
+    return _compared(placed(rows), plan.partitions, compare)
+
+
+def _compared(placed: DataFrame, partitions: int, compare: _GroupComparison) -> DataFrame:
+    schema = compare.schema(placed.schema)
 
     def compare_group(group: pd.DataFrame) -> pd.DataFrame:  # Spark wants a function of one argument
         return compare(group)
 
-    found = placed.repartition(plan.partitions, "task").groupBy("task").applyInPandas(compare_group, schema)
-    return _merge(found, compare) if plan.is_tiled else found
+    found = placed.repartition(partitions, "task").groupBy("task").applyInPandas(compare_group, schema)
+    return _merge(found, compare) if compare.merges else found
+
+
+def _log_tasks(tasks: int, partitions: int, largest: int, dim: int, placement: Placement) -> None:
+    log.info(
+        "%d tasks in %d partitions; the largest takes about %d MiB of its Python worker%s",
+        tasks,
+        partitions,
+        worker_bytes(largest, dim) >> 20,
+        f" and {device_bytes(largest, dim) >> 20} MiB of its GPU" if placement.backend == "gpu" else "",
+    )
 
 
 def _precision(precision: str, backend: str) -> str:
@@ -185,8 +328,7 @@ def _place(rows: DataFrame, centroids: np.ndarray, plan: Plan) -> DataFrame:
     """Each row once for every task it takes part in: ``rows`` and ``tile``, its own, ``other``, the one that the task
     compares it with (its own too, in one of them), and ``task``, the key.
 
-    Done in the JVM by a join with the plan, a table of one row per cluster. The tile is a hash of the id: were it
-    drawn at random, a task that runs again after a failure could move rows, and pairs would be lost.
+    Done in the JVM by a join with the plan, a table of one row per cluster. The tile is a hash of the id.
     """
     table = [(int(c), int(t), keys) for c, t, keys in zip(centroids, plan.tiles, plan.keys_by_tile(), strict=True)]
     lookup = rows.sparkSession.createDataFrame(table, "plan_centroid bigint, tiles int, keys array<array<bigint>>")
@@ -194,7 +336,7 @@ def _place(rows: DataFrame, centroids: np.ndarray, plan: Plan) -> DataFrame:
     # A cluster missing in the estimate is small, and rows of no cluster (negative) are not compared: a key of their
     # own, below zero, where the plan has none.
     own = F.when(F.col("centroid") < 0, F.col("centroid")).otherwise(-(F.col("centroid") + 1_000_000))
-    hashed = F.pmod(F.xxhash64("id", F.lit(_TILE_SEED)), F.coalesce("tiles", F.lit(1)))
+    hashed = F.pmod(tile_hash(F.col("id")), F.coalesce("tiles", F.lit(1)))
     tile = F.when(F.coalesce("tiles", F.lit(1)) == 1, F.lit(0)).otherwise(hashed).cast("int")
     tasks = F.coalesce(F.element_at("keys", F.col("tile") + 1), F.array(own.cast("bigint")))
     return joined.withColumn("tile", tile).select(*rows.columns, "tile", F.posexplode(tasks).alias("other", "task"))
@@ -205,24 +347,51 @@ def _place(rows: DataFrame, centroids: np.ndarray, plan: Plan) -> DataFrame:
 
 @dataclass(frozen=True)
 class _GroupComparison:
-    """Compares the rows of one group: a cluster, a tile of one, or two tiles with each other (of which one may be
-    empty). Runs in the tasks."""
+    """Compares the rows of one group: a cluster, a tile of one, two tiles with each other (of which one may be empty),
+    or, with a plan, a region. Runs in the tasks."""
 
     ranking: Ranking
     keys: tuple[str, ...]
     vectors: str
-    decode: Callable[[pd.Series, pd.Series], np.ndarray]
+    decode: Decoder
     placement: Placement
-    batch_size: int
-    precision: str
-    tiled: bool
+    how: Comparison
+    merges: bool
+    """Whether several groups may have an entry for one row."""
+    plan: RegionPlan | None = None
+
+    @classmethod
+    def of(
+        cls,
+        rows: DataFrame,
+        ranking: Ranking,
+        decode: Decoder,
+        placement: Placement,
+        params: PairwiseParams,
+        *,
+        merges: bool,
+        plan: RegionPlan | None = None,
+        coverage: Coverage | None = None,
+    ) -> _GroupComparison:
+        at_least = coverage.at_least if coverage else -np.inf
+        precision = _precision(params.value("precision"), placement.backend)
+        return cls(
+            ranking=ranking,
+            keys=tuple(name for name in rows.columns if name.startswith("key_")),
+            vectors=next(name for name in rows.columns if name in ("unit", "embedding")),
+            decode=decode,
+            placement=placement,
+            how=Comparison(at_least, params.value("batchSize"), precision),
+            merges=merges,
+            plan=plan,
+        )
 
     def schema(self, rows: T.StructType) -> T.StructType:
-        """Of the answer; in a tiled plan an entry carries its neighbour's rank keys."""
+        """Of the answer; where entries are merged, each carries its neighbour's rank keys."""
         id_type = rows["id"].dataType
         schema = T.StructType().add("id", id_type).add("max_id", id_type).add("cosine_sim_score", T.FloatType())
-        schema.add("compared", T.LongType()).add("reason", T.StringType())
-        if self.tiled:
+        schema.add("centroid", rows["centroid"].dataType).add("compared", T.LongType()).add("reason", T.StringType())
+        if self.merges:
             for key in self.keys:
                 schema.add(f"max_{key}", rows[key].dataType)
         return schema
@@ -242,11 +411,13 @@ class _GroupComparison:
             return self._compare(group, module.asarray(vectors))
 
     def _compare(self, group: pd.DataFrame, units: Array) -> pd.DataFrame:
-        tile = group["tile"].to_numpy()
-        if tile[0] == group["other"].iat[0]:
-            scores, neighbours = self._max_similarity(units, units, np.arange(len(group)))
-            return self._answer(group, scores, neighbours, np.arange(len(group)))
-        return self._two_tiles(group, units, tile == tile.max())
+        tile, other = group["tile"].to_numpy(), group["other"].iat[0]
+        if tile[0] == NO_TILE:
+            return self._region(group, units)
+        if tile[0] == other:
+            found = self.how.natives(units)
+            return self._answer(group, to_numpy(found.scores), to_numpy(found.indices), np.arange(len(group)))
+        return self._two_tiles(group, units, tile == max(tile.max(), other))
 
     def _refuse_missing_distance(self, group: pd.DataFrame) -> None:
         if self.ranking.distance and group[self.keys[0]].isna().any():
@@ -254,20 +425,39 @@ class _GroupComparison:
             raise InvalidRowsError(f"column {self.ranking.distance!r}, row with id {shown(first)}: it is null or NaN")
 
     def _two_tiles(self, group: pd.DataFrame, units: Array, second: np.ndarray) -> pd.DataFrame:
-        """Rows of either tile with the rows of the other that precede them; only rows that have such."""
+        """Rows of either tile with the rows of the other that precede them. Natives have an entry in any case, to count
+        their pairs, guests if there is a row to name."""
+        rows, columns = np.flatnonzero(~second), np.flatnonzero(second)
+        with_guests = bool(len(columns)) and group["tile"].iat[columns[0]] >= FIRST_GUEST_TILE
+        how = self.how if with_guests else replace(self.how, at_least=-np.inf)
+        side = how.sides(units)
+        limits = np.searchsorted(columns, rows)
+        found = how.two_sides(side.take(_like(units, rows)), side.take(_like(units, columns)), limits)
+        counts = limits, preceding(limits, len(columns))
+        if with_guests:
+            counts = np.full(len(rows), len(columns)), np.zeros(len(columns), np.int64)
         parts = []
-        for mine in (second, ~second):
-            rows, columns = np.flatnonzero(mine), np.flatnonzero(~mine)
-            limits = np.searchsorted(columns, rows)
-            scores, found = self._max_similarity(units[rows], units[columns], limits)
-            there = found >= 0
-            neighbours = columns[found[there]]
-            parts.append(self._answer(group.iloc[rows[there]], scores[there], neighbours, limits[there], among=group))
+        for mine, theirs, best, compared in zip((rows, columns), (columns, rows), found, counts, strict=True):
+            scores, indices = (to_numpy(array) for array in best.filled())
+            neighbours = np.where(indices < 0, mine, theirs[indices] if len(theirs) else -1)
+            there = (indices >= 0) | (compared > 0)
+            entries = group.iloc[mine[there]]
+            parts.append(self._answer(entries, scores[there], neighbours[there], compared[there], among=group))
         return pd.concat(parts)
 
-    def _max_similarity(self, rows: Array, columns: Array, limits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        found = max_similarity(rows, columns, limits, batch_size=self.batch_size, precision=self.precision)
-        return to_numpy(found[0]), to_numpy(found[1])
+    def _region(self, group: pd.DataFrame, units: Array) -> pd.DataFrame:
+        """The cells of a region. Natives have an entry in any case, guests if there is a row to name."""
+        assert self.plan is not None
+        here = self.plan.cells_of(int(group["task"].iat[0]))
+        centroid = group["centroid"].to_numpy()
+        own = np.where(here[centroid], centroid, -1)
+        visits = visits_from(group["cells"])
+        of_region = here[visits.cells]
+        found = compare_cells(units, own, Visits(visits.rows[of_region], visits.cells[of_region]), self.how)
+        entries = np.flatnonzero((own >= 0) | (found.neighbours >= 0))
+        neighbours = np.where(found.neighbours < 0, np.arange(len(group)), found.neighbours)
+        rows = group.iloc[entries]
+        return self._answer(rows, found.scores[entries], neighbours[entries], found.compared[entries], among=group)
 
     def _answer(
         self,
@@ -284,10 +474,11 @@ class _GroupComparison:
             "id": rows["id"].to_numpy(),
             "max_id": among["id"].to_numpy()[neighbours],
             "cosine_sim_score": scores,
+            "centroid": rows["centroid"].to_numpy(),
             "compared": compared,
             "reason": np.full(len(rows), None, object),
         }
-        if self.tiled:
+        if self.merges:
             answer |= {f"max_{key}": among[key].to_numpy()[neighbours] for key in self.keys}
         return pd.DataFrame(answer)
 
@@ -295,6 +486,11 @@ class _GroupComparison:
         return self._answer(
             group, np.zeros(len(group), np.float32), np.arange(len(group)), np.zeros(len(group), np.int64)
         ).assign(reason=group["reason"].to_numpy())
+
+
+def _like(array: Array, rows: np.ndarray) -> Array:
+    """Row numbers where ``array`` is."""
+    return array_module(array).asarray(rows)
 
 
 def _merge(found: DataFrame, compare: _GroupComparison) -> DataFrame:
@@ -311,7 +507,7 @@ def _merge(found: DataFrame, compare: _GroupComparison) -> DataFrame:
     numbered = found.withColumn("entry", F.row_number().over(best)).withColumn(
         "compared", F.sum("compared").over(entries)
     )
-    return numbered.where(F.col("entry") == 1).select(*SIMILARITY_COLUMNS, "compared", "reason")
+    return numbered.where(F.col("entry") == 1).select(*SIMILARITY_COLUMNS, "centroid", "compared", "reason")
 
 
 def _directed(name: str, ascending: bool) -> Column:
@@ -319,16 +515,17 @@ def _directed(name: str, ascending: bool) -> Column:
     return F.col(name).asc_nulls_last() if ascending else F.col(name).desc_nulls_first()
 
 
-def decode_units(vectors: pd.Series, ids: pd.Series) -> np.ndarray:
+def decode_units(vectors: pd.Series | pa.Array, ids: pd.Series | pa.Array) -> np.ndarray:
     """Unit vectors from the binary values that travel inside a job."""
     return np.frombuffer(b"".join(vectors), np.float32).reshape(len(vectors), -1)
 
 
-def _array_decoder(name: str, *, stored: bool, float16: bool) -> Callable[[pd.Series, pd.Series], np.ndarray]:
+def _array_decoder(name: str, *, stored: bool, float16: bool) -> Decoder:
     """The function that makes unit vectors of a group's embeddings, lists of numbers, or refuses them in words."""
 
-    def decode(vectors: pd.Series, ids: pd.Series) -> np.ndarray:
-        lists = pa.array(vectors, from_pandas=True)
+    def decode(vectors: pd.Series | pa.Array, ids: pd.Series | pa.Array) -> np.ndarray:
+        lists = vectors if isinstance(vectors, pa.Array) else pa.array(vectors, from_pandas=True)
+        ids = ids if isinstance(ids, pd.Series) else ids.to_pandas()
         if pa.types.is_null(lists.type):
             raise _refusal(name, ids.iat[0], "embedding is null")
         dim = int(lengths(lists).max())

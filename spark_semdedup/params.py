@@ -39,6 +39,8 @@ DEFAULTS: Mapping[str, Any] = {
     "normalize": True,
     "whichToKeep": "hard",
     "distanceMetric": "cosine",
+    "coverage": "cluster",
+    "nProbe": 1,
     "eps": 0.05,
 }
 """Every default there is. A Param missing here is unset until the user sets it; its text says what that means."""
@@ -329,6 +331,29 @@ class PairwiseParams(HasBackend):
         "what elements are rounded to where similarities are screened: float16 (faster on GPUs), float32 (faster on "
         "CPUs), or auto; exact arithmetic decides, so the answer is the same",
         _one_of("precision", "auto", "float32", "float16"),
+    )
+
+
+class CoverageParams(SemDedupParams):
+    coverage = _param(
+        "coverage",
+        "which rows are compared: cluster (rows of the same cluster, and of further ones with nProbe), or exact (every "
+        "pair whose similarity is at least 1 - eps, proven)",
+        _one_of("coverage", "cluster", "exact"),
+    )
+    nProbe = _param(
+        "nProbe",
+        "number of clusters each row is compared in: its own, and the nearest of the others; 2 finds most duplicates "
+        "that lie across a boundary",
+        _integer("nProbe", 1),
+    )
+
+
+class HasCentroidsPath(SemDedupParams):
+    centroidsPath = _param(
+        "centroidsPath",
+        "saved model with the centroids that the rows were assigned to, for nProbe above 1 or coverage exact",
+        _text("centroidsPath"),
     )
 
 

@@ -19,12 +19,6 @@ from pyspark.errors import PySparkException
 import spark_semdedup
 from spark_semdedup.errors import SemDedupError, error_from_worker
 
-COVERAGE = {
-    "cluster": "each row was compared with all rows of its own cluster; pairs across clusters were not",
-}
-"""Which pairs were compared, in words."""
-
-
 # --- progress -----------------------------------------------------------------------------------------------
 
 
@@ -98,8 +92,12 @@ class Summary:
     threshold: float | None = None
     """The similarity from which a row is a duplicate: the double that scores were compared with."""
     coverage: str | None = None
+    """Which pairs were compared: cluster, probes or exact; ``coverage_in_words`` says it so that it can be cited."""
+    coverage_in_words: str | None = None
     complete_eps: float | None = None
     """The largest eps for which the scores are complete; None: any."""
+    complete_from: float | None = None
+    """The same as a similarity: the very double that was compared with."""
     backend: str | None = None
     clusterer: str | None = None
     versions: dict[str, str] = field(default_factory=dict)
@@ -137,7 +135,8 @@ class Summary:
         if self.threshold is not None:
             lines.append(("eps", f"{self.eps:.6g}: a row is a duplicate from a similarity of {self.threshold:.6g} on"))
         if self.coverage is not None:
-            lines.append(("coverage", f"{self.coverage}: {COVERAGE.get(self.coverage, 'see the documentation')}"))
+            words = f": {self.coverage_in_words}" if self.coverage_in_words else ""
+            lines.append(("coverage", f"{self.coverage}{words}"))
         if self.backend is not None:
             lines.append(("backend", {"cpu": "cpu: NumPy", "gpu": "gpu: CuPy on the executors"}[self.backend]))
         if self.clusterer is not None:

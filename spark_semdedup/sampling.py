@@ -42,10 +42,18 @@ class FitSample:
     @cached_property
     def array(self) -> np.ndarray:
         """The unit vectors in hash order: float32 (size, dim). Only of a sample taken ``on_driver``."""
+        return self._in_order(slice(self.size))
+
+    @cached_property
+    def spare(self) -> np.ndarray:
+        """Rows looked at beyond those to fit on: float32 (m, dim). Only of a sample taken ``on_driver``."""
+        return self._in_order(slice(self.size, None))
+
+    def _in_order(self, places: slice) -> np.ndarray:
         if self.found is None:
             raise ValueError("the sample is not on the driver")
         chosen = self.found.filter(pa.array(self.found["length"].to_numpy() == self.dim))
-        order = np.argsort(chosen["hash"].to_numpy(), kind="stable")[: self.size]
+        order = np.argsort(chosen["hash"].to_numpy(), kind="stable")[places]
         units = [matrix_from_binary(chunk) for chunk in chosen["unit"].chunks if len(chunk)]
         return np.concatenate(units)[order]
 
@@ -76,16 +84,17 @@ def fit_sample(
     dim: int | None,
     handle_invalid: str,
     on_driver: bool,
+    spare: int = 0,
 ) -> FitSample:
     """Chooses up to ``wanted`` valid rows out of ``total``; rows that are not valid do not count.
 
-    ``dim`` None: the commonest length among the rows looked at. ``on_driver``: vectors are collected here at once;
-    otherwise only their hashes are, and the vectors stay on the executors. Raises ``SemDedupError`` where no row is
-    valid or, with ``handle_invalid`` error, where one is not.
+    ``dim`` None: the commonest length among the rows looked at. ``on_driver``: vectors are collected here at once, with
+    about ``spare`` more; otherwise only their hashes are, and the vectors stay on the executors. Raises
+    ``SemDedupError`` where no row is valid or, with ``handle_invalid`` error, where one is not.
     """
     hashed = df.select(F.xxhash64(id_, F.lit(seed)).alias("hash"), id_.alias("id"), embedding.alias("embedding"))
     sampler = _sampler(embedding_name, dim, handle_invalid)
-    look_at = min(total, wanted + 6 * math.isqrt(wanted) + 16)
+    look_at = min(total, wanted + spare + 6 * math.isqrt(wanted) + 16)
     while True:
         rows = hashed.where(F.col("hash") <= _hash_below(look_at / total)).mapInArrow(sampler, _SAMPLE_SCHEMA)
         if wanted >= total and not on_driver:  # all rows, which may be too many to know each hash of

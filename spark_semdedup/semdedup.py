@@ -11,12 +11,21 @@ from pyspark.ml.util import DefaultParamsReadable, DefaultParamsWritable
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from spark_semdedup.clustering import EmbeddingKMeans, EmbeddingKMeansModel
+from spark_semdedup.clustering import VISIT_ROWS, EmbeddingKMeans, EmbeddingKMeansModel, FittedSample
 from spark_semdedup.columns import id_column, refuse_shadowed
+from spark_semdedup.coverage import Coverage, Router
 from spark_semdedup.duplicates import IdentifyDuplicates, without_ids
-from spark_semdedup.pairwise import SIMILARITY_COLUMNS, ClusterSizes, compare_clusters, decode_units
+from spark_semdedup.pairwise import (
+    SIMILARITY_COLUMNS,
+    ClusterSizes,
+    compare_clusters,
+    compare_regions,
+    decode_units,
+    plan_for,
+)
 from spark_semdedup.params import (
     ClusteringParams,
+    CoverageParams,
     DecisionParams,
     HasColumns,
     HasInvalid,
@@ -25,10 +34,13 @@ from spark_semdedup.params import (
 )
 from spark_semdedup.persistence import CentroidsModel
 from spark_semdedup.ranking import Ranking
+from spark_semdedup.regions import VisitSample
 from spark_semdedup.validation import check_ids
 
 
-class SemDedupStageParams(HasColumns, HasInvalid, ClusteringParams, RankingParams, PairwiseParams, DecisionParams):
+class SemDedupStageParams(
+    HasColumns, HasInvalid, ClusteringParams, RankingParams, PairwiseParams, CoverageParams, DecisionParams
+):
     """The Params of the whole job; the command line's options are made from them."""
 
 
@@ -53,11 +65,14 @@ class SemDedup(Estimator, SemDedupStageParams, DefaultParamsReadable, DefaultPar
 
     def _fit(self, dataset: DataFrame) -> SemDedupModel:
         Ranking.of(self)  # contradictions are refused before any work
-        self.similarity_threshold()
-        clustering = EmbeddingKMeans(**self.settings(EmbeddingKMeans)).fit(dataset)
+        coverage = Coverage.of(self, self.similarity_threshold())
+        stage = EmbeddingKMeans(**self.settings(EmbeddingKMeans))
+        if coverage.visits:
+            stage.spare_rows = max(VISIT_ROWS, 4 * (self.value("k") or 0))
+        clustering = stage.fit(dataset)
         model = SemDedupModel.fitted(self, clustering.centroids, clustering.history)
-        if clustering.fitted_sizes is not None:
-            model._fitted_on = _FittedOn(weakref.ref(dataset), self.value("idCol"), clustering.fitted_sizes)
+        if clustering.fitted_sample is not None:
+            model._fitted_on = _FittedOn(weakref.ref(dataset), self.value("idCol"), clustering.fitted_sample)
         return model
 
 
@@ -95,10 +110,7 @@ class SemDedupModel(CentroidsModel, SemDedupStageParams):
         identify.similarity_threshold()
         if self.value("handleInvalid") == "skip":
             refuse_shadowed(dataset, ["reason"], "handleInvalid='skip'")
-        clustering = self.clustering
-        rows = clustering.unit_rows(dataset, ranking)
-        sizes = ClusterSizes(self._cluster_sizes(dataset, clustering), self._centroids.shape[1])
-        compared = compare_clusters(rows, sizes, ranking, decode_units, self)
+        compared = self._compared(dataset, ranking)
         compared = compared.persist() if persist else compared
         valid_row = F.col("reason").isNull()
         similarities = compared.where(valid_row).select(*SIMILARITY_COLUMNS)
@@ -116,21 +128,50 @@ class SemDedupModel(CentroidsModel, SemDedupStageParams):
             compared=compared,
         )
 
+    def _compared(self, dataset: DataFrame, ranking: Ranking) -> DataFrame:
+        """Assigns rows, sends them to their tasks and compares them there."""
+        clustering = self.clustering
+        coverage = Coverage.of(self, self.similarity_threshold())
+        if not coverage.visits:
+            rows = clustering.unit_rows(dataset, ranking)
+            sizes = ClusterSizes(self._cluster_sizes(dataset, clustering), self._centroids.shape[1])
+            return compare_clusters(rows, sizes, ranking, decode_units, self)
+        sample = self._visits(dataset, clustering, coverage)
+        plan = plan_for(sample, self._centroids, coverage, dataset.sparkSession, self)
+        rows = clustering.unit_rows(dataset, ranking, Router(coverage, plan))
+        return compare_regions(rows, plan, coverage, ranking, self)
+
     def _cluster_sizes(self, dataset: DataFrame, clustering: EmbeddingKMeansModel) -> Mapping[int, float]:
         """Of the rows the model was fitted on, what the fit learned; others are checked and a sample is assigned."""
-        name, known = self.value("idCol"), self._fitted_on
-        if known is not None and known.dataset() is dataset and known.id_col == name:
-            return known.sizes
-        return clustering.estimate_sizes(dataset, check_ids(dataset, id_column(dataset, name), name))
+        fitted = self._fitted_sample(dataset)
+        if fitted is not None:
+            return fitted.sizes(clustering.cells)
+        return clustering.estimate_sizes(dataset, self._checked_rows(dataset))
+
+    def _visits(self, dataset: DataFrame, clustering: EmbeddingKMeansModel, coverage: Coverage) -> VisitSample:
+        """The same of the cells that rows visit."""
+        fitted = self._fitted_sample(dataset)
+        if fitted is not None:
+            return fitted.visits(clustering.cells, coverage)
+        return clustering.sample_visits(dataset, self._checked_rows(dataset), coverage)
+
+    def _fitted_sample(self, dataset: DataFrame) -> FittedSample | None:
+        known = self._fitted_on
+        same = known is not None and known.dataset() is dataset and known.id_col == self.value("idCol")
+        return known.sample if known is not None and same else None
+
+    def _checked_rows(self, dataset: DataFrame) -> int:
+        name = self.value("idCol")
+        return check_ids(dataset, id_column(dataset, name), name)
 
 
 @dataclass(frozen=True)
 class _FittedOn:
-    """The rows a model was fitted on, whose ids are known to be sound, and the sizes of their clusters."""
+    """The rows a model was fitted on, whose ids are known to be sound, and the sample of them that the fit kept."""
 
     dataset: weakref.ref[DataFrame]
     id_col: str
-    sizes: Mapping[int, float]
+    sample: FittedSample
 
 
 def _with_reason(dataset: DataFrame, id_name: str, invalid_ids: DataFrame) -> DataFrame:
@@ -154,7 +195,7 @@ class SemDedupResult:
     """The input's rows that could not be compared, with a ``reason``; they are in ``deduplicated`` too with
     ``handleInvalid`` keep, and nowhere else with skip."""
     compared: DataFrame = field(repr=False)
-    """What all of them are made from: ``SIMILARITY_COLUMNS``, ``compared`` and ``reason`` of every row."""
+    """What all of them are made from: ``SIMILARITY_COLUMNS``, ``centroid``, ``compared``, ``reason`` of every row."""
 
     def counts(self) -> dict[str, int]:
         """Rows in, invalid rows, clusters that hold rows, pairs compared; one small job over what is kept."""
@@ -162,7 +203,7 @@ class SemDedupResult:
         found = self.compared.agg(
             F.count(F.lit(1)).alias("rows"),
             F.count(F.when(~valid, 1)).alias("invalid"),
-            F.count(F.when(valid & (F.col("compared") == 0), 1)).alias("clusters"),
+            F.countDistinct(F.when(valid, F.col("centroid"))).alias("clusters"),
             F.coalesce(F.sum("compared"), F.lit(0)).alias("pairs"),
         ).first()
         assert found is not None  # an aggregate without groups always gives one row

@@ -18,6 +18,7 @@ from pyspark.sql import functions as F
 from spark_semdedup import clusterers
 from spark_semdedup.clustering import ASSIGNED, EmbeddingKMeans, EmbeddingKMeansModel
 from spark_semdedup.columns import embedding_column, field, id_column, refuse_shadowed
+from spark_semdedup.coverage import Coverage
 from spark_semdedup.datasets import (
     MANIFEST,
     RUN_MANIFEST,
@@ -34,7 +35,7 @@ from spark_semdedup.devices import resolve_backend
 from spark_semdedup.duplicates import IdentifyDuplicates, RemoveDuplicates, without_ids
 from spark_semdedup.errors import ResultExistsError, SemDedupError, shown
 from spark_semdedup.files import Files, is_within, join
-from spark_semdedup.pairwise import PairwiseSimilarity
+from spark_semdedup.pairwise import SIMILARITY_COLUMNS, PairwiseSimilarity
 from spark_semdedup.params import (
     ClusteringParams,
     DecisionParams,
@@ -150,6 +151,7 @@ class _Run:
         loaded, settings = saved.load(job, settings)
         estimator = SemDedup(**settings)
         threshold = estimator.similarity_threshold()
+        Coverage.of(estimator, threshold)
         ranking = Ranking.of(estimator)
         rows = _read(job, source, target)
         _check_columns(rows, estimator, ranking)
@@ -161,7 +163,7 @@ class _Run:
         if loaded is not None:
             model = SemDedupModel(centroids=loaded.centroids, history=loaded.history, **settings)
         summary = Summary("run", backend=backend, clusterer=clusterer, threshold=threshold, eps=_eps(estimator))
-        summary.coverage = "cluster"
+        _cover(summary, estimator)
         return cls(job, _folder(target), target, estimator, model, saved, rows, summary)
 
     def place(self, name: str) -> str:
@@ -303,18 +305,23 @@ def _write_clusters(
         write_dataset(job.files, aside, summary.results["invalid"], _manifest("invalid", summary))
 
 
-def pairwise(job: Job, clusters: str, target: Target, settings: Settings) -> Summary:
+def pairwise(job: Job, clusters: str, target: Target, settings: Settings, centroids: str | None = None) -> Summary:
     """Compares the rows of each cluster: ``cluster``'s folder, or NeMo Curator's, to a folder of similarities.
 
-    ``settings``: Params of ``PairwiseSimilarity``. Embeddings are taken as the unit vectors they are.
+    ``settings``: Params of ``PairwiseSimilarity``. Embeddings are taken as the unit vectors they are. ``centroids``:
+    the saved model that assigned the rows, for coverage beyond the own cluster; default: ``_centroids`` in the folder.
     """
     params = PairwiseSimilarity(**settings, normalize=False)
     ranking = Ranking.of(params)
-    _check_paths(job, target, reads={"input": [clusters]})
+    coverage = Coverage.of(params, params.similarity_threshold())
+    _check_paths(job, target, reads={"input": [clusters], "centroids": [centroids] if centroids else []})
+    if coverage.visits:
+        params.setCentroids(_centroids_of(job, clusters, centroids))
     _warn_foreign(read_manifest(job.files, clusters, "input", "clusters"), clusters)
     rows = Source((clusters,)).read(job.spark)
     _check_columns(rows, params, ranking, clustered=True)
-    summary = Summary("pairwise", backend=resolve_backend(job.spark, params.value("backend")), coverage="cluster")
+    summary = Summary("pairwise", backend=resolve_backend(job.spark, params.value("backend")))
+    _cover(summary, params)
     job.progress.begin(2)
 
     with job.progress.stage("plan") as counts:
@@ -322,17 +329,29 @@ def pairwise(job: Job, clusters: str, target: Target, settings: Settings) -> Sum
         if not found["rows"]:
             raise SemDedupError(f"input={shown(clusters, 400)} is empty: it must have at least one row")
         folder = _cleared(job, target)
-        compared = params.transform(rows).persist()
+        compared = params.compared(rows).persist()
         counts.update({"rows": found["rows"], "clusters": found["clusters"]})
     with job.progress.stage("compare") as counts:
-        compared.count()  # with all tasks, before fewer of them write it
-        narrow = compared.coalesce(files_for(found["rows"]))
+        # Computes everything, with all tasks, before fewer of them write it.
+        pairs = compared.agg(F.coalesce(F.sum("compared"), F.lit(0)).alias("pairs")).collect()[0]["pairs"]
+        narrow = compared.select(*SIMILARITY_COLUMNS).coalesce(files_for(found["rows"]))
         written = write_dataset(job.files, narrow, folder, _manifest("similarities", summary, params))
         compared.unpersist()
-        counts["pairs"] = found["pairs"]
-    summary.counts = {"rows_in": written, "clusters": found["clusters"], "pairs_compared": found["pairs"]}
+        counts["pairs"] = pairs
+    summary.counts = {"rows_in": written, "clusters": found["clusters"], "pairs_compared": pairs}
     summary.results = {"similarities": folder}
     return _complete(job, summary, params)
+
+
+def _centroids_of(job: Job, clusters: str, given: str | None) -> EmbeddingKMeansModel:
+    """The model that assigned the rows in the folder ``clusters``."""
+    beside = join(clusters, "_centroids")
+    if given is None and not job.files.exists(join(beside, "metadata")):
+        raise SemDedupError(
+            f"centroids is not set, and input={shown(clusters, 400)} has no _centroids: rows that are compared beyond "
+            "their own clusters need the saved model that assigned them"
+        )
+    return _load_model(job, given or beside, "centroids")
 
 
 def identify(job: Job, similarities: str, target: Target, settings: Settings) -> Summary:
@@ -344,8 +363,8 @@ def identify(job: Job, similarities: str, target: Target, settings: Settings) ->
     _refuse_incomplete(params, threshold, manifest, similarities)
     rows = Source((similarities,)).read(job.spark)
     params.transform(rows)  # checks the columns
-    coverage = (manifest or {}).get("coverage")
-    summary = Summary("identify", threshold=threshold, eps=_eps(params), coverage=coverage)
+    said = {name: value for name, value in (manifest or {}).items() if name in _ABOUT_COVERAGE}
+    summary = Summary("identify", threshold=threshold, eps=_eps(params), **said)
     folder = _cleared(job, target)
     job.progress.begin(1)
 
@@ -473,7 +492,7 @@ def _resolve(job: Job, params: Any, *, fits: bool) -> tuple[str, str | None]:
 def _refuse_incomplete(params: DecisionParams, threshold: float, manifest: Mapping[str, Any] | None, path: str) -> None:
     """Scores that are exact only from a similarity on say nothing of duplicates below it."""
     complete = (manifest or {}).get("complete_eps")
-    if complete is not None and threshold < 1.0 - complete:
+    if complete is not None and threshold < (manifest or {}).get("complete_from", 1.0 - complete):
         raise SemDedupError(
             f"eps={_eps(params):.6g} is larger than {complete:.6g}, up to which the scores in {shown(path, 400)} are "
             "complete: lower eps, or compare again with a larger one"
@@ -484,6 +503,18 @@ def _warn_foreign(manifest: dict[str, Any] | None, path: str) -> dict[str, Any] 
     if manifest is None:
         log.warning("%s has no %s: taken as another program's data, whole and as it is", path, MANIFEST)
     return manifest
+
+
+_ABOUT_COVERAGE = ("coverage", "coverage_in_words", "complete_eps", "complete_from")
+"""What manifests of similarities and duplicates say of the pairs that were compared."""
+
+
+def _cover(summary: Summary, params: Any) -> None:
+    """Notes in ``summary`` which pairs the Params have compared."""
+    coverage = Coverage.of(params, params.similarity_threshold())
+    summary.coverage, summary.coverage_in_words = coverage.name, coverage.in_words()
+    if coverage.is_exact:
+        summary.complete_eps, summary.complete_from = _eps(params), coverage.threshold
 
 
 def _eps(params: DecisionParams) -> float:
@@ -543,7 +574,8 @@ def _manifest(holds: str, summary: Summary, params: SemDedupParams | None = None
     """What a folder's manifest says, but for its number of rows."""
     about: dict[str, Any] = {"holds": holds, "step": summary.step}
     if holds in ("similarities", "duplicates"):
-        about |= {"coverage": summary.coverage, "complete_eps": summary.complete_eps}
+        said = {name: getattr(summary, name) for name in _ABOUT_COVERAGE}
+        about |= {name: value for name, value in said.items() if value is not None or name == "complete_eps"}
     if holds == "duplicates":
         about |= {"eps": summary.eps, "threshold": summary.threshold}
     about["parameters"] = _parameters(params) if params is not None else {}

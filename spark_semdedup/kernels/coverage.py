@@ -5,8 +5,8 @@ and natives are compared with natives and with guests. Two rules say which:
 
 ``NearestCells``: the nearest ones, as many as asked for. Most pairs that straddle a boundary meet (DESIGN 6).
 
-``WithinReach``: every cell that may hold a row similar enough. With it **every pair of rows whose similarity is at least
-t meets**, for any centroids and any labels:
+``WithinReach``: every cell that may hold a row similar enough. With it **every pair of rows whose similarity is at
+least t meets**, for any centroids and any labels:
 
     Let x be labelled a and y labelled b ≠ a, ‖x − y‖ ≤ δ, and s_j(z) = z·c_j − ‖c_j‖²/2. Then
 
@@ -22,18 +22,18 @@ t meets**, for any centroids and any labels:
     rows that lie beyond the bisector of c_o and c_j, or less than δ/2 before it. (Two that are equal have no bisector;
     written as above, (1) needs none.)
 
-Rounding. *Reach*: similarities are exact dot products p = x·y of stored vectors, rounded once to float32, and count from
-t on, so p ≥ t − 2⁻²⁴. Stored vectors have norms within ε = 10⁻⁵ of 1 (our own within 2⁻²³; others are refused), so
+Rounding. *Reach*: similarities are exact dot products p = x·y of stored vectors, rounded once to float32, and count
+from t on, so p ≥ t − 2⁻²⁴. Stored vectors have norms within ε = 10⁻⁵ of 1 (our own within 2⁻²³; others are refused), so
 
     ‖x − y‖² = ‖x‖² + ‖y‖² − 2p ≤ 2(1 + ε)² − 2(t − 2⁻²⁴) = δ².
 
-*Scores*: ``Cells.scores`` gives S_j with S_j ≤ s_j ≤ S_j + w_j. (1) implies S_o − S_j ≤ (δ/2)‖c_o − c_j‖ + w_j, which is
-tested, with ‖c_o − c_j‖ taken from float64 products and their bound added under the root, the sum rounded up to float32,
-and two roundings of the test itself added. For the cosine, S lacks the halved squares, which are ½ for all but rounding
-and centroids of norm zero; their differences are added to the width.
+*Scores*: ``Cells.scores`` gives S_j with S_j ≤ s_j ≤ S_j + w_j. (1) implies S_o − S_j ≤ (δ/2)‖c_o − c_j‖ + w_j, which
+is tested, with ‖c_o − c_j‖ taken from float64 products and their bound added under the root, the sum rounded up to
+float32, and two roundings of the test itself added. For the cosine, S lacks the halved squares, which are ½ but for
+rounding and for centroids of norm zero; their differences are added to the width.
 
-Each such pair is compared in the cell that one visits, at most in both. Visits grow with δ and with k; pairs found do
-not depend on either. (For general metrics: ClusterJoin, Das Sarma, He and Chaudhuri, VLDB 2014.)
+Such a pair is compared in the cell that one of them visits, at most in both. Visits grow with δ and with k; which pairs
+are found depends on neither. (For general metrics: ClusterJoin, Das Sarma, He and Chaudhuri, VLDB 2014.)
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def reach(threshold: float) -> float:
 
 @dataclass(frozen=True)
 class WithinReach:
-    """Rows visit every cell that may hold a row at most ``distance`` away, by (1). Made ready for ``cells`` by ``of``."""
+    """Rows visit every cell that may hold a row at most ``distance`` away, by (1). ``of`` makes it ready for cells."""
 
     distance: float
     table: Array | None
@@ -143,7 +143,9 @@ class NearestCells:
 
     @staticmethod
     def _nth_highest(scores: Array, n: int) -> Array:
-        """The n-th highest score of each row. A pass for each is quicker than a partition, as n is small. Overwrites."""
+        """The n-th highest score of each row. A pass for each is quicker than a partition, as n is small.
+
+        Overwrites ``scores``."""
         xp = array_module(scores)
         every = xp.arange(scores.shape[0])
         for _ in range(n - 1):

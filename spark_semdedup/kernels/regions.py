@@ -38,7 +38,7 @@ class Comparison:
 
     def natives(self, units: Array) -> Best:
         """Each row of a cell, float32 (n, d) in rank order, with those before it."""
-        return Best(*max_similarity(units, units, np.arange(units.shape[0]), **self._settings))
+        return self._max_similarity(units, units, np.arange(units.shape[0]))
 
     def two_sides(self, rows: Side, columns: Side, limits: np.ndarray) -> tuple[Best, Best]:
         """Natives and guests, or two parts of a cell: each row of either with those of the other that precede it.
@@ -46,20 +46,21 @@ class Comparison:
         ``limits`` as in ``max_similarity``. Columns and rows −1 where there is none.
         """
         if self.at_least > -np.inf:
-            return close_similarity(rows, columns, limits, self.at_least, **self._settings)
-        forth = max_similarity(rows.vectors, columns.vectors, limits, **self._settings)
-        back = max_similarity(columns.vectors, rows.vectors, preceding(limits, columns.n), **self._settings)
-        return Best(*forth), Best(*back)
+            return close_similarity(
+                rows, columns, limits, self.at_least, batch_size=self.batch_size, precision=self.precision
+            )
+        forth = self._max_similarity(rows.vectors, columns.vectors, limits)
+        return forth, self._max_similarity(columns.vectors, rows.vectors, preceding(limits, columns.n))
 
-    @property
-    def _settings(self) -> dict[str, int | str]:
-        return {"batch_size": self.batch_size, "precision": self.precision}
+    def _max_similarity(self, rows: Array, columns: Array, limits: np.ndarray) -> Best:
+        found = max_similarity(rows, columns, limits, batch_size=self.batch_size, precision=self.precision)
+        return Best(*found)
 
 
 @dataclass(frozen=True)
 class Found:
-    """What was found for n rows in rank order: float32 scores and int64 neighbours, −1 where there is none; and with
-    how many rows before it each was compared, int64. NumPy."""
+    """What was found for n rows in rank order: float32 scores and int64 neighbours, −1 where there is none; and how
+    many of the pairs compared count with each row: with the later of two natives, with the native of others. NumPy."""
 
     scores: np.ndarray
     neighbours: np.ndarray
@@ -96,8 +97,7 @@ def compare_cells(units: Array, own: np.ndarray, visits: Visits, how: Comparison
         of_natives, of_guests = how.two_sides(here, side.take(_index(units, guests)), limits)
         _take_in(best, natives, guests, of_natives)
         _take_in(best, guests, natives, of_guests)
-        compared[natives] += limits
-        compared[guests] += preceding(limits, len(guests))
+        compared[natives] += len(guests)
     best.scores[best.indices < 0] = 0
     return Found(best.scores, best.indices, compared)
 

@@ -2,8 +2,9 @@
 
 A *sketch* of a vector x is its projection xQ onto m orthonormal directions, and the norm of what that leaves out,
 x⊥. As x·y = xQ·yQ + x⊥·y⊥ ≤ xQ·yQ + ‖x⊥‖‖y⊥‖ (Cauchy–Schwarz), the product of two sketches, of m + 1 numbers each,
-bounds the similarity from above, and 2(m + 1) operations dismiss a pair instead of 2d. With the directions in which the
-rows at hand extend most, 63 of 384 leave one pair in ten thousand, on package descriptions and similarities from 0.9 on.
+bounds the similarity from above, and 2(m + 1) operations dismiss a pair instead of 2d. With the directions in which
+the rows at hand extend most, 63 of 384 leave one pair in some thousands, on package descriptions and similarities from
+0.9 on.
 (Bounds from norms of projections are known from exact maximum inner product search: LEMP, Teflioudi and Gemulla, ACM
 TODS 42(1), 2016, and FEXIPRO, Li, Chan, Yiu and Mamoulis, SIGMOD 2017.)
 
@@ -104,7 +105,13 @@ class Side:
 
 
 def close_similarity(
-    rows: Side, columns: Side, limits: np.ndarray, at_least: float, *, batch_size: int = 1024, precision: str = "float32"
+    rows: Side,
+    columns: Side,
+    limits: np.ndarray,
+    at_least: float,
+    *,
+    batch_size: int = 1024,
+    precision: str = "float32",
 ) -> tuple[Best, Best]:
     """For every row its most similar preceding column, and for every column its most similar preceding row, where that
     similarity is ``at_least`` so much.
@@ -136,9 +143,9 @@ def _block(
     best: tuple[Best, Best],
 ) -> None:
     part, other = rows.take(i), columns.take(j)
-    if part.sketches.values is not None:
+    if part.sketches.values is not None and other.sketches.values is not None:
         near = part.sketches.values @ other.sketches.values.T >= np.float32(at_least - part.sketches.slack)
-        found = int(near.sum()) if array_module(near) is not np else np.count_nonzero(near)
+        found = int(array_module(near).count_nonzero(near))
         if found <= _CANDIDATES_PER_PAIR * near.size:
             if found:
                 _decide(part, other, limits[i], *marked_pairs(near), at_least, i.start, j.start, best)

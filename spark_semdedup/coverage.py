@@ -1,0 +1,171 @@
+"""Which pairs of rows are compared: the Params ``coverage`` and ``nProbe``, in Spark's terms and in words.
+
+``kernels.coverage`` says which cells a row visits and why that is enough, ``regions`` which tasks a row is therefore
+sent to. Here both are computed where rows are assigned to cells, in the tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+from pyspark.sql import types as T
+
+from spark_semdedup.errors import SemDedupError
+from spark_semdedup.kernels.assignment import Cells, VisitRule, Visits
+from spark_semdedup.kernels.coverage import NearestCells, WithinReach
+from spark_semdedup.params import CoverageParams
+from spark_semdedup.regions import NO_TILE, Places, RegionPlan, VisitSample
+from spark_semdedup.sampling import collect_arrow
+
+_TILE_SEED = 1_000_033
+"""Of the hash that says which tile a row belongs to; not one a user would take for the fit sample's."""
+
+PLACE = T.StructType().add("task", T.LongType()).add("tile", T.IntegerType()).add("other", T.IntegerType())
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """``others``: how many cells rows visit beside their own; None: as many as exact coverage of pairs of at least
+    ``threshold`` needs."""
+
+    others: int | None = 0
+    threshold: float = 0.0
+
+    @classmethod
+    def of(cls, params: CoverageParams, threshold: float) -> Coverage:
+        """What the Params describe; a ``SemDedupError`` where they contradict each other."""
+        if params.value("coverage") == "cluster":
+            return cls(others=params.value("nProbe") - 1)
+        if params.isSet("nProbe"):
+            raise SemDedupError(
+                f"coverage='exact' and nProbe={params.value('nProbe')} are both set; set one of them: exact visits as "
+                "many cells as it needs"
+            )
+        return cls(None, threshold)
+
+    @property
+    def is_exact(self) -> bool:
+        return self.others is None
+
+    @property
+    def visits(self) -> bool:
+        """Whether rows visit cells beside their own."""
+        return self.others != 0
+
+    @property
+    def at_least(self) -> float:
+        """The similarity from which guests count: below it, exact coverage promises nothing."""
+        return self.threshold if self.is_exact else -np.inf
+
+    @property
+    def name(self) -> str:
+        """What manifests and ``summary.json`` call it."""
+        return "exact" if self.is_exact else "cluster" if not self.others else "probes"
+
+    def rule(self, cells: Cells) -> VisitRule | None:
+        """Which cells rows visit, made ready for ``cells``, on the device these are on."""
+        if not self.visits:
+            return None
+        return WithinReach.of(cells, self.threshold) if self.others is None else NearestCells(self.others)
+
+    def in_words(self) -> str:
+        """Which pairs were compared, so that it can be cited."""
+        if self.is_exact:
+            return (
+                f"every pair of rows with a similarity of at least {self.threshold:.6g} was compared (proven, whatever "
+                "the clusters): scores from there on are those of all rows against all"
+            )
+        if self.others:
+            return (
+                f"each row was compared with all rows of the {self.others + 1} clusters nearest to it; other pairs "
+                "were not (spark-semdedup evaluate estimates how many duplicates that leaves)"
+            )
+        return "each row was compared with all rows of its own cluster; pairs across clusters were not"
+
+
+# --- columns ------------------------------------------------------------------------------------------------
+
+
+def tile_hash(id_: Column) -> Column:
+    """What a row's tile is drawn from: were it drawn at random, a task that runs again after a failure could move rows,
+    and pairs would be lost."""
+    return F.pmod(F.xxhash64(id_, F.lit(_TILE_SEED)), F.lit(2**31))
+
+
+def cells_column(rows: int, visits: Visits) -> pa.Array:
+    """The cells that each of ``rows`` rows visits, as binary: int32 numbers one after the other."""
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(visits.rows, minlength=rows))]).astype(np.int32)
+    cells = np.ascontiguousarray(visits.cells, np.int32)
+    return pa.Array.from_buffers(pa.binary(), rows, [None, pa.py_buffer(offsets * np.int32(4)), pa.py_buffer(cells)])
+
+
+def visits_from(cells: Sequence[bytes]) -> Visits:
+    """The inverse of ``cells_column``."""
+    counts = np.fromiter((len(each) // 4 for each in cells), np.int64, len(cells))
+    return Visits(np.repeat(np.arange(len(cells)), counts), np.frombuffer(b"".join(cells), np.int32))
+
+
+def places_column(rows: int, places: Places) -> pa.Array:
+    """The tasks that each of ``rows`` rows goes to: lists of ``PLACE``."""
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(places.rows, minlength=rows))]).astype(np.int32)
+    columns = [pa.array(places.task), pa.array(places.tile), pa.array(places.other)]
+    structs = pa.StructArray.from_arrays(columns, names=PLACE.names)
+    return pa.ListArray.from_arrays(pa.array(offsets), structs)
+
+
+@dataclass(frozen=True)
+class Router:
+    """Makes the columns that send assigned rows to their tasks: ``cells`` and, with a plan, ``places``."""
+
+    coverage: Coverage
+    plan: RegionPlan | None = None
+
+    @property
+    def fields(self) -> list[T.StructField]:
+        found = [T.StructField("cells", T.BinaryType())]
+        return found + ([T.StructField("places", T.ArrayType(PLACE))] if self.plan else [])
+
+    def columns(self, own: np.ndarray, visits: Visits, hashes: Any) -> list[pa.Array]:
+        """For a batch of rows: their own cells, int (n,), negative where a row has none; the cells they visit; and
+        ``tile_hash``, an Arrow array."""
+        found = [cells_column(len(own), visits)]
+        if self.plan is not None:
+            valid = np.flatnonzero(own >= 0)
+            place = np.cumsum(own >= 0) - 1
+            there = Visits(place[visits.rows], visits.cells)
+            places = self.plan.places(own[valid], there, hashes.to_numpy()[valid])
+            found.append(places_column(len(own), _with_invalid(places, valid, own)))
+        return found
+
+
+def _with_invalid(places: Places, valid: np.ndarray, own: np.ndarray) -> Places:
+    """Rows of no cell go where their negative number says: no task has such a key, and they spread."""
+    if len(valid) == len(own):
+        return places
+    invalid = np.flatnonzero(own < 0)
+    return Places.joined(
+        [
+            (valid[places.rows], places.task, places.tile, places.other),
+            (invalid, own[invalid].astype(np.int64), NO_TILE, NO_TILE),
+        ]
+    )
+
+
+def placed(rows: DataFrame) -> DataFrame:
+    """Each row once for every task it takes part in, with ``task``, ``tile`` and ``other``."""
+    kept = [name for name in rows.columns if name != "places"]
+    exploded = rows.select(*kept, F.explode("places").alias("place"))
+    return exploded.select(*kept, *(F.col(f"place.{name}").alias(name) for name in PLACE.names))
+
+
+def collect_visits(rows: DataFrame, scale: float) -> VisitSample:
+    """The sample of visits from ``rows`` with ``centroid`` and ``cells``, each of which stands for ``scale`` rows."""
+    found = collect_arrow(rows.where("centroid >= 0").select("centroid", "cells"))
+    cells = [value.as_py() for value in found["cells"]]
+    return VisitSample(found["centroid"].to_numpy(), visits_from(cells), scale)
