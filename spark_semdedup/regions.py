@@ -53,6 +53,17 @@ class VisitSample:
         """Estimated guests of each cell: float (k,)."""
         return np.bincount(self.visits.cells, minlength=k) * self.scale
 
+    def pairs(self, k: int) -> tuple[float, float]:
+        """Estimated pairs of two natives of a cell, and of a native and a guest; without bias, however few rows."""
+        rows = len(self.own)
+        natives = np.bincount(self.own, minlength=k).astype(float)
+        guests = np.bincount(self.visits.cells, minlength=k).astype(float)
+        if self.scale == 1:
+            return float((natives * (natives - 1) / 2).sum()), float((natives * guests).sum())
+        # Of m rows there are m (m − 1) ordered pairs, for (m scale)² of the rows they stand for.
+        each = (rows * self.scale) ** 2 / max(rows * (rows - 1), 1)
+        return float((natives * (natives - 1)).sum() / 2 * each), float((natives * guests).sum() * each)
+
     def places(self) -> Visits:
         """All visits, to the own cell, too."""
         rows = np.concatenate([np.arange(len(self.own)), self.visits.rows])
