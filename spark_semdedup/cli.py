@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import io
 import logging
+import math
 import os
 import re
 import signal
@@ -44,10 +45,11 @@ from spark_semdedup.params import (
     PairwiseParams,
     RankingParams,
     SemDedupParams,
+    SemDedupStageParams,
 )
 from spark_semdedup.report import is_expected, one_line
-from spark_semdedup.semdedup import SemDedupStageParams
 from spark_semdedup.session import given_session, local_session
+from spark_semdedup.sizing import Hardware
 
 PROGRAM = "spark-semdedup"
 
@@ -309,6 +311,34 @@ def _remove(args: argparse.Namespace, settings: dict[str, Any]) -> Callable[[ste
     return lambda job: steps.remove(job, source, target, settings, **paths).as_text()
 
 
+def _plan_options(parser: argparse.ArgumentParser) -> None:
+    add_source(parser)
+    _centroids_option(parser)
+    group = parser.add_argument_group("what is planned for")
+    group.add_argument("--rows", metavar="N", type=_count, help="rows of the data set that --input is a sample of")
+    group.add_argument("--gpus", metavar="N", type=_whole, help="GPUs to plan for (default: this machine's processors)")
+    group.add_argument(
+        "--gpu-tflops",
+        metavar="T",
+        type=_positive,
+        help="10^12 float16 operations per second of one GPU, by its data sheet; half is taken to be reached "
+        "(default: 500)",
+    )
+    group.add_argument(
+        "--network-gbps", metavar="G", type=_positive, help="10^9 bits per second of network for each GPU (default: 25)"
+    )
+
+
+def _plan(args: argparse.Namespace, settings: dict[str, Any]) -> Callable[[steps.Job], str]:
+    source, saved = source_from(args), _saved(args, settings)
+    hardware = None
+    if args.gpus:
+        hardware = Hardware.gpus(args.gpus, args.gpu_tflops or 500.0, args.network_gbps or 25.0)
+    elif args.gpu_tflops or args.network_gbps:
+        raise UsageError("--gpu-tflops and --network-gbps describe GPUs: say how many with --gpus")
+    return lambda job: steps.plan(job, source, settings, saved, rows=args.rows, hardware=hardware).as_text()
+
+
 def _demo_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", default="demo-output", metavar="PATH", help="folder to write, as run does (default: demo-output)"
@@ -351,6 +381,13 @@ COMMANDS = {
         params_of(RemoveDuplicates, leave_out={"duplicatesPath"}),  # here --duplicates
         _remove_options,
         _remove,
+    ),
+    "plan": Command(
+        "say what a run would cost with each coverage, from a sample; writes nothing",
+        "--input PATH …",
+        _RUN_PARAMS,
+        _plan_options,
+        _plan,
     ),
     "demo": Command(
         "run on a small real corpus that comes with the package, and show what was found",
@@ -406,6 +443,24 @@ def _session_options(parser: argparse.ArgumentParser) -> None:
         help="memory of its JVM (default: one per core, at least 4, at most a third of the machine's)",
     )
     group.add_argument("--verbose", action="store_true", help="tell more, with tracebacks and Spark's own log")
+
+
+def _count(text: str) -> int:
+    """A whole number, which may be written as 1e9."""
+    number = _positive(text)
+    if number < 1 or not number.is_integer():
+        raise argparse.ArgumentTypeError(f"{text} cannot be used: it must be a whole number of at least 1")
+    return int(number)
+
+
+def _positive(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} cannot be used: it must be a number above 0")
+    return number
 
 
 def _whole(text: str) -> int:

@@ -68,6 +68,13 @@ class Coverage:
         """What manifests and ``summary.json`` call it."""
         return "exact" if self.is_exact else "cluster" if not self.others else "probes"
 
+    @property
+    def label(self) -> str:
+        """The same with its setting, for people."""
+        if self.is_exact:
+            return f"exact from {self.threshold:.6g}"
+        return f"nProbe {self.others + 1}" if self.others else "cluster"
+
     def rule(self, cells: Cells) -> VisitRule | None:
         """Which cells rows visit, made ready for ``cells``, on the device these are on."""
         if not self.visits:

@@ -55,12 +55,12 @@ from spark_semdedup.planning import (
     device_bytes,
     plan_tasks,
     tiles_of,
-    worker_bytes,
 )
 from spark_semdedup.ranking import Ranking, rank_order
 from spark_semdedup.regions import FIRST_GUEST_TILE, NO_TILE, RegionPlan, VisitSample, plan_regions
 from spark_semdedup.sampling import in_lowest
 from spark_semdedup.validation import check_ids
+from spark_semdedup.workload import Workload
 
 log = logging.getLogger("spark_semdedup")
 
@@ -121,10 +121,10 @@ class PairwiseSimilarity(
         """Lazy, but for small jobs: one checks the ids, one looks at a sample of the rows to plan the tasks. Where
         ``dataset`` is costly to compute (``EmbeddingKMeansModel.transform`` assigns all rows anew for the second and
         for the comparison), persist it first, or use ``SemDedup``, which assigns rows once."""
-        return self.compared(dataset).select(*SIMILARITY_COLUMNS)
+        return self.compared(dataset).rows.select(*SIMILARITY_COLUMNS)
 
-    def compared(self, dataset: DataFrame) -> DataFrame:
-        """The similarities and what ``compare_clusters`` tells beside them."""
+    def compared(self, dataset: DataFrame) -> Compared:
+        """The similarities and what is told beside them."""
         id_ = id_column(dataset, self.value("idCol"))
         name = self.value("embeddingCol")
         stored = not self.value("normalize")
@@ -145,7 +145,8 @@ class PairwiseSimilarity(
         fraction = min(1.0, max(SIZE_ROWS, 16 * len(model.centroids)) / max(total, 1))
         sample = collect_visits(router.rows(rows.where(in_lowest(F.col("id"), fraction))), 1 / fraction)
         plan = plan_for(sample, model.centroids, coverage, rows.sparkSession, self)
-        return compare_regions(router.rows(rows, plan), plan, coverage, ranking, self)
+        workload = Workload.of_regions(coverage, sample, model.centroids, plan)
+        return compare_regions(router.rows(rows, plan), plan, workload, ranking, self)
 
     def _model(self) -> EmbeddingKMeansModel:
         path = self.value("centroidsPath")
@@ -239,19 +240,28 @@ def _sample_sizes(rows: DataFrame) -> ClusterSizes:
     return ClusterSizes(sizes, max((max(row["dim"] or 1, 1) for row in found), default=1))
 
 
+@dataclass(frozen=True)
+class Compared:
+    """What comparisons give. ``rows``: ``id``, ``max_id``, ``cosine_sim_score``, ``centroid``, ``compared`` (how many
+    pairs count with this row, so that the sum is that of all pairs compared) and ``reason`` (why an invalid row is not
+    compared); lazy. ``workload``: what that was estimated to take."""
+
+    rows: DataFrame
+    workload: Workload
+
+
 def compare_clusters(
     rows: DataFrame,
     sizes: ClusterSizes,
     ranking: Ranking,
     decode: Decoder,
     params: PairwiseParams,
-) -> DataFrame:
+) -> Compared:
     """The grouped pandas UDF: ``rows`` repartitioned by cluster, each group compared on its own.
 
     ``rows`` has ``id``, ``key_0`` …, one column of vectors that ``decode`` makes a matrix of unit vectors, and
     ``centroid``; with a column ``reason``, rows of negative centroid are not compared. ``sizes`` steer how tasks are
-    cut and placed (``planning``), never the answer. Gives ``id``, ``max_id``, ``cosine_sim_score``, ``centroid``,
-    ``compared`` (how many pairs count with this row, so that the sum is that of all pairs compared) and ``reason``.
+    cut and placed (``planning``), never the answer.
     """
     spark = rows.sparkSession
     placement = Placement.of_params(spark, params)
@@ -261,40 +271,34 @@ def compare_clusters(
     visits = (estimates * tiles_of(estimates, max_rows)).sum()  # a row of a tiled cluster goes to several tasks
     partitions = default_partitions(4.0 * sizes.dim * visits, slots(spark))
     plan = plan_tasks(estimates, max_rows=max_rows, partitions=partitions)
-    largest = min(2 * max_rows, int(estimates.max(initial=0))) if plan.is_tiled else int(estimates.max(initial=0))
-    _log_tasks(len(plan.keys), plan.partitions, largest, sizes.dim, placement)
+    workload = Workload.of_clusters(sizes.rows, sizes.dim, plan, max_rows)
+    _log(workload, placement)
     compare = _GroupComparison.of(rows, ranking, decode, placement, params, merges=plan.is_tiled)
-    return _compared(_place(rows, centroids, plan), plan.partitions, compare)
+    return Compared(_compared(_place(rows, centroids, plan), plan.partitions, compare), workload)
 
 
 def plan_for(
     sample: VisitSample, centroids: np.ndarray, coverage: Coverage, spark: SparkSession, params: PairwiseParams
 ) -> RegionPlan:
-    """Regions for rows that visit several cells, as ``sample`` says they do; the log tells what tasks take."""
+    """Regions for rows that visit several cells, as ``sample`` says they do."""
     dim = centroids.shape[1]
     max_rows = params.value("maxClusterRows") or default_max_rows(dim)
     rows = len(sample.own) * sample.scale
-    visits = 1 + len(sample.visits.rows) / max(len(sample.own), 1)
-    partitions = default_partitions(4.0 * dim * rows * min(visits, 2.0), slots(spark))
-    plan = plan_regions(sample, centroids, max_rows=max_rows, partitions=partitions, sketched=coverage.is_exact)
-    log.info(
-        "rows are native in one cluster and guests in %.1f others, and are sent to %.1f tasks",
-        visits - 1,
-        plan.rows_sent / max(rows, 1),
-    )
-    _log_tasks(len(plan.tasks), partitions, plan.largest_task, dim, Placement.of_params(spark, params))
-    return plan
+    partitions = default_partitions(4.0 * dim * rows * min(sample.cells_per_row, 2.0), slots(spark))
+    return plan_regions(sample, centroids, max_rows=max_rows, partitions=partitions, sketched=coverage.is_exact)
 
 
 def compare_regions(
-    rows: DataFrame, plan: RegionPlan, coverage: Coverage, ranking: Ranking, params: PairwiseParams
-) -> DataFrame:
+    rows: DataFrame, plan: RegionPlan, workload: Workload, ranking: Ranking, params: PairwiseParams
+) -> Compared:
     """``compare_clusters`` for rows that visit several cells, routed by ``plan`` (``Router``)."""
     placement = Placement.of_params(rows.sparkSession, params)
+    _log(workload, placement)
+    at_least = workload.coverage.at_least
     compare = _GroupComparison.of(
-        rows, ranking, decode_units, placement, params, merges=len(plan.keys) > 1, plan=plan, coverage=coverage
+        rows, ranking, decode_units, placement, params, merges=len(plan.keys) > 1, plan=plan, at_least=at_least
     )
-    return _compared(placed(rows), plan.partitions, compare)
+    return Compared(_compared(placed(rows), plan.partitions, compare), workload)
 
 
 def _compared(placed: DataFrame, partitions: int, compare: _GroupComparison) -> DataFrame:
@@ -307,13 +311,10 @@ def _compared(placed: DataFrame, partitions: int, compare: _GroupComparison) -> 
     return _merge(found, compare) if compare.merges else found
 
 
-def _log_tasks(tasks: int, partitions: int, largest: int, dim: int, placement: Placement) -> None:
+def _log(workload: Workload, placement: Placement) -> None:
+    on_gpu = f", {device_bytes(workload.rows_of_largest_task, workload.dim) >> 20} MiB of its GPU"
     log.info(
-        "%d tasks in %d partitions; the largest takes about %d MiB of its Python worker%s",
-        tasks,
-        partitions,
-        worker_bytes(largest, dim) >> 20,
-        f" and {device_bytes(largest, dim) >> 20} MiB of its GPU" if placement.backend == "gpu" else "",
+        "%s in %d partitions%s", workload.in_words(), workload.partitions, on_gpu if placement.backend == "gpu" else ""
     )
 
 
@@ -371,9 +372,8 @@ class _GroupComparison:
         *,
         merges: bool,
         plan: RegionPlan | None = None,
-        coverage: Coverage | None = None,
+        at_least: float = -np.inf,
     ) -> _GroupComparison:
-        at_least = coverage.at_least if coverage else -np.inf
         precision = _precision(params.value("precision"), placement.backend)
         return cls(
             ranking=ranking,

@@ -394,3 +394,9 @@ class HasDuplicatesPath(SemDedupParams):
     duplicatesPath = _param(
         "duplicatesPath", "Parquet folder of the duplicates to remove, with a column id", _text("duplicatesPath")
     )
+
+
+class SemDedupStageParams(
+    HasColumns, HasInvalid, ClusteringParams, RankingParams, PairwiseParams, CoverageParams, DecisionParams
+):
+    """The Params of the whole job; the command line's options are made from them."""

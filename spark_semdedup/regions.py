@@ -53,6 +53,11 @@ class VisitSample:
         """Estimated guests of each cell: float (k,)."""
         return np.bincount(self.visits.cells, minlength=k) * self.scale
 
+    @property
+    def cells_per_row(self) -> float:
+        """Cells in which a row is native or guest."""
+        return 1 + len(self.visits.rows) / max(len(self.own), 1)
+
     def pairs(self, k: int) -> tuple[float, float]:
         """Estimated pairs of two natives of a cell, and of a native and a guest; without bias, however few rows."""
         rows = len(self.own)

@@ -33,6 +33,7 @@ class Progress:
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream if stream is not None else sys.stderr
         self._total = 0
+        self._begun = ""
         self._born = time.monotonic()
         self.seconds: dict[str, float] = {}
         """Wall-clock seconds of each stage that has ended."""
@@ -55,7 +56,7 @@ class Progress:
     def stage(self, title: str) -> Iterator[dict[str, int]]:
         """Times a stage. What is put into the dictionary, counts by their names, ends the line."""
         counts: dict[str, int] = {}
-        begun = f"[{len(self.seconds) + 1}/{self._total}] {title} ... "
+        self._begun = begun = f"[{len(self.seconds) + 1}/{self._total}] {title} ... "
         on_terminal = self._stream.isatty()
         self._write(begun if on_terminal else begun.rstrip() + "\n")
         ending = "" if on_terminal else begun
@@ -68,6 +69,10 @@ class Progress:
         self.seconds[title] = round(time.monotonic() - start, 3)
         facts = [*(f"{n:,} {what}" for what, n in counts.items()), f"{self.seconds[title]:.1f} s"]
         self._write(f"{ending}{', '.join(facts)}\n")
+
+    def note(self, text: str) -> None:
+        """Tells something of the stage that runs, in a line of its own."""
+        self._write(f"{text}\n{self._begun}" if self._stream.isatty() else f"{self._begun}{text}\n")
 
     def _write(self, text: str) -> None:
         self._stream.write(text)
@@ -98,6 +103,8 @@ class Summary:
     """The largest eps for which the scores are complete; None: any."""
     complete_from: float | None = None
     """The same as a similarity: the very double that was compared with."""
+    planned: dict[str, Any] | None = None
+    """What the comparison was estimated to take before it began (``Workload.facts``)."""
     backend: str | None = None
     clusterer: str | None = None
     versions: dict[str, str] = field(default_factory=dict)

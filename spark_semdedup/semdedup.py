@@ -18,30 +18,19 @@ from spark_semdedup.duplicates import IdentifyDuplicates, without_ids
 from spark_semdedup.pairwise import (
     SIMILARITY_COLUMNS,
     ClusterSizes,
+    Compared,
     compare_clusters,
     compare_regions,
     decode_units,
     plan_for,
 )
-from spark_semdedup.params import (
-    ClusteringParams,
-    CoverageParams,
-    DecisionParams,
-    HasColumns,
-    HasInvalid,
-    PairwiseParams,
-    RankingParams,
-)
+from spark_semdedup.params import SemDedupStageParams
 from spark_semdedup.persistence import CentroidsModel
 from spark_semdedup.ranking import Ranking
 from spark_semdedup.regions import VisitSample
+from spark_semdedup.sizing import Hardware, Sizing, size_up
 from spark_semdedup.validation import check_ids
-
-
-class SemDedupStageParams(
-    HasColumns, HasInvalid, ClusteringParams, RankingParams, PairwiseParams, CoverageParams, DecisionParams
-):
-    """The Params of the whole job; the command line's options are made from them."""
+from spark_semdedup.workload import Workload
 
 
 class SemDedup(Estimator, SemDedupStageParams, DefaultParamsReadable, DefaultParamsWritable):
@@ -75,6 +64,10 @@ class SemDedup(Estimator, SemDedupStageParams, DefaultParamsReadable, DefaultPar
             model._fitted_on = _FittedOn(weakref.ref(dataset), self.value("idCol"), clustering.fitted_sample)
         return model
 
+    def plan(self, dataset: DataFrame, *, rows: float | None = None, hardware: Hardware | None = None) -> Sizing:
+        """What deduplicating ``dataset`` will cost with each coverage, from a sample, in seconds; see ``size_up``."""
+        return size_up(self, dataset, rows=rows, hardware=hardware)
+
 
 class SemDedupModel(CentroidsModel, SemDedupStageParams):
     """Deduplicates with fitted centroids; see ``SemDedup``."""
@@ -103,6 +96,10 @@ class SemDedupModel(CentroidsModel, SemDedupStageParams):
         """All of them from one computation, which is kept until ``unpersist()``."""
         return self._result(dataset, persist=True)
 
+    def plan(self, dataset: DataFrame, *, rows: float | None = None, hardware: Hardware | None = None) -> Sizing:
+        """What deduplicating ``dataset`` with these centroids will cost with each coverage; see ``size_up``."""
+        return size_up(self, dataset, rows=rows, hardware=hardware, centroids=self._centroids)
+
     def _result(self, dataset: DataFrame, *, persist: bool) -> SemDedupResult:
         name = self.value("idCol")
         ranking = Ranking.of(self)
@@ -110,8 +107,8 @@ class SemDedupModel(CentroidsModel, SemDedupStageParams):
         identify.similarity_threshold()
         if self.value("handleInvalid") == "skip":
             refuse_shadowed(dataset, ["reason"], "handleInvalid='skip'")
-        compared = self._compared(dataset, ranking)
-        compared = compared.persist() if persist else compared
+        found = self._compared(dataset, ranking)
+        compared = found.rows.persist() if persist else found.rows
         valid_row = F.col("reason").isNull()
         similarities = compared.where(valid_row).select(*SIMILARITY_COLUMNS)
         duplicates = identify.transform(similarities)
@@ -126,9 +123,10 @@ class SemDedupModel(CentroidsModel, SemDedupStageParams):
             deduplicated=without_ids(dataset, name, unwanted),
             invalid=_with_reason(dataset, name, invalid_ids),
             compared=compared,
+            workload=found.workload,
         )
 
-    def _compared(self, dataset: DataFrame, ranking: Ranking) -> DataFrame:
+    def _compared(self, dataset: DataFrame, ranking: Ranking) -> Compared:
         """Assigns rows, sends them to their tasks and compares them there."""
         clustering = self.clustering
         coverage = Coverage.of(self, self.similarity_threshold())
@@ -139,7 +137,8 @@ class SemDedupModel(CentroidsModel, SemDedupStageParams):
         sample = self._visits(dataset, clustering, coverage)
         plan = plan_for(sample, self._centroids, coverage, dataset.sparkSession, self)
         rows = clustering.unit_rows(dataset, ranking, Router(coverage, plan))
-        return compare_regions(rows, plan, coverage, ranking, self)
+        workload = Workload.of_regions(coverage, sample, self._centroids, plan)
+        return compare_regions(rows, plan, workload, ranking, self)
 
     def _cluster_sizes(self, dataset: DataFrame, clustering: EmbeddingKMeansModel) -> Mapping[int, float]:
         """Of the rows the model was fitted on, what the fit learned; others are checked and a sample is assigned."""
@@ -196,6 +195,9 @@ class SemDedupResult:
     ``handleInvalid`` keep, and nowhere else with skip."""
     compared: DataFrame = field(repr=False)
     """What all of them are made from: ``SIMILARITY_COLUMNS``, ``centroid``, ``compared``, ``reason`` of every row."""
+
+    workload: Workload = field(repr=False)
+    """What the comparison was estimated to take when it was planned."""
 
     def counts(self) -> dict[str, int]:
         """Rows in, invalid rows, clusters that hold rows, pairs compared; one small job over what is kept."""

@@ -1,9 +1,9 @@
 """What a deduplication will cost, before it runs: ``spark-semdedup plan`` and ``SemDedup.plan``.
 
-A sample of the rows is clustered into a few numbers of clusters, up to the one that will be used or as far as the sample
-reaches, and rows that no fit has seen say how many cells rows visit and how clusters are filled. What is counted on the
-sample grows with the rows as written here; towards other numbers of clusters it is interpolated, or extrapolated, by
-powers of k, which it follows well (see RESULTS.md for plans beside runs).
+A sample of the rows is clustered, into as many clusters as will be used or as the sample can tell, and into a half and
+a quarter of that. Rows that no fit has seen then say how full clusters are and how many of them rows visit. From the
+sample to all rows, pairs grow with the square; from these numbers of clusters to others, counts are taken to follow
+powers of k (plans beside runs: benchmarks/RESULTS.md).
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
 
 from spark_semdedup.clusterers import FitSettings, fit_faiss
 from spark_semdedup.clustering import FIT_ROWS_PER_CENTROID, VISIT_ROWS
@@ -26,19 +26,17 @@ from spark_semdedup.devices import slots
 from spark_semdedup.errors import SemDedupError
 from spark_semdedup.kernels.assignment import Cells, assign
 from spark_semdedup.kernels.sketch import DIRECTIONS
-from spark_semdedup.params import SemDedupParams
-from spark_semdedup.planning import default_max_rows, default_partitions, worker_bytes
+from spark_semdedup.params import SemDedupStageParams
+from spark_semdedup.planning import default_max_rows, default_partitions
 from spark_semdedup.regions import VisitSample, plan_regions
 from spark_semdedup.sampling import fit_sample
+from spark_semdedup.workload import Workload, short, short_bytes
 
-PROBES = (2, 3, 4)
-"""Values of nProbe that a plan shows."""
+PROBES = (1, 2, 3, 4)
+"""Values of nProbe that a plan shows; 1 is the own cluster alone."""
 
 _MOST_FITTED = 1000
 """Clusters at most that are fitted for a plan, so that it takes seconds."""
-
-_ROW_BYTES = 120
-"""What a row takes in a shuffle beside its vector and the numbers of its cells: id, rank key, headers (measured)."""
 
 _ROWS_PER_REGION = 32
 """Rows of the sample that a region must hold on average for regions to be cut from the sample itself."""
@@ -93,160 +91,78 @@ def _product_speed() -> float:
 
 
 @dataclass(frozen=True)
-class Workload:
-    """What one coverage has to do. Estimates; counts as float, since they may be of rows yet to come."""
-
-    name: str
-    """``cluster``, ``nProbe 2``, ``exact to eps 0.05``."""
-    rows: float
-    dim: int
-    k: int
-    cells_per_row: float
-    """Cells in which a row is native or guest."""
-    native_pairs: float
-    guest_pairs: float
-    tasks_per_row: float
-    """Tasks to which a row is sent."""
-    tasks: int
-    partitions: int
-    rows_of_largest_task: int
-    sketched: bool
-
-    @property
-    def pairs(self) -> float:
-        return self.native_pairs + self.guest_pairs
-
-    @property
-    def shuffle_bytes(self) -> float:
-        """Written by the shuffle that sends rows to their tasks, before compression."""
-        return self.rows * self.tasks_per_row * (4 * self.dim + _ROW_BYTES + 4 * (self.cells_per_row - 1))
-
-    @property
-    def task_bytes(self) -> int:
-        """Memory of the largest task in its Python worker."""
-        return worker_bytes(self.rows_of_largest_task, self.dim)
-
-    def seconds(self, hardware: Hardware) -> dict[str, float]:
-        """Of the stages that depend on k and coverage; reading the input and writing the result come on top."""
-        operations = 2.0 * self.dim * self.native_pairs
-        operations += 2.0 * (DIRECTIONS + 1 if self.sketched else self.dim) * self.guest_pairs
-        fit = 2.0 * FIT_ROWS_PER_CENTROID * self.k * self.k * self.dim * 10
-        return {
-            "fit": fit / hardware.flops,
-            "assign": 2.0 * self.rows * self.k * self.dim / hardware.flops,
-            "move": self.shuffle_bytes / hardware.bytes_per_second,
-            "compare": operations / hardware.flops,
-        }
-
-    def in_words(self) -> str:
-        """One line."""
-        return (
-            f"{self.name}: {_short(self.rows)} rows in {self.k:,} clusters, {self.cells_per_row:.1f} clusters and "
-            f"{self.tasks_per_row:.1f} tasks per row, {_short(self.pairs)} pairs, {_bytes(self.shuffle_bytes)} to "
-            f"shuffle, at most {_bytes(self.task_bytes)} per task"
-        )
-
-    @classmethod
-    def of(
-        cls, name: str, sample: VisitSample, centroids: np.ndarray, *, max_rows: int, task_slots: int, sketched: bool
-    ) -> Workload:
-        """Of rows that visit cells as a sample of them does."""
-        k, dim = centroids.shape
-        rows = len(sample.own) * sample.scale
-        native, guest = sample.pairs(k)
-        cells = 1 + len(sample.visits.rows) / max(len(sample.own), 1)
-        partitions = default_partitions(4.0 * dim * rows * min(cells, 2.0), task_slots)
-        plan = plan_regions(sample, centroids, max_rows=max_rows, partitions=partitions, sketched=sketched)
-        sent = plan.rows_sent / max(rows, 1)
-        return cls(
-            name, rows, dim, k, cells, native, guest, sent, len(plan.tasks), partitions, plan.largest_task, sketched
-        )
-
-
-@dataclass(frozen=True)
 class Sizing:
     """The answer of a plan: what each coverage costs at the k that would be used, and the k of least cost."""
 
     workloads: tuple[Workload, ...]
     best_k: dict[str, int]
-    """By name of the coverage: the number of clusters for which the sum of ``seconds`` is least."""
-    cluster_rows: tuple[float, float, float]
-    """Rows of the smallest, the median and the largest cluster."""
+    """By label of the coverage: the number of clusters for which the time is least."""
+    cluster_rows: tuple[float, float, float] | None
+    """Rows of the smallest, the median and the largest cluster; None where k is larger than what the sample was
+    clustered into, and all is extrapolated."""
     sample_rows: int
     hardware: Hardware
-    extrapolated: bool
-    """Whether k is larger than what the sample could be clustered into."""
 
     def as_text(self) -> str:
         """A table with one line for each coverage."""
         first = self.workloads[0]
-        least, median, most = self.cluster_rows
-        spread = "" if self.extrapolated else f", of {_short(least)} to {_short(most)} rows, median {_short(median)}"
         facts = [
-            ("rows", f"{_short(first.rows)} of dimension {first.dim}, {self.sample_rows:,} looked at"),
-            ("clusters", f"{first.k:,}{spread}{' (extrapolated)' if self.extrapolated else ''}"),
+            ("rows", f"{short(first.rows)} of dimension {first.dim}; {self.sample_rows:,} were looked at"),
+            ("clusters", f"{first.k:,}{self._sizes()}"),
             ("hardware", self.hardware.described),
         ]
-        head = (
-            "coverage",
-            "clusters/row",
-            "pairs",
-            "tasks/row",
-            "shuffle",
-            "largest task",
-            "partitions",
-            "time",
-            "best k",
+        lines = [_HEAD, *(self._line(work) for work in self.workloads)]
+        width = [max(len(line[i]) for line in lines) for i in range(len(_HEAD))]
+        table = ["  ".join([line[0].ljust(width[0]), *map(str.rjust, line[1:], width[1:])]) for line in lines]
+        return "\n".join(
+            [*(f"  {name:<8}  {text}" for name, text in facts), "", *(f"  {t}" for t in table), "", _NOTES]
         )
-        lines = [head, *(self._line(work) for work in self.workloads)]
-        width = [max(len(line[i]) for line in lines) for i in range(len(head))]
-        table = [
-            "  "
-            + "  ".join(
-                text.ljust(w) if i == 0 else text.rjust(w) for i, (text, w) in enumerate(zip(line, width, strict=True))
-            )
-            for line in lines
+
+    def _sizes(self) -> str:
+        if self.cluster_rows is None:
+            return " (more than the rows looked at can tell: extrapolated)"
+        least, median, most = map(short, self.cluster_rows)
+        return f", of {least} to {most} rows, half of them above {median}"
+
+    def facts(self) -> list[dict[str, Any]]:
+        """One dictionary for each coverage."""
+        return [
+            {"coverage": work.coverage.label, "rows": work.rows, "dimension": work.dim, "k": work.k}
+            | work.facts()
+            | {"seconds": seconds(work, self.hardware), "best_k": self.best_k[work.coverage.label]}
+            for work in self.workloads
         ]
-        notes = [
-            "  pairs: to compare; exact dismisses most pairs with guests by sketches. time: of fitting, assigning, moving",
-            "  and comparing, if all goes at the hardware's speed; reading and writing the data come on top. best k: the",
-            "  number of clusters for which that time is least. Scores do not depend on it with coverage exact.",
-        ]
-        return "\n".join([*(f"  {name:<8}  {text}" for name, text in facts), "", *table, "", *notes])
 
     def _line(self, work: Workload) -> tuple[str, ...]:
         return (
-            work.name,
+            work.coverage.label,
             f"{work.cells_per_row:.1f}",
-            _short(work.pairs),
+            short(work.pairs),
             f"{work.tasks_per_row:.1f}",
-            _bytes(work.shuffle_bytes),
-            _bytes(work.task_bytes),
+            short_bytes(work.shuffle_bytes),
+            short_bytes(work.task_bytes),
             f"{work.partitions:,}",
-            _duration(sum(work.seconds(self.hardware).values())),
-            f"{self.best_k[work.name]:,}",
+            _duration(seconds(work, self.hardware)),
+            f"{self.best_k[work.coverage.label]:,}",
         )
 
 
-def _short(number: float) -> str:
-    """A count in three digits: 63,905 → 63.9 thousand."""
-    for size, word in (
-        (1e15, "quadrillion"),
-        (1e12, "trillion"),
-        (1e9, "billion"),
-        (1e6, "million"),
-        (1e4, "thousand"),
-    ):
-        if number >= size:
-            return f"{number / (1e3 if word == 'thousand' else size):.3g} {word}"
-    return f"{number:,.0f}"
+_HEAD = (
+    "coverage",
+    "clusters/row",
+    "pairs",
+    "tasks/row",
+    "shuffle",
+    "largest task",
+    "partitions",
+    "time",
+    "best k",
+)
 
-
-def _bytes(number: float) -> str:
-    for size, unit in ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB")):
-        if number >= size:
-            return f"{number / size:,.0f} {unit}" if number >= 10 * size else f"{number / size:.1f} {unit}"
-    return f"{number / 2**10:,.0f} KiB"
+_NOTES = """\
+  pairs: to be compared; exact dismisses most of those across clusters by a sketch, at a sixth of the work or less.
+  time: fitting, assigning, moving and comparing at the hardware's speed; reading and writing data come on top.
+  best k: the number of clusters of least time; with exact the duplicates are the same for any k."""
 
 
 def _duration(seconds: float) -> str:
@@ -255,23 +171,24 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:,.0f} min" if seconds >= 120 else f"{seconds:,.0f} s"
 
 
+def seconds(work: Workload, hardware: Hardware) -> float:
+    """Of what depends on k and coverage, if all goes at the hardware's speed: fitting, assigning, moving rows to their
+    tasks and comparing them. Reading the input and writing the result come on top."""
+    sketched = DIRECTIONS + 1 if work.coverage.is_exact else work.dim
+    products = float(FIT_ROWS_PER_CENTROID * work.k * work.k * work.dim * _FIT_ITERATIONS)
+    products += work.rows * work.k * work.dim + work.native_pairs * work.dim + work.guest_pairs * sketched
+    return 2 * products / hardware.flops + work.shuffle_bytes / hardware.bytes_per_second
+
+
+_FIT_ITERATIONS = 10
+"""About as many as a fit takes until it stops by itself."""
+
+
 # --- how it is found ----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Point:
-    """What was counted at one number of clusters, for one coverage, per row or per pair of rows."""
-
-    k: int
-    cells_per_row: float
-    native_share: float
-    """Of all ordered pairs of rows, those of two natives of a cell."""
-    guest_share: float
-    """The same of a native and a guest."""
-
-
 def size_up(
-    params: SemDedupParams,
+    params: SemDedupStageParams,
     dataset: DataFrame,
     *,
     rows: float | None = None,
@@ -281,7 +198,8 @@ def size_up(
     """Plans the deduplication of ``dataset`` with the Params of ``SemDedup``.
 
     ``rows``: of the whole data set, where ``dataset`` is a sample of it. ``hardware``: default this machine.
-    ``centroids``: those of a fitted model, instead of fitting any for its k.
+    ``centroids``: float32 (k, d), of a fitted model, instead of fitting any for its k. Raises ``SemDedupError`` where
+    the input is empty, has more than ``rows`` rows, or fewer than k.
     """
     there = dataset.count()
     if not there:
@@ -290,29 +208,27 @@ def size_up(
     if total < there:
         raise SemDedupError(f"rows={total:g} is smaller than the {there} rows of the input, which are a part of them")
     k = _target_k(params, total, centroids)
-    top = min(k, _MOST_FITTED, max(1, there // 2)) if centroids is None else k
-    fitted, unseen = _sample(params, dataset, there, top)
-    hardware = hardware or Hardware.here(slots(dataset.sparkSession))
-    clustered = {size: _centroids(params, fitted, size) for size in _ladder(top) if centroids is None or size != k}
+    ladder = _ladder(k, there, whole=total == there)
+    fitted, unseen = _sample(params, dataset, there, ladder[-1])
+    cells = {size: _fitted_cells(params, fitted, size) for size in ladder if centroids is None or size != k}
     if centroids is not None:
-        clustered[k] = centroids
+        cells[k] = Cells.of(centroids, spherical=_spherical(params))
+    hardware = hardware or Hardware.here(slots(dataset.sparkSession))
     max_rows = params.value("maxClusterRows") or default_max_rows(fitted.shape[1])
-    coverages = _coverages(params)
+    frame = _Frame(total, fitted.shape[1], max_rows, hardware.slots)
     workloads, best = [], {}
-    for name, coverage in coverages.items():
-        samples = {size: _visits(params, unseen, found, coverage, total) for size, found in clustered.items()}
-        curve = _Curve(name, coverage, [_point(size, sample) for size, sample in samples.items()], total, max_rows)
-        curve = replace(curve, dim=fitted.shape[1], task_slots=hardware.slots)
-        measured = samples.get(k)
-        work = None if measured is None else curve.measured(measured, clustered[k])
-        workloads.append(work or curve.at(k))
-        best[name] = curve.best_k(k, hardware)
-    sizes = np.sort(samples[top].natives(top))
-    spread = (float(sizes[0]), float(np.median(sizes)), float(sizes[-1]))
-    return Sizing(tuple(workloads), best, spread, len(fitted) + len(unseen), hardware, k not in clustered)
+    for coverage in _coverages(params):
+        samples = {size: _visits(unseen, these, coverage, total) for size, these in cells.items()}
+        curve = _Curve(coverage, frame, [_point(size, sample) for size, sample in samples.items()])
+        measured = frame.measured(coverage, samples[k], cells[k]) if k in cells else None
+        workloads.append(measured or curve.at(k))
+        best[coverage.label] = curve.best_k(k, hardware)
+    spread = _spread(samples[k].natives(k)) if k in cells else None
+    looked_at = len(fitted) + (len(unseen) if unseen is not fitted else 0)
+    return Sizing(tuple(workloads), best, spread, looked_at, hardware)
 
 
-def _target_k(params: SemDedupParams, total: float, centroids: np.ndarray | None) -> int:
+def _target_k(params: SemDedupStageParams, total: float, centroids: np.ndarray | None) -> int:
     if centroids is not None:
         return len(centroids)
     initial = params.value("initMode")
@@ -323,13 +239,19 @@ def _target_k(params: SemDedupParams, total: float, centroids: np.ndarray | None
     return k
 
 
-def _ladder(top: int) -> list[int]:
-    """Numbers of clusters to fit, the largest last."""
+def _ladder(k: int, there: int, *, whole: bool) -> list[int]:
+    """Numbers of clusters to fit, the largest last: k, or as many as a few seconds and the rows allow, and fewer.
+
+    A run fits on all rows where there are few, and so does a plan for them. Otherwise rows must be left that no fit has
+    seen: those that it has lie nearer to their centroids than others do, and visit fewer cells.
+    """
+    most = there if whole and there <= FIT_ROWS_PER_CENTROID * k else (there - there // 4) // FIT_ROWS_PER_CENTROID
+    top = max(1, min(k, _MOST_FITTED, most))
     return sorted({max(1, top // 4), max(1, top // 2), top})
 
 
-def _sample(params: SemDedupParams, dataset: DataFrame, there: int, top: int) -> tuple[np.ndarray, np.ndarray]:
-    """Unit vectors to fit and unit vectors that no fit sees, unless there are too few: float32 (n, d) and (m, d)."""
+def _sample(params: SemDedupStageParams, dataset: DataFrame, there: int, top: int) -> tuple[np.ndarray, np.ndarray]:
+    """Unit vectors to fit, and unit vectors that no fit sees, or the same where all are fitted: float32 (n, d)."""
     wanted = min(FIT_ROWS_PER_CENTROID * top, there)
     sample = fit_sample(
         dataset,
@@ -344,100 +266,126 @@ def _sample(params: SemDedupParams, dataset: DataFrame, there: int, top: int) ->
         on_driver=True,
         spare=VISIT_ROWS,
     )
-    enough = len(sample.spare) >= min(VISIT_ROWS, there - wanted) > 0
-    return sample.array, sample.spare if enough else sample.array
+    return sample.array, sample.spare if len(sample.spare) else sample.array
 
 
-def _centroids(params: SemDedupParams, sample: np.ndarray, k: int) -> np.ndarray:
-    settings = FitSettings.from_params(_without_initial(params), k)
-    return fit_faiss(sample[: FIT_ROWS_PER_CENTROID * k], replace(settings, initMode="random", nInit=1)).centroids
-
-
-def _without_initial(params: SemDedupParams) -> SemDedupParams:
+def _fitted_cells(params: SemDedupStageParams, sample: np.ndarray, k: int) -> Cells:
     plain = params.copy()
     plain.clear(plain.getParam("initMode"))
-    return plain
+    settings = replace(FitSettings.from_params(plain, k), initMode="random", nInit=1)
+    fit = fit_faiss(sample[: max(k, FIT_ROWS_PER_CENTROID * k)], settings)
+    return Cells.of(fit.centroids, spherical=_spherical(params))
 
 
-def _coverages(params: SemDedupParams) -> dict[str, Coverage]:
-    threshold = params.similarity_threshold()
-    found = {"cluster": Coverage()}
-    found |= {f"nProbe {probes}": Coverage(others=probes - 1) for probes in PROBES}
-    return found | {f"exact to {threshold:.4g}": Coverage(None, threshold)}
+def _spherical(params: SemDedupStageParams) -> bool:
+    return bool(params.value("distanceMeasure") == "cosine")
 
 
-def _visits(
-    params: SemDedupParams, unseen: np.ndarray, centroids: np.ndarray, coverage: Coverage, total: float
-) -> VisitSample:
-    cells = Cells.of(centroids, spherical=params.value("distanceMeasure") == "cosine")
+def _coverages(params: SemDedupStageParams) -> list[Coverage]:
+    found = [Coverage(others=probes - 1) for probes in PROBES]
+    return [*found, Coverage(None, params.similarity_threshold())]
+
+
+def _visits(unseen: np.ndarray, cells: Cells, coverage: Coverage, total: float) -> VisitSample:
     found = assign(unseen, cells, distances=(), rule=coverage.rule(cells))
     return VisitSample(found.centroid, found.visits, total / len(unseen))
+
+
+def _spread(natives: np.ndarray) -> tuple[float, float, float]:
+    return float(natives.min()), float(np.median(natives)), float(natives.max())
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """What all workloads of a plan share."""
+
+    rows: float
+    dim: int
+    max_rows: int
+    slots: int
+
+    def partitions(self, cells_per_row: float) -> int:
+        return default_partitions(4.0 * self.dim * self.rows * min(cells_per_row, 2.0), self.slots)
+
+    def measured(self, coverage: Coverage, sample: VisitSample, cells: Cells) -> Workload | None:
+        """The workload as a run would plan it; None where the sample has too few rows for each region."""
+        plan = plan_regions(
+            sample,
+            cells.centroids,
+            max_rows=self.max_rows,
+            partitions=self.partitions(sample.cells_per_row),
+            sketched=coverage.is_exact,
+        )
+        if sample.scale > 1 and len(sample.own) < _ROWS_PER_REGION * len(plan.tasks):
+            return None
+        return Workload.of_regions(coverage, sample, cells.centroids, plan)
+
+
+@dataclass(frozen=True)
+class _Point:
+    """What was counted at one number of clusters, for one coverage, per row or per pair of rows."""
+
+    k: int
+    cells_per_row: float
+    native_share: float
+    """Of all ordered pairs of rows, those of two natives of a cell."""
+    guest_share: float
+    """The same of a native and a guest."""
 
 
 def _point(k: int, sample: VisitSample) -> _Point:
     rows = len(sample.own) * sample.scale
     native, guest = sample.pairs(k)
-    return _Point(k, 1 + len(sample.visits.rows) / len(sample.own), 2 * native / rows**2, guest / rows**2)
+    return _Point(k, sample.cells_per_row, 2 * native / rows**2, guest / rows**2)
 
 
 @dataclass(frozen=True)
 class _Curve:
     """What a coverage costs as a function of k, between and beyond the points that were counted."""
 
-    name: str
     coverage: Coverage
+    frame: _Frame
     points: Sequence[_Point]
-    rows: float
-    max_rows: int
-    dim: int = 0
-    task_slots: int = 1
-
-    def measured(self, sample: VisitSample, centroids: np.ndarray) -> Workload | None:
-        """The workload as a run would plan it; None where the sample has too few rows for each region."""
-        work = Workload.of(
-            self.name,
-            sample,
-            centroids,
-            max_rows=self.max_rows,
-            task_slots=self.task_slots,
-            sketched=self.coverage.is_exact,
-        )
-        return work if len(sample.own) >= _ROWS_PER_REGION * work.tasks or sample.scale == 1 else None
 
     def at(self, k: int) -> Workload:
         """The workload at any k, regions by what they would hold."""
-        cells = max(1.0, self._power(k, lambda point: point.cells_per_row))
-        native = self.rows**2 / 2 * self._power(k, lambda point: point.native_share)
-        guest = self.rows**2 * self._power(k, lambda point: point.guest_share) if self.coverage.visits else 0.0
+        rows = self.frame.rows
+        cells = self._cells(k)
+        native = rows**2 / 2 * self._power(k, lambda point: point.native_share, least_slope=-1)
+        guest = rows**2 * self._power(k, lambda point: point.guest_share, least_slope=-1)
         regions, sent = self._regions(k, cells)
-        partitions = default_partitions(4.0 * self.dim * self.rows * min(cells, 2.0), self.task_slots)
-        largest = int(min(2 * self.max_rows, self.rows * sent / regions * 1.5))
+        largest = int(min(2 * self.frame.max_rows, rows * sent / regions * 1.5))
         return Workload(
-            self.name,
-            self.rows,
-            self.dim,
-            k,
-            cells,
-            native,
-            guest,
-            sent,
-            regions,
-            partitions,
-            largest,
-            self.coverage.is_exact,
+            coverage=self.coverage,
+            rows=rows,
+            dim=self.frame.dim,
+            k=k,
+            cells_per_row=cells,
+            native_pairs=native,
+            guest_pairs=guest if self.coverage.visits else 0.0,
+            tasks_per_row=sent,
+            tasks=regions,
+            partitions=self.frame.partitions(cells),
+            rows_of_largest_task=largest,
         )
+
+    def _cells(self, k: float) -> float:
+        """Clusters per row. Beyond the largest k counted they are not taken to get fewer."""
+        return max(1.0, self._power(k, lambda point: point.cells_per_row, least_slope=0))
 
     def _regions(self, k: int, cells: float) -> tuple[int, float]:
         """Number of regions, and to how many of them a row is sent: to about as many as it would visit cells, were
         there as many cells as regions."""
-        sent = 1.0
+        regions, sent = 1, 1.0
         for _ in range(20):
-            regions = max(1, min(k, math.ceil(max(self.rows * sent / (1.5 * self.max_rows), 4 * self.task_slots))))
-            sent = min(cells, max(1.0, self._power(regions, lambda point: point.cells_per_row)))
+            filled = self.frame.rows * sent / (1.5 * self.frame.max_rows)
+            regions = max(1, min(k, math.ceil(max(filled, 4 * self.frame.slots))))
+            sent = min(cells, self._cells(regions))
         return regions, sent
 
-    def _power(self, k: float, of: Callable[[_Point], float]) -> float:
-        """A count at ``k``, on the straight line through the nearest two points in logarithms."""
+    def _power(self, k: float, of: Callable[[_Point], float], *, least_slope: float) -> float:
+        """A count at ``k``: in logarithms, on the straight line through the nearest two points, which beyond the
+        largest falls at most as steeply as ``least_slope`` says."""
         points = sorted(self.points, key=lambda point: point.k)
         values = [max(of(point), 1e-300) for point in points]
         if len(points) == 1:
@@ -445,29 +393,11 @@ class _Curve:
         i = int(np.clip(np.searchsorted([point.k for point in points], k), 1, len(points) - 1))
         low, high = points[i - 1].k, points[i].k
         slope = math.log(values[i] / values[i - 1]) / math.log(high / low)
-        return values[i] * (k / high) ** slope
+        if k > points[-1].k:
+            slope = max(slope, least_slope)
+        return float(values[i] * (k / high) ** slope)
 
     def best_k(self, k: int, hardware: Hardware) -> int:
-        """Of k and its multiples by powers of √2 up to 16 and down to 1/16, that of least time."""
-        candidates = {max(1, min(round(k * 2 ** (i / 2)), int(self.rows / 8) or 1)) for i in range(-8, 9)}
-        return min(candidates, key=lambda each: (sum(self.at(each).seconds(hardware).values()), each))
-
-
-def iter_facts(sizing: Sizing) -> Iterator[dict[str, object]]:
-    """One dictionary for each coverage: what a table or a JSON file of plans holds."""
-    for work in sizing.workloads:
-        yield {
-            "coverage": work.name,
-            "rows": work.rows,
-            "dimension": work.dim,
-            "k": work.k,
-            "best_k": sizing.best_k[work.name],
-            "cells_per_row": work.cells_per_row,
-            "tasks_per_row": work.tasks_per_row,
-            "pairs": work.pairs,
-            "shuffle_bytes": work.shuffle_bytes,
-            "task_bytes": work.task_bytes,
-            "tasks": work.tasks,
-            "partitions": work.partitions,
-            "seconds": work.seconds(sizing.hardware),
-        }
+        """Of k and its multiples by powers of √2 from 1/16 to 16, that of least time."""
+        candidates = {max(1, min(round(k * 2 ** (i / 2)), int(self.frame.rows / 8) or 1)) for i in range(-8, 9)}
+        return min(candidates, key=lambda each: (seconds(self.at(each), hardware), each))

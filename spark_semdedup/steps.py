@@ -45,6 +45,7 @@ from spark_semdedup.params import (
 from spark_semdedup.ranking import Ranking
 from spark_semdedup.report import Progress, Summary, versions
 from spark_semdedup.semdedup import SemDedup, SemDedupModel, SemDedupResult
+from spark_semdedup.sizing import Hardware, Sizing, size_up
 from spark_semdedup.validation import check_ids
 
 log = logging.getLogger("spark_semdedup")
@@ -187,6 +188,8 @@ class _Run:
     def compare(self, model: SemDedupModel) -> SemDedupResult:
         with self.job.progress.stage("assign and compare") as counts:
             result = model.run(self.rows)
+            self.summary.planned = result.workload.facts()
+            self.job.progress.note(result.workload.in_words())
             found = result.counts()  # computes everything, with all tasks, before fewer of them write it
             valid = found["rows"] - found["invalid"]
             narrow = result.similarities.coalesce(files_for(valid))
@@ -329,7 +332,10 @@ def pairwise(job: Job, clusters: str, target: Target, settings: Settings, centro
         if not found["rows"]:
             raise SemDedupError(f"input={shown(clusters, 400)} is empty: it must have at least one row")
         folder = _cleared(job, target)
-        compared = params.compared(rows).persist()
+        comparison = params.compared(rows)
+        compared = comparison.rows.persist()
+        summary.planned = comparison.workload.facts()
+        job.progress.note(comparison.workload.in_words())
         counts.update({"rows": found["rows"], "clusters": found["clusters"]})
     with job.progress.stage("compare") as counts:
         # Computes everything, with all tasks, before fewer of them write it.
@@ -412,6 +418,31 @@ def remove(
         summary.counts["kept"] = counts["kept"]
     summary.results = {"deduplicated": folder or f"table {target.table}"}
     return _complete(job, summary, params)
+
+
+def plan(
+    job: Job,
+    source: Source,
+    settings: Settings,
+    saved: SavedCentroids | None = None,
+    *,
+    rows: int | None = None,
+    hardware: Hardware | None = None,
+) -> Sizing:
+    """What ``run`` would cost with each coverage; writes nothing. ``settings``: Params of ``SemDedup``."""
+    source.check(job.files)
+    loaded, settings = (saved or SavedCentroids()).load(job, settings)
+    estimator = SemDedup(**settings)
+    estimator.similarity_threshold()
+    read = source.read(job.spark)
+    _check_columns(read, estimator, Ranking.of(estimator))
+    job.progress.begin(1)
+    with job.progress.stage("look at a sample") as counts:
+        found = size_up(
+            estimator, read, rows=rows, hardware=hardware, centroids=None if loaded is None else loaded.centroids
+        )
+        counts["rows"] = found.sample_rows
+    return found
 
 
 # --- what they share: checks --------------------------------------------------------------------------------
