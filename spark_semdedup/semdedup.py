@@ -14,8 +14,10 @@ from pyspark.sql import functions as F
 from spark_semdedup.clustering import EmbeddingKMeans, EmbeddingKMeansModel
 from spark_semdedup.columns import id_column, refuse_shadowed
 from spark_semdedup.duplicates import IdentifyDuplicates, without_ids
+from spark_semdedup.evaluation import MISSED, SAMPLE_ROWS, Evaluation, Evaluator, check_counts, noting_faults
 from spark_semdedup.pairwise import SIMILARITY_COLUMNS, ClusterSizes, compare_clusters, decode_units
 from spark_semdedup.params import (
+    DEFAULTS,
     ClusteringParams,
     DecisionParams,
     HasColumns,
@@ -87,6 +89,30 @@ class SemDedupModel(CentroidsModel, SemDedupStageParams):
     def run(self, dataset: DataFrame) -> SemDedupResult:
         """All of them from one computation, which is kept until ``unpersist()``."""
         return self._result(dataset, persist=True)
+
+    def evaluate(
+        self,
+        dataset: DataFrame,
+        result: SemDedupResult,
+        *,
+        sample_rows: int = SAMPLE_ROWS,
+        seed: int = DEFAULTS["seed"],
+        missed: int = MISSED,
+    ) -> Evaluation:
+        """Estimates how many of the rows to be removed ``result``, what ``run(dataset)`` gave, removes.
+
+        See ``spark_semdedup.evaluate``, which does so for the folder that a run of the program wrote.
+        """
+        check_counts(sample_rows, missed)
+        evaluator = Evaluator(
+            dataset=dataset,
+            similarities=result.similarities,
+            duplicates=result.duplicates,
+            model=self.clustering,
+            ranking=Ranking.of(self),
+            threshold=self.similarity_threshold(),
+        )
+        return noting_faults(evaluator.compare(evaluator.sample(sample_rows, seed), missed))
 
     def _result(self, dataset: DataFrame, *, persist: bool) -> SemDedupResult:
         name = self.value("idCol")
