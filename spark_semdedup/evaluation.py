@@ -148,7 +148,7 @@ class Evaluation:
         return faults
 
     def as_dict(self) -> dict[str, Any]:
-        """All there is, JSON's types alone where ids are."""
+        """All there is, and the shares, in JSON's types."""
         facts = asdict(self)
         shares = {"recall": self.recall, "recall_interval_95": self.interval, "precision": self.precision}
         finished = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
@@ -234,7 +234,7 @@ def _short(id_: Any, limit: int = 40) -> str:
 
 @dataclass(frozen=True)
 class Sample:
-    """The m sampled rows in rank order, on the driver and, but for the last two, in every task."""
+    """The m sampled rows in rank order, on the driver and in every task."""
 
     ids: pa.Array
     keys: tuple[pa.Array, ...]
@@ -256,14 +256,11 @@ class Sample:
         Both are ranked as one table. The sort is stable and sampled rows stand first, so a sampled row does not
         precede itself where it is among the others, too.
         """
-        together = [pa.concat_arrays([mine.cast(theirs.type), theirs]) for mine, theirs in _pairs(self, ids, keys)]
+        columns = zip([self.ids, *self.keys], [ids, *keys], strict=True)
+        together = [pa.concat_arrays([mine.cast(theirs.type), theirs]) for mine, theirs in columns]
         order = rank_order(together[0], together[1:], ranking.key_ascending, ranking.id_ascending)
         other = order >= len(self)
         return order[other] - len(self), np.cumsum(other)[~other]
-
-
-def _pairs(sample: Sample, ids: pa.Array, keys: list[pa.Array]) -> list[tuple[pa.Array, pa.Array]]:
-    return list(zip([sample.ids, *sample.keys], [ids, *keys], strict=True))
 
 
 def _hash(id_: Column, seed: int) -> Column:
@@ -448,7 +445,8 @@ class Evaluator:
         """Compares the sample with all rows: one pass over the input."""
         best = collect_arrow(self._best_entries(sample))
         removed_ids = self.duplicates.where(_hash(F.col("id"), sample.seed) <= F.lit(sample.last_hash)).select("id")
-        removed = pc.is_in(sample.ids, value_set=_column(collect_arrow(removed_ids), "id", sample.ids.type))
+        known = collect_arrow(removed_ids)["id"].combine_chunks().cast(sample.ids.type)
+        removed = pc.is_in(sample.ids, value_set=known)
         return self._evaluation(sample, best, removed.to_numpy(zero_copy_only=False), missed)
 
     def _best_entries(self, sample: Sample) -> DataFrame:
@@ -511,10 +509,6 @@ class Evaluator:
 
 def _without_vectors(sample: Sample) -> Sample:
     return Sample(sample.ids, sample.keys, sample.units[:0], sample.centroid, sample.seed, sample.last_hash)
-
-
-def _column(table: pa.Table, name: str, type_: pa.DataType) -> pa.Array:
-    return table[name].combine_chunks().cast(type_)
 
 
 def _ranking_of(parameters: dict[str, Any]) -> Ranking:
