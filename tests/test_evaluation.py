@@ -231,20 +231,19 @@ def degrees(*angles: float) -> list[list[float]]:
     return [[float(np.cos(a)), float(np.sin(a)), 0.0] for a in np.deg2rad(angles)]
 
 
-def small(spark, embeddings: list, removed: str, threshold: float = 0.99, **params) -> Evaluation:
-    """Of rows a, b, … on two clusters, split at 45°, ranked by id, of which a run ``removed`` some."""
+def small(spark, embeddings: list, removed: str, **params) -> Evaluator:
+    """For rows a, b, … on two clusters, split at 45°, ranked by id, of which a run ``removed`` some."""
     names = "abcdefgh"[: len(embeddings)]
     df = spark.createDataFrame(list(zip(names, embeddings, strict=True)), "id string, embedding array<double>")
     valid = [name for name, row in zip(names, embeddings, strict=True) if row and len(row) == 3 and any(row)]
-    judge = Evaluator(
+    return Evaluator(
         dataset=df.coalesce(1),
         similarities=local_frame(spark, pa.table({"id": valid})),
         duplicates=local_frame(spark, pa.table({"id": pa.array(list(removed), pa.string())})),
         model=EmbeddingKMeansModel(centroids=AXES, **params),
         ranking=Ranking(),
-        threshold=threshold,
+        threshold=0.99,
     )
-    return judge.compare(judge.sample())
 
 
 def test_pairs_across_a_boundary_are_missed_and_named(spark):
@@ -261,9 +260,9 @@ def test_pairs_across_a_boundary_are_missed_and_named(spark):
     result.unpersist()
 
 
-@pytest.mark.parametrize("handle", ["skip", "keep"])
-def test_invalid_rows_are_neither_sampled_nor_compared(spark, handle):
-    found = small(spark, [*degrees(44.5, 45.5), None, [0.0] * 3, [1.0], *degrees(44.6)], "f", handleInvalid=handle)
+def test_invalid_rows_that_were_kept_are_neither_sampled_nor_compared(spark):
+    judge = small(spark, [*degrees(44.5, 45.5), None, [0.0] * 3, [1.0], *degrees(44.6)], "f", handleInvalid="keep")
+    found = judge.compare(judge.sample())
     assert (found.rows, found.sample_rows) == (3, 3)
     assert [(p.id, p.max_id) for p in found.missed] == [("b", "a")]
     assert (found.to_remove, found.found) == (2, 1), "f, because of a"
@@ -272,13 +271,16 @@ def test_invalid_rows_are_neither_sampled_nor_compared(spark, handle):
 def test_the_threshold_itself_is_a_duplicate_in_double_arithmetic(spark):
     units = oracle.unit_vectors(np.array(degrees(30, 38)))
     score = float(oracle.similarity(*units))
-    assert small(spark, units.tolist(), "b", score).found == 1
-    found = small(spark, units.tolist(), "b", float(np.nextafter(score, 1)))
+    judge = small(spark, units.tolist(), "b")
+    sample = judge.sample()
+    assert replace(judge, threshold=score).compare(sample).found == 1
+    found = replace(judge, threshold=float(np.nextafter(score, 1))).compare(sample)
     assert (found.to_remove, found.unexpected) == (0, ("b",))
 
 
 def test_without_a_row_to_be_removed_the_recall_is_unknown(spark):
-    found = small(spark, degrees(0, 30, 60), "")
+    judge = small(spark, degrees(0, 30, 60), "")
+    found = judge.compare(judge.sample())
     assert (found.recall, found.interval, found.precision) == (None, None, None)
     assert json.loads(found.as_json())["recall"] is None
     text = " ".join(found.as_text().split())
@@ -289,7 +291,8 @@ def test_without_a_row_to_be_removed_the_recall_is_unknown(spark):
 
 def test_a_result_that_was_changed_is_told_loudly(spark, caplog, monkeypatch):
     """c was removed without reason; b, which has a in its own cluster, was not."""
-    found = small(spark, degrees(0, 1, 30, 31), "cd")
+    judge = small(spark, degrees(0, 1, 30, 31), "cd")
+    found = judge.compare(judge.sample())
     assert (found.unexpected, found.missed_within) == (("c",), 1)
     assert (found.precision, found.recall) == (0.5, 0.5)
     assert found.as_text().count("WARNING  ") == 2
@@ -338,7 +341,7 @@ def test_the_text_is_aligned_and_rounds_no_miss_away():
 
 @pytest.fixture(scope="module")
 def data(corpus, tmp_path_factory) -> Path:
-    """The corpus under other names, some rows invalid."""
+    """The corpus under other names, some rows invalid, which the run sets aside."""
     folder = tmp_path_factory.mktemp("in put")
     embeddings = corpus.units.tolist()
     embeddings[3], embeddings[70] = None, [0.0] * D
