@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from spark_semdedup.clustering import EmbeddingKMeans, EmbeddingKMeansModel
     from spark_semdedup.duplicates import IdentifyDuplicates, RemoveDuplicates
     from spark_semdedup.errors import InvalidRowsError, ResultExistsError, SemDedupError
+    from spark_semdedup.evaluation import Evaluation, MissedPair, evaluate
     from spark_semdedup.pairwise import PairwiseSimilarity
     from spark_semdedup.semdedup import SemDedup, SemDedupModel, SemDedupResult
 
@@ -30,8 +31,10 @@ __version__ = "0.1.0"
 __all__ = [
     "EmbeddingKMeans",
     "EmbeddingKMeansModel",
+    "Evaluation",
     "IdentifyDuplicates",
     "InvalidRowsError",
+    "MissedPair",
     "PairwiseSimilarity",
     "RemoveDuplicates",
     "ResultExistsError",
@@ -39,13 +42,16 @@ __all__ = [
     "SemDedupError",
     "SemDedupModel",
     "SemDedupResult",
+    "evaluate",
 ]
 
 _HOME = {
     "EmbeddingKMeans": "clustering",
     "EmbeddingKMeansModel": "clustering",
+    "Evaluation": "evaluation",
     "IdentifyDuplicates": "duplicates",
     "InvalidRowsError": "errors",
+    "MissedPair": "evaluation",
     "PairwiseSimilarity": "pairwise",
     "RemoveDuplicates": "duplicates",
     "ResultExistsError": "errors",
@@ -53,6 +59,7 @@ _HOME = {
     "SemDedupError": "errors",
     "SemDedupModel": "semdedup",
     "SemDedupResult": "semdedup",
+    "evaluate": "evaluation",
 }
 """The module each public name lives in. Imported when first asked for (PEP 562), so that ``spark_semdedup.kernels``
 can be used where pyspark is not installed: on a bare GPU machine."""

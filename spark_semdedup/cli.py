@@ -30,6 +30,7 @@ from spark_semdedup.clustering import EmbeddingKMeans
 from spark_semdedup.datasets import Source, Target
 from spark_semdedup.duplicates import IdentifyDuplicates, RemoveDuplicates
 from spark_semdedup.errors import SemDedupError
+from spark_semdedup.evaluation import MISSED, SAMPLE_ROWS
 from spark_semdedup.pairwise import PairwiseSimilarity
 from spark_semdedup.params import (
     DEFAULTS,
@@ -339,6 +340,31 @@ def _plan(args: argparse.Namespace, settings: dict[str, Any]) -> Callable[[steps
     return lambda job: steps.plan(job, source, settings, saved, rows=args.rows, hardware=hardware).as_text()
 
 
+def _evaluate_options(parser: argparse.ArgumentParser) -> None:
+    add_source(parser)
+    parser.add_argument("--result", required=True, metavar="PATH", help="folder that the run wrote")
+    group = parser.add_argument_group("sample")
+    rows_help = f"rows to compare with all rows; each task holds their embeddings (default: {SAMPLE_ROWS})"
+    group.add_argument("--sample-rows", metavar="N", type=_whole, default=SAMPLE_ROWS, help=rows_help)
+    group.add_argument(
+        "--seed", metavar="SEED", type=int, default=42, help="another seed, another sample (default: 42)"
+    )
+    group = parser.add_argument_group("output")
+    missed_help = f"missed pairs to list at most, the most similar first (default: {MISSED})"
+    group.add_argument("--missed", metavar="N", type=_whole, default=MISSED, help=missed_help)
+    group.add_argument(
+        "--output", metavar="PATH", help="JSON file to write too, or a folder to write evaluation.json in"
+    )
+    group.add_argument("--overwrite", action="store_true", help="replace a file that is there already")
+
+
+def _evaluate(args: argparse.Namespace, settings: dict[str, Any]) -> Callable[[steps.Job], str]:
+    source = source_from(args)
+    options: dict[str, Any] = {name: getattr(args, name) for name in ("sample_rows", "seed", "missed")}
+    options["target"] = Target(args.output, overwrite=args.overwrite)
+    return lambda job: steps.evaluate(job, source, args.result, settings, **options).as_text()
+
+
 def _demo_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", default="demo-output", metavar="PATH", help="folder to write, as run does (default: demo-output)"
@@ -381,6 +407,13 @@ COMMANDS = {
         params_of(RemoveDuplicates, leave_out={"duplicatesPath"}),  # here --duplicates
         _remove_options,
         _remove,
+    ),
+    "evaluate": Command(
+        "estimate how much a run found: a sample of its rows, compared exactly with all of them",
+        "--input PATH … --result PATH",
+        params_of(HasBackend),
+        _evaluate_options,
+        _evaluate,
     ),
     "plan": Command(
         "say what a run would cost with each coverage, from a sample; writes nothing",

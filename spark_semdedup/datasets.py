@@ -177,12 +177,29 @@ def read_manifest(files: Files, path: str, param: str, wanted: str) -> dict[str,
         if files.exists(join(path, RUN_MANIFEST)):
             raise SemDedupError(f"{place} is the folder of a whole run: give {join(path, wanted)}")
         return None
-    try:
-        manifest: dict[str, Any] = json.loads(files.read_text(join(path, MANIFEST)))
-    except ValueError as error:
-        raise SemDedupError(f"{place}: {MANIFEST} in it is not valid JSON ({error})") from error
+    manifest = _parsed(files, path, MANIFEST, place)
     if manifest.get("holds") != wanted:
         raise SemDedupError(f"{place} holds {manifest.get('holds')}, not {wanted}")
+    return manifest
+
+
+def read_run_manifest(files: Files, path: str, param: str) -> dict[str, Any]:
+    """What the folder of a whole run says of it: its summary. ``SemDedupError`` where no run has ended there."""
+    place = f"{param}={shown(path, 400)}"
+    if not files.matches(path):
+        raise SemDedupError(f"{place} does not exist: give the folder that a run wrote")
+    if not files.exists(join(path, RUN_MANIFEST)):
+        if files.exists(join(path, UNFINISHED)):
+            raise SemDedupError(f"{place} is not finished: the run that wrote it did not end; run it again")
+        raise SemDedupError(f"{place} is not the folder of a run (it has no {RUN_MANIFEST}): give what run wrote")
+    return _parsed(files, path, RUN_MANIFEST, place)
+
+
+def _parsed(files: Files, path: str, name: str, place: str) -> dict[str, Any]:
+    try:
+        manifest: dict[str, Any] = json.loads(files.read_text(join(path, name)))
+    except ValueError as error:
+        raise SemDedupError(f"{place}: {name} in it is not valid JSON ({error})") from error
     return manifest
 
 

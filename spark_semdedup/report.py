@@ -125,10 +125,10 @@ class Summary:
     def as_text(self) -> str:
         """The summary in aligned lines."""
         blocks = [
-            _aligned([(name.replace("_", " "), self._count(name)) for name in self.counts], right=True),
-            _aligned(self._decisions()),
-            _aligned([(stage, f"{seconds:,.1f} s") for stage, seconds in self.seconds.items()], right=True),
-            _aligned(list(self.results.items())),
+            aligned([(name.replace("_", " "), self._count(name)) for name in self.counts], right=True),
+            aligned(self._decisions()),
+            aligned([(stage, f"{seconds:,.1f} s") for stage, seconds in self.seconds.items()], right=True),
+            aligned(list(self.results.items())),
         ]
         return "\n\n".join(block for block in blocks if block)
 
@@ -151,7 +151,8 @@ class Summary:
         return lines
 
 
-def _aligned(lines: Iterable[tuple[str, str]], *, right: bool = False) -> str:
+def aligned(lines: Iterable[tuple[str, str]], *, right: bool = False) -> str:
+    """Names and texts in two columns; ``right``: texts, numbers then, end at one place."""
     lines = list(lines)
     first = max((len(name) for name, _ in lines), default=0)
     second = max((len(text) for _, text in lines), default=0) if right else 0

@@ -15,6 +15,7 @@ from spark_semdedup.clustering import VISIT_ROWS, EmbeddingKMeans, EmbeddingKMea
 from spark_semdedup.columns import id_column, refuse_shadowed
 from spark_semdedup.coverage import Coverage, Router
 from spark_semdedup.duplicates import IdentifyDuplicates, without_ids
+from spark_semdedup.evaluation import MISSED, SAMPLE_ROWS, Evaluation, Evaluator, check_counts, noting_faults
 from spark_semdedup.pairwise import (
     SIMILARITY_COLUMNS,
     ClusterSizes,
@@ -24,7 +25,7 @@ from spark_semdedup.pairwise import (
     decode_units,
     plan_for,
 )
-from spark_semdedup.params import SemDedupStageParams
+from spark_semdedup.params import DEFAULTS, SemDedupStageParams
 from spark_semdedup.persistence import CentroidsModel
 from spark_semdedup.ranking import Ranking
 from spark_semdedup.regions import VisitSample
@@ -99,6 +100,30 @@ class SemDedupModel(CentroidsModel, SemDedupStageParams):
     def plan(self, dataset: DataFrame, *, rows: float | None = None, hardware: Hardware | None = None) -> Sizing:
         """What deduplicating ``dataset`` with these centroids will cost with each coverage; see ``size_up``."""
         return size_up(self, dataset, rows=rows, hardware=hardware, centroids=self._centroids)
+
+    def evaluate(
+        self,
+        dataset: DataFrame,
+        result: SemDedupResult,
+        *,
+        sample_rows: int = SAMPLE_ROWS,
+        seed: int = DEFAULTS["seed"],
+        missed: int = MISSED,
+    ) -> Evaluation:
+        """Estimates how many of the rows to be removed ``result``, what ``run(dataset)`` gave, removes.
+
+        See ``spark_semdedup.evaluate``, which does so for the folder that a run of the program wrote.
+        """
+        check_counts(sample_rows, missed)
+        evaluator = Evaluator(
+            dataset=dataset,
+            similarities=result.similarities,
+            duplicates=result.duplicates,
+            model=self.clustering,
+            ranking=Ranking.of(self),
+            threshold=self.similarity_threshold(),
+        )
+        return noting_faults(evaluator.compare(evaluator.sample(sample_rows, seed), missed))
 
     def _result(self, dataset: DataFrame, *, persist: bool) -> SemDedupResult:
         name = self.value("idCol")

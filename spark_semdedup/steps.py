@@ -1,14 +1,15 @@
 """The steps of the job as the program runs them: check, read, compute, write, report.
 
 ``run`` is the whole; ``cluster``, ``pairwise``, ``identify`` and ``remove`` are its parts, and one after the other they
-give the same answer. A step checks all it can before its first stage: until then nothing that was there is touched.
+give the same answer; ``evaluate`` looks back on a run. A step checks all it can before its first stage: until then
+nothing that was there is touched.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pyspark.ml.param import Param
@@ -34,6 +35,7 @@ from spark_semdedup.datasets import (
 from spark_semdedup.devices import resolve_backend
 from spark_semdedup.duplicates import IdentifyDuplicates, RemoveDuplicates, without_ids
 from spark_semdedup.errors import ResultExistsError, SemDedupError, shown
+from spark_semdedup.evaluation import Evaluation, Evaluator, check_counts, noting_faults
 from spark_semdedup.files import Files, is_within, join
 from spark_semdedup.pairwise import SIMILARITY_COLUMNS, PairwiseSimilarity
 from spark_semdedup.params import (
@@ -53,8 +55,11 @@ log = logging.getLogger("spark_semdedup")
 Settings = Mapping[str, Any]
 """Values of Params by name: those alone that the user has set."""
 
+EVALUATION = "evaluation.json"
+"""Name of the file with an evaluation, where a folder is given for it; that of the run itself, say."""
+
 RUN_RESULTS = (RUN_MANIFEST, "summary.json", "deduplicated", "invalid", "duplicates", "similarities", "centroids")
-"""What a run writes into its folder. ``--overwrite`` deletes these and nothing else, the manifest first."""
+"""What a run writes into its folder. ``--overwrite`` deletes these, the manifest first, and an evaluation of them."""
 
 FIT_PARAMS = frozenset(name for name, param in vars(ClusteringParams).items() if isinstance(param, Param))
 """The Params that only a fit uses; centroids that are given need none of them."""
@@ -175,7 +180,7 @@ class _Run:
 
     def clear(self) -> None:
         """Deletes an earlier result, its manifest first, so that it is not taken for valid while it goes."""
-        for name in RUN_RESULTS:
+        for name in (*RUN_RESULTS, EVALUATION):
             self.job.files.delete(self.place(name))
 
     def fit(self) -> SemDedupModel:
@@ -443,6 +448,52 @@ def plan(
         )
         counts["rows"] = found.sample_rows
     return found
+
+
+# --- looking back -------------------------------------------------------------------------------------------
+
+
+def evaluate(
+    job: Job,
+    source: Source,
+    result: str,
+    settings: Settings,
+    *,
+    sample_rows: int,
+    seed: int,
+    missed: int,
+    target: Target | None = None,
+) -> Evaluation:
+    """Estimates the recall of the run that read ``source`` and wrote the folder ``result``.
+
+    ``settings``: Params of ``HasBackend``. ``target``: where the answer goes as JSON, to a file whose name ends with
+    .json, or to ``evaluation.json`` in a folder; None: nowhere.
+    """
+    check_counts(sample_rows, missed)
+    source.check(job.files)
+    file = _evaluation_file(job, target, source, result)
+    evaluator = Evaluator.of_run(source.read(job.spark), result, **settings)
+    job.progress.begin(2)
+    with job.progress.stage("sample") as counts:
+        sample = evaluator.sample(sample_rows, seed)
+        counts["rows"] = len(sample)
+    with job.progress.stage("compare with all rows") as counts:
+        found = evaluator.compare(sample, missed)
+        counts.update({"rows": found.rows, "to be removed": found.to_remove})
+    found = noting_faults(replace(found, seconds=dict(job.progress.seconds)))
+    if file is not None:
+        job.files.write_text(file, found.as_json())
+    return found
+
+
+def _evaluation_file(job: Job, target: Target | None, source: Source, result: str) -> str | None:
+    """The file to write, of which nothing is there or all may be overwritten, outside of folders of rows."""
+    if target is None or target.path is None:
+        return None
+    file = target.path if target.path.endswith(".json") else join(target.path, EVALUATION)
+    rows = [join(result, name) for name in RUN_RESULTS if "." not in name]
+    replace(target, path=file).check(job.spark, job.files, {"input": source.paths, "result": rows})
+    return file
 
 
 # --- what they share: checks --------------------------------------------------------------------------------

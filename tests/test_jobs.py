@@ -18,7 +18,14 @@ import spark_semdedup
 from spark_semdedup import cli
 
 JOBS = Path(__file__).parents[1] / "jobs"
-COMMANDS = {"semdedup": "run", "cluster": "cluster", "pairwise": "pairwise", "identify": "identify", "remove": "remove"}
+COMMANDS = {
+    "semdedup": "run",
+    "cluster": "cluster",
+    "pairwise": "pairwise",
+    "identify": "identify",
+    "remove": "remove",
+    "evaluate": "evaluate",
+}
 
 
 def test_there_is_a_job_for_each_step():
