@@ -66,17 +66,28 @@ def ids_of(path: Path) -> pa.Array:
 # --- methods: each gives the positions of the rows it removes ------------------------------------------------
 
 
-def ours(path: Path, threshold: float) -> np.ndarray:
+def ours(path: Path, threshold: float, *options: str) -> np.ndarray:
     """``spark-semdedup run``, from Parquet to the written result."""
     from spark_semdedup.cli import main
 
     with tempfile.TemporaryDirectory() as out:
-        status = main(["run", "--input", str(path), "--output", f"{out}/result", "--threshold", str(threshold)])
+        command = ["run", "--input", str(path), "--output", f"{out}/result", "--threshold", str(threshold)]
+        status = main([*command, *options])
         if status:
             raise SystemExit(status)
         print(SUMMARY + json.dumps(json.loads(Path(out, "result", "summary.json").read_text())))
         removed = pq.read_table(f"{out}/result/duplicates", columns=["id"])["id"].combine_chunks()
     return pc.index_in(removed, ids_of(path)).to_numpy()
+
+
+def ours_two_probes(path: Path, threshold: float) -> np.ndarray:
+    """The same, each row compared in the two clusters nearest to it."""
+    return ours(path, threshold, "--n-probe", "2")
+
+
+def ours_exact(path: Path, threshold: float) -> np.ndarray:
+    """The same, exact: every pair at least as similar as the threshold is compared."""
+    return ours(path, threshold, "--coverage", "exact")
 
 
 def semhash(path: Path, threshold: float) -> np.ndarray:
@@ -159,7 +170,7 @@ def mllib_lsh(path: Path, threshold: float) -> np.ndarray:
 
 
 METHODS: dict[str, Callable[[Path, float], np.ndarray]] = {
-    f.__name__: f for f in (ours, semhash, all_pairs, faiss_range, spark_join, mllib_lsh)
+    f.__name__: f for f in (ours, ours_two_probes, ours_exact, semhash, all_pairs, faiss_range, spark_join, mllib_lsh)
 }
 UP_TO_64K = {"all_pairs", "faiss_range", "spark_join", "mllib_lsh"}
 """Methods whose cost or memory grows too fast for more."""
@@ -204,7 +215,7 @@ def measure(method: str, path: Path, threshold: float, limit: float) -> Measured
         if process.returncode and not timed_out:
             note = f"failed: {text.strip().splitlines()[-1][:80] if text.strip() else process.returncode}"
         summary = None
-        if method == "ours" and not note:
+        if method.startswith("ours") and not note:
             summary = json.loads(next(line for line in text.splitlines() if line.startswith(SUMMARY))[len(SUMMARY) :])
             note = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in summary["seconds"].items())
         removed = np.load(out) if out.exists() else None
@@ -287,14 +298,18 @@ def wilson(part: int, whole: int, z: float = 1.96) -> tuple[float, float]:
 # --- the floor of our run -----------------------------------------------------------------------------------
 
 
-def floor(path: Path, pairs: int, k: int, duplicates: int) -> dict[str, float]:
+def floor(path: Path, summary: dict[str, Any]) -> dict[str, float]:
     """Seconds below which our design cannot go on this machine, part by part, measured now.
 
-    Matrix products of fit (10 iterations), assignment and comparison at the machine's float32 rate. One identity
-    ``mapInArrow`` for each crossing between JVM and Python: the fit sample (all rows are read, few cross), the
-    embeddings as they are and back as binary unit vectors, the shuffled unit vectors. The shuffle of those. The input
-    read, and the share of it that remains written as Parquet. Each once, in a fresh session, as the run itself is.
+    Matrix products of fit (10 iterations), assignment and comparison at the machine's float32 rate; with coverage exact
+    pairs with guests count as the products of their sketches. One identity ``mapInArrow`` for each crossing between JVM
+    and Python: the fit sample (all rows are read, few cross), the embeddings as they are and back as binary unit
+    vectors, the shuffled unit vectors. The shuffle of those, each row as often as it was sent. The input read, and the
+    share of it that remains written as Parquet. Each once, in a fresh session, as the run itself is.
     """
+    pairs, k, duplicates = (summary[name] for name in ("pairs_compared", "clusters", "duplicates"))
+    planned = summary["planned"]
+    guests = pairs * planned["guest_pairs"] / max(planned["pairs"], 1)
     from pyspark.sql import functions as F
 
     from spark_semdedup.session import local_session
@@ -306,7 +321,7 @@ def floor(path: Path, pairs: int, k: int, duplicates: int) -> dict[str, float]:
     seconds = {
         "GEMM fit": 2 * min(64 * k, n) * k * d * 10 / rate,
         "GEMM assign": 2 * n * k * d / rate,
-        "GEMM compare": 2 * pairs * d / rate,
+        "GEMM compare": 2 * ((pairs - guests) * d + guests * (64 if summary["coverage"] == "exact" else d)) / rate,
     }
     spark = local_session("floor")
     df = spark.read.parquet(str(path)).select("id", "embedding")
@@ -329,7 +344,8 @@ def floor(path: Path, pairs: int, k: int, duplicates: int) -> dict[str, float]:
     schema = f"id {df.schema['id'].dataType.simpleString()}, u binary"
     seconds["read, second crossing and back"] = run(df.mapInArrow(pack, schema))
     # Rows as large as those shuffled, made from nothing, so that making them takes next to no time.
-    packed = spark.range(n).select("id", F.expr(f"cast(repeat('x', {4 * d}) as binary) as u"))
+    sent = spark.range(round(n * planned["tasks_per_row"]))
+    packed = sent.select("id", F.expr(f"cast(repeat('x', {4 * d}) as binary) as u"))
     made = run(packed)
     shuffled = packed.repartition(8, "id")
     seconds["shuffle"] = run(shuffled) - made
@@ -391,7 +407,7 @@ def report(path: Path, args: argparse.Namespace) -> None:
 
 def print_floor(path: Path, ours: Measured) -> None:
     assert ours.summary is not None
-    seconds = floor(path, *(ours.summary[name] for name in ("pairs_compared", "clusters", "duplicates")))
+    seconds = floor(path, ours.summary)
     total = sum(seconds.values())
     print("\n| floor | s |\n|---|---|")
     print(*(f"| {name} | {part:.1f} |" for name, part in seconds.items()), sep="\n")

@@ -283,9 +283,7 @@ def plan_for(
     """Regions for rows that visit several cells, as ``sample`` says they do."""
     dim = centroids.shape[1]
     max_rows = params.value("maxClusterRows") or default_max_rows(dim)
-    rows = len(sample.own) * sample.scale
-    partitions = default_partitions(4.0 * dim * rows * min(sample.cells_per_row, 2.0), slots(spark))
-    return plan_regions(sample, centroids, max_rows=max_rows, partitions=partitions, sketched=coverage.is_exact)
+    return plan_regions(sample, centroids, max_rows=max_rows, slots=slots(spark), sketched=coverage.is_exact)
 
 
 def compare_regions(

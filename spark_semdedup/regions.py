@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from spark_semdedup.kernels.assignment import Visits
-from spark_semdedup.planning import keys_for, pack, pair_place, pair_tiles
+from spark_semdedup.planning import default_partitions, keys_for, pack, pair_place, pair_tiles
 
 FIRST_GUEST_TILE = 1 << 20
 """Number of a cell's first tile of guests; tiles of natives count from 0."""
@@ -177,21 +177,22 @@ class Places:
 
 
 def plan_regions(
-    sample: VisitSample, centroids: np.ndarray, *, max_rows: int, partitions: int, sketched: bool
+    sample: VisitSample, centroids: np.ndarray, *, max_rows: int, slots: int, sketched: bool
 ) -> RegionPlan:
     """The plan for the rows that ``sample`` stands for: no task of more than 2 ``max_rows`` rows, as far as it tells.
 
-    ``centroids``: float32 (k, d). ``sketched``: whether pairs with guests are mostly dismissed by sketches.
+    ``centroids``: float32 (k, d). ``slots``: tasks that run at once; there are a few for each. ``sketched``: whether
+    pairs with guests are mostly dismissed by sketches.
     """
-    k = len(centroids)
+    k, dim = centroids.shape
     natives, guests = sample.natives(k), sample.guests(k)
     pairs = natives**2 / 2 + natives * guests * (SKETCHED_PAIR_COST if sketched else 1)
     tiled = natives + guests > 2 * max_rows
     tiles = np.where(tiled, np.maximum(1, np.ceil(natives / max_rows)), 0).astype(np.int32)
     guest_tiles = np.where(tiled, np.maximum(1, np.ceil(guests / max_rows)), 0).astype(np.int32)
-    cut = _Cut(
-        sample.scale, natives, pairs, centroids.astype(np.float64), 2 * max_rows, max(pairs.sum() / partitions, 1)
-    )
+    # A few regions for each slot, so that slots end together.
+    max_pairs = max(pairs.sum() / default_partitions(4.0 * dim * natives.sum(), slots), 1.0)
+    cut = _Cut(sample.scale, natives, pairs, centroids.astype(np.float64), 2 * max_rows, max_pairs)
     places = sample.places()
     here = ~tiled[places.cells]
     tasks = [*cut.regions(np.flatnonzero(~tiled), Visits(places.rows[here], places.cells[here]))]
@@ -200,6 +201,7 @@ def plan_regions(
     for cell in np.flatnonzero(tiled):
         first_task[cell] = len(tasks)
         tasks += _tile_tasks(int(cell), natives[cell], guests[cell], int(tiles[cell]), int(guest_tiles[cell]))
+    partitions = default_partitions(4.0 * dim * sum(task.rows for task in tasks), slots)
     keys = keys_for(pack(np.array([task.cost for task in tasks]), partitions), partitions)
     region = np.full(k, -1, np.int64)
     for number, task in enumerate(tasks[:region_tasks]):

@@ -304,18 +304,10 @@ class _Frame:
     max_rows: int
     slots: int
 
-    def partitions(self, cells_per_row: float) -> int:
-        return default_partitions(4.0 * self.dim * self.rows * min(cells_per_row, 2.0), self.slots)
-
     def measured(self, coverage: Coverage, sample: VisitSample, cells: Cells) -> Workload | None:
         """The workload as a run would plan it; None where the sample has too few rows for each region."""
-        plan = plan_regions(
-            sample,
-            cells.centroids,
-            max_rows=self.max_rows,
-            partitions=self.partitions(sample.cells_per_row),
-            sketched=coverage.is_exact,
-        )
+        sketched = coverage.is_exact
+        plan = plan_regions(sample, cells.centroids, max_rows=self.max_rows, slots=self.slots, sketched=sketched)
         if sample.scale > 1 and len(sample.own) < _ROWS_PER_REGION * len(plan.tasks):
             return None
         return Workload.of_regions(coverage, sample, cells.centroids, plan)
@@ -365,7 +357,7 @@ class _Curve:
             guest_pairs=guest if self.coverage.visits else 0.0,
             tasks_per_row=sent,
             tasks=regions,
-            partitions=self.frame.partitions(cells),
+            partitions=default_partitions(4.0 * self.frame.dim * rows * sent, self.frame.slots),
             rows_of_largest_task=largest,
         )
 

@@ -84,6 +84,7 @@ class Workload:
             "clusters_per_row": round(self.cells_per_row, 3),
             "tasks_per_row": round(self.tasks_per_row, 3),
             "pairs": round(self.pairs),
+            "guest_pairs": round(self.guest_pairs),
             "shuffle_bytes": round(self.shuffle_bytes),
             "tasks": self.tasks,
             "partitions": self.partitions,

@@ -25,6 +25,7 @@ COMMANDS = {
     "identify": "identify",
     "remove": "remove",
     "evaluate": "evaluate",
+    "plan": "plan",
 }
 
 
