@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from spark_semdedup.evaluation import Evaluation, MissedPair, evaluate
     from spark_semdedup.pairwise import PairwiseSimilarity
     from spark_semdedup.semdedup import SemDedup, SemDedupModel, SemDedupResult
+    from spark_semdedup.sizing import Hardware, Sizing
 
 __version__ = "0.1.0"
 
@@ -32,6 +33,7 @@ __all__ = [
     "EmbeddingKMeans",
     "EmbeddingKMeansModel",
     "Evaluation",
+    "Hardware",
     "IdentifyDuplicates",
     "InvalidRowsError",
     "MissedPair",
@@ -42,6 +44,7 @@ __all__ = [
     "SemDedupError",
     "SemDedupModel",
     "SemDedupResult",
+    "Sizing",
     "evaluate",
 ]
 
@@ -49,6 +52,7 @@ _HOME = {
     "EmbeddingKMeans": "clustering",
     "EmbeddingKMeansModel": "clustering",
     "Evaluation": "evaluation",
+    "Hardware": "sizing",
     "IdentifyDuplicates": "duplicates",
     "InvalidRowsError": "errors",
     "MissedPair": "evaluation",
@@ -59,6 +63,7 @@ _HOME = {
     "SemDedupError": "errors",
     "SemDedupModel": "semdedup",
     "SemDedupResult": "semdedup",
+    "Sizing": "sizing",
     "evaluate": "evaluation",
 }
 """The module each public name lives in. Imported when first asked for (PEP 562), so that ``spark_semdedup.kernels``
