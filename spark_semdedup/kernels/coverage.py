@@ -28,9 +28,9 @@ from t on, so p ≥ t − 2⁻²⁴. Stored vectors have norms within ε = 10⁻
     ‖x − y‖² = ‖x‖² + ‖y‖² − 2p ≤ 2(1 + ε)² − 2(t − 2⁻²⁴) = δ².
 
 *Scores*: ``Cells.scores`` gives S_j with S_j ≤ s_j ≤ S_j + w_j. (1) implies S_o − S_j ≤ (δ/2)‖c_o − c_j‖ + w_j, which
-is tested, with ‖c_o − c_j‖ taken from float64 products and their bound added under the root, the sum rounded up to
-float32, and two roundings of the test itself added. For the cosine, S lacks the halved squares, which are ½ but for
-rounding and for centroids of norm zero; their differences are added to the width.
+is tested, with the error of products, ``screening_error``, added under the root of ‖c_o − c_j‖², and a few roundings of
+all else. For the cosine, S lacks the halved squares, which are ½ but for rounding and for centroids of norm zero; their
+differences are added to the width.
 
 Such a pair is compared in the cell that one of them visits, at most in both. Visits grow with δ and with k; which pairs
 are found depends on neither. (For general metrics: ClusterJoin, Das Sarma, He and Chaudhuri, VLDB 2014.)
@@ -39,12 +39,12 @@ are found depends on neither. (For general metrics: ClusterJoin, Das Sarma, He a
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from spark_semdedup.kernels.arithmetic import FLOAT32_ROUNDING, float64_screening_error, norms
-from spark_semdedup.kernels.arrays import Array, array_module, marked_pairs, rows_per_block, to_numpy
+from spark_semdedup.kernels.arithmetic import FLOAT32_ROUNDING, norms, screening_error
+from spark_semdedup.kernels.arrays import Array, array_module, marked_pairs, to_numpy
 from spark_semdedup.kernels.assignment import Cells, Visits
 
 NORM_TOLERANCE = 1e-5
@@ -68,16 +68,18 @@ class WithinReach:
     """Rows visit every cell that may hold a row at most ``distance`` away, by (1). ``of`` makes it ready for cells."""
 
     distance: float
-    table: Array | None
+    norm: Array
+    """Of the targets: float64 (k,)."""
+    table: Array | None = None
+    """The widths of all pairs of cells, where they are not too many: float32 (k, k)."""
 
     @classmethod
     def of(cls, cells: Cells, threshold: float) -> WithinReach:
-        distance = reach(threshold)
+        rule = cls(reach(threshold), norms(cells.targets))
         k = cells.targets.shape[0]
-        table = None
-        if k <= _TABLE_CELLS:
-            table = _widths(cells, array_module(cells.targets).arange(k), distance)
-        return cls(distance, table)
+        if k > _TABLE_CELLS:
+            return rule
+        return replace(rule, table=rule.widths(cells, array_module(cells.targets).arange(k)))
 
     def visits(self, cells: Cells, vectors: Array, scores: Array, own: Array) -> Visits:
         xp = array_module(vectors)
@@ -86,34 +88,36 @@ class WithinReach:
             least = -self.table[own]
         else:
             labels, place = xp.unique(own, return_inverse=True)
-            least = -_widths(cells, labels, self.distance)[place]
+            least = -self.widths(cells, labels)[place]
         least += scores[every, own][:, None]
         beyond = scores < least  # a NaN, from centroids of norm 10²⁰ or so, is not beyond
         beyond[every, own] = True
         i, j = marked_pairs(~beyond)
         return Visits(to_numpy(i), to_numpy(j).astype(np.int32))
 
+    def widths(self, cells: Cells, labels: Array) -> Array:
+        """The right side of the test of (1) for rows labelled ``labels``, at least: float32 (m, k).
 
-def _widths(cells: Cells, labels: Array, distance: float) -> Array:
-    """The right side of the test of (1), for rows labelled ``labels``: float32 (m, k)."""
-    xp = array_module(cells.targets)
-    targets = cells.targets.astype(np.float64)
-    norm = norms(cells.targets)
-    roundings = 8 * FLOAT32_ROUNDING * (1 + norm) ** 2
-    to_visit = cells.slack + roundings
-    error = float64_screening_error(targets.shape[1])
-    widths = xp.empty((labels.shape[0], targets.shape[0]), np.float32)
-    step = rows_per_block(xp, 8 * targets.shape[0], block_bytes=1 << 23)
-    for start in range(0, labels.shape[0], step):
-        part = labels[start : start + step]
-        both = norm[part][:, None] + norm
-        squares = norm[part][:, None] ** 2 + norm**2 - 2 * (targets[part] @ targets.T)
-        apart = xp.sqrt(xp.maximum(squares, 0) + error * both**2)
-        width = distance / 2 * apart * (1 + 4 * FLOAT32_ROUNDING) + to_visit + roundings[part][:, None]
-        if cells.spherical:
-            width += norm[part][:, None] ** 2 / 2 - norm**2 / 2
-        widths[start : start + step] = width + 2 * FLOAT32_ROUNDING * xp.abs(width)
-    return widths
+        ‖a − b‖² ≤ ‖a‖² + ‖b‖² − 2 fl(a·b) + 2γ‖a‖‖b‖, and 2‖a‖‖b‖ ≤ ‖a‖² + ‖b‖²: so squares taken a little too
+        large cover the product's error, and with some more u the sum's.
+        """
+        error = screening_error(cells.targets.shape[1], tensor_cores=True) + 16 * FLOAT32_ROUNDING
+        squares = (self.norm**2 * (1 + 2 * error)).astype(np.float32)
+        roundings = (8 * FLOAT32_ROUNDING * (1 + self.norm) ** 2).astype(np.float32)
+        constant, of_own = cells.slack + roundings, roundings
+        if cells.spherical:  # whose scores lack the halved squares
+            halves = (self.norm**2 / 2).astype(np.float32)
+            constant, of_own = constant - halves, of_own + halves
+        widths = cells.targets[labels] @ cells.targets.T
+        widths *= -2
+        widths += squares
+        widths += squares[labels][:, None]
+        xp = array_module(widths)
+        xp.sqrt(xp.maximum(widths, 0, out=widths), out=widths)
+        widths *= np.float32(self.distance / 2 * (1 + 16 * FLOAT32_ROUNDING))
+        widths += constant
+        widths += of_own[labels][:, None]
+        return widths
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ import numpy as np
 from spark_semdedup.kernels.arrays import Array, array_module, to_numpy
 from spark_semdedup.kernels.assignment import Visits
 from spark_semdedup.kernels.pairwise import Best, max_similarity
-from spark_semdedup.kernels.sketch import Side, Sketches, close_similarity, preceding
+from spark_semdedup.kernels.sketch import Side, close_similarity, preceding
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,7 @@ class Comparison:
 
     def sides(self, units: Array) -> Side:
         """Unit vectors made ready to be compared as guests or with guests."""
-        sketches = Sketches.of(units) if self.at_least > -np.inf else Sketches(None, 0.0)
-        return Side(units, sketches)
+        return Side.of(units, sketched=self.at_least > -np.inf)
 
     def natives(self, units: Array) -> Best:
         """Each row of a cell, float32 (n, d) in rank order, with those before it."""
@@ -49,8 +48,11 @@ class Comparison:
             return close_similarity(
                 rows, columns, limits, self.at_least, batch_size=self.batch_size, precision=self.precision
             )
-        forth = self._max_similarity(rows.vectors, columns.vectors, limits)
-        return forth, self._max_similarity(columns.vectors, rows.vectors, preceding(limits, columns.n))
+        mine, theirs = rows.vectors, columns.vectors
+        return (
+            self._max_similarity(mine, theirs, limits),
+            self._max_similarity(theirs, mine, preceding(limits, columns.n)),
+        )
 
     def _max_similarity(self, rows: Array, columns: Array, limits: np.ndarray) -> Best:
         found = max_similarity(rows, columns, limits, batch_size=self.batch_size, precision=self.precision)

@@ -91,17 +91,30 @@ def _directions(vectors: Array) -> Array:
 
 @dataclass(frozen=True)
 class Side:
-    """Vectors in rank order that are compared with others: float32 (n, d), and their sketches."""
+    """Vectors in rank order that are compared with others: those numbered ``places``, integers (n,), among the rows of
+    ``whole``, float32 (m, d), and their sketches. Vectors are gathered when they are needed, which few are."""
 
-    vectors: Array
+    whole: Array
+    places: Array
     sketches: Sketches
 
+    @classmethod
+    def of(cls, vectors: Array, *, sketched: bool) -> Side:
+        """All rows of a matrix."""
+        places = array_module(vectors).arange(vectors.shape[0])
+        return cls(vectors, places, Sketches.of(vectors) if sketched else Sketches(None, 0.0))
+
     def take(self, rows: Array | slice) -> Side:
-        return Side(self.vectors[rows], self.sketches.take(rows))
+        return Side(self.whole, self.places[rows], self.sketches.take(rows))
+
+    @property
+    def vectors(self) -> Array:
+        """Float32 (n, d), a copy."""
+        return self.whole[self.places]
 
     @property
     def n(self) -> int:
-        return int(self.vectors.shape[0])
+        return int(self.places.shape[0])
 
 
 def close_similarity(
@@ -121,7 +134,7 @@ def close_similarity(
 
     Returns ``Best`` of the rows and of the columns; −1 where there is none.
     """
-    xp = array_module(rows.vectors)
+    xp = array_module(rows.whole)
     best = Best.none(xp, rows.n), Best.none(xp, columns.n)
     if rows.n and columns.n:
         step = row_panel(xp, batch_size)
@@ -166,25 +179,26 @@ def _decide(
     best: tuple[Best, Best],
 ) -> None:
     """Takes in the pairs (a, b) of a block that are similar enough, each for the row or column that comes later."""
-    xp = array_module(part.vectors)
-    error = screening_error(part.vectors.shape[1], tensor_cores=xp is not np)
-    near = _pair_products(part.vectors, other.vectors, a, b) >= np.float32(at_least - 2 * error)
+    xp = array_module(part.whole)
+    error = screening_error(part.whole.shape[1], tensor_cores=xp is not np)
+    near = _pair_products(part, other, a, b) >= np.float32(at_least - 2 * error)
     a, b = a[near], b[near]
-    scores = exact_pair_dots(part.vectors, other.vectors, a, b)
+    scores = exact_pair_dots(part.whole, other.whole, part.places[a], other.places[b])
     a, b = a + first_row, b + first_column
     row_is_later = b < xp.asarray(limits)[a - first_row]
     best[0].update(a[row_is_later], b[row_is_later], scores[row_is_later])
     best[1].update(b[~row_is_later], a[~row_is_later], scores[~row_is_later])
 
 
-def _pair_products(rows: Array, columns: Array, i: Array, j: Array) -> Array:
-    """Float32 dot products of ``rows[i]`` and ``columns[j]``, summed in any order: within ``screening_error``."""
-    xp = array_module(rows)
+def _pair_products(rows: Side, columns: Side, i: Array, j: Array) -> Array:
+    """Float32 dot products of rows ``i`` and columns ``j``, summed in any order: within ``screening_error``."""
+    xp = array_module(rows.whole)
     products = xp.empty(i.shape[0], np.float32)
-    step = rows_per_block(xp, 8 * rows.shape[1])
+    step = rows_per_block(xp, 8 * rows.whole.shape[1])
     for start in range(0, i.shape[0], step):
         part = slice(start, start + step)
-        products[part] = xp.einsum("ij,ij->i", rows[i[part]], columns[j[part]])
+        pairs = rows.whole[rows.places[i[part]]], columns.whole[columns.places[j[part]]]
+        products[part] = xp.einsum("ij,ij->i", *pairs)
     return products
 
 
@@ -199,7 +213,8 @@ def _in_full(
     best: tuple[Best, Best],
 ) -> None:
     """The block by matrix products of the vectors themselves, either side's predecessors in turn."""
-    sides = (part.vectors, other.vectors, limits), (other.vectors, part.vectors, preceding(limits, other.n))
+    vectors = part.vectors, other.vectors
+    sides = (*vectors, limits), (*vectors[::-1], preceding(limits, other.n))
     firsts = (first_row, first_column), (first_column, first_row)
     for (mine, theirs, before), (first, second), into in zip(sides, firsts, best, strict=True):
         scores, found = max_similarity(mine, theirs, before, at_least=at_least, precision=precision)
