@@ -97,6 +97,19 @@ def assignment(units: np.ndarray, centroids: np.ndarray, *, spherical: bool = Fa
     return Assignment(np.array(labels, np.int32), np.array(l2, np.float32), np.array(cosine, np.float32))
 
 
+def nearness(units: np.ndarray, centroids: np.ndarray, *, spherical: bool = False) -> np.ndarray:
+    """What says which centre is nearer, (n, k) float64: squared distances, or negated dot products with the directions.
+
+    Smaller is nearer; of equally near ones the lowest counts.
+    """
+    units, centroids = np.asarray(units, np.float32), np.asarray(centroids, np.float32)
+    there = (centroids != 0).any(axis=1)[:, None]
+    directions = np.where(there, unit_vectors(np.where(there, centroids, 1)), np.float32(0))
+    if spherical:
+        return np.array([-tree_add((x * directions.astype(np.float64)).T) for x in units.astype(np.float64)])
+    return np.array([tree_add((x - centroids.astype(np.float64)).T ** 2) for x in units.astype(np.float64)])
+
+
 # --- rank ---------------------------------------------------------------------------------------------------
 
 
