@@ -114,7 +114,7 @@ CENTROIDS = {
     "tiny": of_norm(1e-30, 1e-38),
     "small and large": of_norm(1e-30, 1e-6, 1, 30, 1e4),
     "huge": of_norm(1e19),
-    "beyond float32's squares": of_norm(1, 1e19, 1e30),
+    "beyond float32's squares": of_norm(1, 1e19, 1e30, 3e38),
 }
 
 
