@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 from pyspark.ml.param import Param
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -574,11 +575,19 @@ def _resolve(job: Job, params: Any, *, fits: bool) -> tuple[str, str | None]:
 def _refuse_incomplete(params: DecisionParams, threshold: float, manifest: Mapping[str, Any] | None, path: str) -> None:
     """Scores that are exact only from a similarity on say nothing of duplicates below it."""
     complete = (manifest or {}).get("complete_eps")
-    if complete is not None and threshold < (manifest or {}).get("complete_from", 1.0 - complete):
+    if complete is None:
+        return
+    if _least_score(threshold) < _least_score((manifest or {}).get("complete_from", 1.0 - complete)):
         raise SemDedupError(
             f"eps={_eps(params):.6g} is larger than {complete:.6g}, up to which the scores in {shown(path, 400)} are "
             "complete: lower eps, or compare again with a larger one"
         )
+
+
+def _least_score(threshold: float) -> np.float32:
+    """The smallest score that is at least ``threshold``: 1 - 0.07 and 0.93 are two doubles, with no float32 between."""
+    score = np.float32(threshold)
+    return score if float(score) >= threshold else np.nextafter(score, np.float32(np.inf))
 
 
 def _warn_foreign(manifest: dict[str, Any] | None, path: str) -> dict[str, Any] | None:

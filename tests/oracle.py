@@ -97,6 +97,19 @@ def assignment(units: np.ndarray, centroids: np.ndarray, *, spherical: bool = Fa
     return Assignment(np.array(labels, np.int32), np.array(l2, np.float32), np.array(cosine, np.float32))
 
 
+def nearness(units: np.ndarray, centroids: np.ndarray, *, spherical: bool = False) -> np.ndarray:
+    """What says which centre is nearer, (n, k) float64: squared distances, or negated dot products with the directions.
+
+    Smaller is nearer; of equally near ones the lowest counts.
+    """
+    units, centroids = np.asarray(units, np.float32), np.asarray(centroids, np.float32)
+    there = (centroids != 0).any(axis=1)[:, None]
+    directions = np.where(there, unit_vectors(np.where(there, centroids, 1)), np.float32(0))
+    if spherical:
+        return np.array([-tree_add((x * directions.astype(np.float64)).T) for x in units.astype(np.float64)])
+    return np.array([tree_add((x - centroids.astype(np.float64)).T ** 2) for x in units.astype(np.float64)])
+
+
 # --- rank ---------------------------------------------------------------------------------------------------
 
 
@@ -190,6 +203,37 @@ def similarities(units: np.ndarray, labels: Sequence[int] | np.ndarray, order: n
     return ranked(clusters(units, labels), order)
 
 
+def visiting(units: np.ndarray, labels: np.ndarray, visited: np.ndarray, order: np.ndarray) -> Similarities:
+    """The same where rows visit further clusters: natives of a cluster are compared with one another and with its
+    guests, guests not with one another, and a row's score is its maximum over all clusters.
+
+    ``visited`` (n, k) bool: the clusters each row visits, its own among them or not.
+    """
+    (everything,) = clusters(units, np.zeros(len(units), int))
+    met = visited[:, labels] | visited[:, labels].T | (labels[:, None] == labels)
+    rank = np.empty(len(order), dtype=np.int64)
+    rank[order] = np.arange(len(order))
+    neighbour, score = np.arange(len(order)), np.zeros(len(order), dtype=np.float32)
+    both = np.where(np.tri(len(order), k=-1, dtype=bool), everything.similarity, everything.similarity.T)
+    for i in range(len(order)):
+        before = [j for j in order[: rank[i]] if met[i, j]]
+        if before:
+            best = int(np.argmax(both[i, before]))  # the earliest of equal ones
+            neighbour[i], score[i] = before[best], both[i, before[best]]
+    return Similarities(neighbour, score)
+
+
+def nearest_cells(
+    units: np.ndarray, centroids: np.ndarray, labels: np.ndarray, others: int, *, spherical: bool = False
+) -> np.ndarray:
+    """The clusters that each row visits beside its own, (n, k) bool: the nearest, of equally near ones the lowest."""
+    visited = np.zeros((len(units), len(centroids)), bool)
+    for row, distance in enumerate(nearness(units, centroids, spherical=spherical)):
+        order = [j for j in np.argsort(distance, kind="stable") if j != labels[row]]
+        visited[row, order[:others]] = True
+    return visited
+
+
 def max_similarities(units: np.ndarray, limits: Sequence[int]) -> Similarities:
     """The same for rows already in rank order, row i compared with the rows before ``limits[i]``."""
     units = np.asarray(units, dtype=np.float32)
@@ -222,9 +266,10 @@ def answer(
     seed: int = 42,
     rankBy: Sequence[tuple[Sequence[Any], bool]] | None = None,
     distanceMeasure: str = "euclidean",
+    nProbe: int = 1,
 ) -> dict[Any, tuple[Any, np.float32]]:
     """For each id its ``max_id`` and ``cosine_sim_score``, given the centroids. Names as the package's Params;
-    ``rankBy`` holds (column, descending)."""
+    ``rankBy`` holds (column, descending). With as many probes as centroids every pair of rows is compared."""
     units = unit_vectors(vectors)
     assigned = assignment(units, centroids, spherical=distanceMeasure == "cosine")
     distance = assigned.l2_dist_to_cent if distanceMetric == "l2" else assigned.cosine_dist_to_cent
@@ -236,7 +281,12 @@ def answer(
         order = order_first(ids)
     else:
         order = order_hard(ids, distance) if whichToKeep == "hard" else order_easy(ids, distance)
-    found = similarities(units, assigned.centroid, order)
+    if nProbe == 1:
+        found = similarities(units, assigned.centroid, order)
+    else:
+        spherical = distanceMeasure == "cosine"
+        visited = nearest_cells(units, centroids, assigned.centroid, nProbe - 1, spherical=spherical)
+        found = visiting(units, assigned.centroid, visited, order)
     return {id_: (ids[j], score) for id_, j, score in zip(ids, found.neighbour, found.score, strict=True)}
 
 

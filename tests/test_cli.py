@@ -556,6 +556,112 @@ def test_a_folder_is_taken_for_what_it_is(capsys, spark, done, data, tmp_path):
     assert message == f"input='{broken}' is not finished: the step that wrote it did not end; run it again"
 
 
+# --- coverage beyond the own cluster ------------------------------------------------------------------------
+
+
+EXACT = ["--coverage", "exact", "--eps", 0.07, "--which-to-keep", "first"]
+
+
+@pytest.fixture(scope="module")
+def exact(spark, data, tmp_path_factory) -> Path:
+    """A run with exact coverage and three clusters, and the same step by step: folders of each."""
+    out = tmp_path_factory.mktemp("exact")
+    for arguments in (
+        ["run", "--input", data, "--output", out / "run", "--k", 3, *EXACT],
+        ["cluster", "--input", data, "--output", out / "clusters", "--k", 3],
+        ["pairwise", "--input", out / "clusters", "--output", out / "scores", *EXACT],
+        ["identify", "--input", out / "scores", "--output", out / "found", "--eps", 0.07],
+        ["remove", "--input", data, "--duplicates", out / "found", "--output", out / "kept"],
+    ):
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()) as err:
+            assert cli.main([str(argument) for argument in arguments]) == 0, err.getvalue()
+    return out
+
+
+def test_the_steps_with_exact_coverage_give_the_runs_answer(exact):
+    assert rows(exact / "scores") == rows(exact / "run" / "similarities")
+    assert rows(exact / "found") == rows(exact / "run" / "duplicates")
+    assert rows(exact / "kept") == rows(exact / "run" / "deduplicated")
+    assert len(rows(exact / "kept")) + len(rows(exact / "found")) == ROWS
+
+
+def test_exact_duplicates_are_the_same_for_other_given_centroids(capsys, spark, done, exact, data, tmp_path):
+    """Those of all rows against all, from as few clusters as one, too."""
+    arguments = ["--input", data, "--output", tmp_path / "out", "--centroids", done / "centroids", *EXACT]
+    assert call(capsys, "run", *arguments)[0] == 0
+    assert rows(tmp_path / "out" / "duplicates") == rows(exact / "run" / "duplicates")
+    assert rows(tmp_path / "out" / "duplicates") != rows(done / "duplicates")
+
+
+def test_summary_and_manifests_say_from_where_on_scores_are_complete(exact):
+    summary = json.loads((exact / "run" / "summary.json").read_text("utf-8"))
+    words = "every pair of rows with a similarity of at least 0.93 was compared (proven, whatever the clusters)"
+    for about in (summary, manifest(exact / "scores"), manifest(exact / "run" / "similarities")):
+        assert (about["coverage"], about["complete_eps"]) == ("exact", 0.07)
+        assert about["complete_from"] == 1 - 0.07
+        assert about["coverage_in_words"].startswith(words)
+    for folder in (exact / "found", exact / "run" / "duplicates"):
+        assert (manifest(folder)["coverage"], manifest(folder)["complete_eps"]) == ("exact", 0.07)
+
+
+def test_probes_are_named_in_the_summary(capsys, spark, done, data, tmp_path):
+    options = ["--centroids", done / "centroids", "--n-probe", 2]
+    status, out, err = call(capsys, "run", "--input", data, "--output", tmp_path / "out", *options)
+    assert status == 0, err
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text("utf-8"))
+    assert (summary["coverage"], summary["complete_eps"], summary["parameters"]["nProbe"]) == ("probes", None, 2)
+    assert "complete_from" not in summary
+    assert "each row was compared with all rows of the 2 clusters nearest to it" in " ".join(out.split())
+    assert manifest(tmp_path / "out" / "similarities")["complete_eps"] is None
+
+
+@pytest.mark.parametrize(
+    ("decided", "complete_eps", "complete_from"),
+    [
+        (["--eps", 0.07], 0.07, 0.93),
+        (["--threshold", 0.93], 0.07, 1 - 0.07),
+        (["--eps", 0.07], 0.07, 1 - 0.07),
+        (["--threshold", 0.93], 0.07, 0.93),
+    ],
+)
+def test_the_same_threshold_may_be_given_either_way(
+    capsys, spark, exact, tmp_path, decided, complete_eps, complete_from
+):
+    """1 - 0.07 is a little less than 0.93 in double arithmetic, but no float32 score lies between."""
+    assert 1 - 0.07 < 0.93
+    complete = {"complete_eps": complete_eps, "complete_from": complete_from}
+    scores = copied(exact / "scores", tmp_path / "scores", **complete)
+    status, _, err = call(capsys, "identify", "--input", scores, "--output", tmp_path / "out", *decided)
+    assert status == 0, err
+    assert rows(tmp_path / "out") == rows(exact / "found")
+
+
+@pytest.mark.parametrize("decided", [["--eps", 0.0701], ["--threshold", 0.9299], ["--threshold", 0.9299999]])
+def test_what_exact_scores_are_not_complete_for_is_refused(capsys, spark, exact, tmp_path, decided):
+    message = refusal(capsys, "identify", "--input", exact / "scores", "--output", tmp_path / "out", *decided)
+    assert " is larger than 0.07, up to which the scores in " in message
+    assert not message.startswith("eps=0.07 ")
+
+
+@pytest.mark.parametrize(
+    ("step", "arguments", "message"),
+    [
+        ("run", ["--coverage", "exact", "--n-probe", 2], "coverage='exact' and nProbe=2 are both set; set one of them"),
+        ("pairwise", ["--coverage", "exact", "--n-probe", 1], "coverage='exact' and nProbe=1 are both set"),
+        ("pairwise", ["--n-probe", 2], "centroids is not set, and input='{input}' has no _centroids: rows that are"),
+        (
+            "pairwise",
+            ["--n-probe", 2, "--centroids", "nowhere"],
+            "centroids='nowhere' holds no saved model (no folder metadata)",
+        ),
+    ],
+)
+def test_coverage_that_cannot_be_had_is_refused(capsys, spark, data, tmp_path, step, arguments, message):
+    got = refusal(capsys, step, "--input", data, "--output", tmp_path / "out", *arguments)
+    assert got.startswith(message.format(input=data))
+    assert not (tmp_path / "out").exists()
+
+
 # --- formats and tables -------------------------------------------------------------------------------------
 
 

@@ -47,8 +47,11 @@ class Cells:
 
     def scores(self, vectors: Array) -> Array:
         """Lower bounds of the score of each row with each centroid: float32 (n, k)."""
+        xp = array_module(vectors)
         scores = vectors @ self.targets.T
         scores -= self.bias
+        if not xp.isfinite(self.bias).all():  # beyond 10¹⁹ or so: products may be infinite, too, and ∞ − ∞ no number
+            scores[xp.isnan(scores)] = -np.inf
         return scores
 
     def nearness(self, vectors: Array, i: Array, j: Array) -> Array:

@@ -121,6 +121,15 @@ def test_centroids_of_any_norm(xp, scale, spherical):
     check(xp, rows, np.float32(scale) * vectors.make("random", 25, 20, seed=1), spherical=spherical)
 
 
+@pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning", "ignore:invalid value:RuntimeWarning")
+def test_centroids_whose_products_overflow_are_the_farthest(xp):
+    """x·c is infinite in float32, and so is ‖c‖²/2: their difference is no number, but very small."""
+    rows = vectors.make("random", 100, 8)
+    largest = np.full((1, 8), np.finfo(np.float32).max)
+    for order in (slice(None), slice(None, None, -1)):
+        check(xp, rows, np.concatenate([largest, np.eye(8), -largest])[order].astype(np.float32))
+
+
 def test_the_distances_are_those_of_exact_arithmetic(xp):
     rows, centroids = vectors.make("near_duplicates", 200, 384), np.float32(0.8) * vectors.make("random", 20, 384)
     centroids[0] = rows[0]

@@ -1,0 +1,261 @@
+"""Cells gathered into regions, and cut into tiles: whatever the plan saw, every pair meets in one task. No Spark."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from spark_semdedup.kernels.assignment import Visits
+from spark_semdedup.planning import partition_of
+from spark_semdedup.regions import FIRST_GUEST_TILE, NO_TILE, RegionPlan, VisitSample, plan_regions
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The cell each row is native in, whether it is a guest in each, and a hash of its id."""
+
+    own: np.ndarray
+    guest: np.ndarray
+    hashes: np.ndarray
+
+    @property
+    def visits(self) -> Visits:
+        rows, cells = np.nonzero(self.guest)
+        return Visits(rows.astype(np.int64), cells.astype(np.int32))
+
+    @classmethod
+    def random(cls, seed: int, n: int, k: int, visits: float = 2.0) -> Rows:
+        """Crowded cells and empty ones, cells with guests alone, rows that visit none and rows that visit many."""
+        rng = np.random.default_rng(seed)
+        own = rng.choice(k, n, p=rng.dirichlet(np.full(k, 0.3)))
+        guest = rng.random((n, k)) < rng.dirichlet(np.full(k, 0.5)) * visits * rng.choice([0, 1, 2], (n, 1))
+        guest[np.arange(n), own] = False
+        return cls(own, guest, rng.integers(0, 2**31, n))
+
+    def sample(self, scale: float = 1.0) -> VisitSample:
+        return VisitSample(self.own, self.visits, scale)
+
+    def places(self, plan: RegionPlan):
+        return plan.places(self.own, self.visits, self.hashes)
+
+
+def centroids_of(k: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((k, 3)).astype(np.float32)
+
+
+def planned(sample: VisitSample, k: int, max_rows: int, partitions: int = 3, sketched: bool = True) -> RegionPlan:
+    return plan_regions(sample, centroids_of(k), max_rows=max_rows, partitions=partitions, sketched=sketched)
+
+
+def meetings(plan: RegionPlan, rows: Rows) -> np.ndarray:
+    """How often rows are compared as rows of each cell, (n, n, k): what tasks do with the rows they get, by hand.
+
+    A task of ``NO_TILE`` compares natives of each of its cells with one another and with the guests. One whose rows are
+    all of the tile they are compared with, these; any other, those of the one tile with those of the other.
+    """
+    n, k = rows.guest.shape
+    count = np.zeros((n, n, k), np.int8)
+    places = rows.places(plan)
+    for key in np.unique(places.task).tolist():
+        here = places.task == key
+        group, tile, other = places.rows[here], places.tile[here], places.other[here]
+        assert len(set(group.tolist())) == len(group), "a row is sent to a task once"
+        if tile[0] == NO_TILE:
+            assert (tile == NO_TILE).all()
+            for cell in np.flatnonzero(plan.cells_of(key)):
+                natives, guests = group[rows.own[group] == cell], group[rows.guest[group, cell]]
+                count[np.ix_(natives, natives, [cell])] += 1
+                count[np.ix_(natives, guests, [cell])] += 1
+                count[np.ix_(guests, natives, [cell])] += 1
+            continue
+        (cell,) = plan.tasks[plan.keys.tolist().index(key)].cells.tolist()
+        assert len({frozenset(pair) for pair in zip(tile.tolist(), other.tolist(), strict=True)}) == 1
+        is_guest = tile >= FIRST_GUEST_TILE
+        assert (rows.own[group[~is_guest]] == cell).all()
+        assert rows.guest[group[is_guest], cell].all()
+        assert not (is_guest & (other >= FIRST_GUEST_TILE)).any(), "guests meet natives alone"
+        if tile[0] == other[0]:
+            count[np.ix_(group, group, [cell])] += 1
+        else:
+            one, two = group[tile == tile.max()], group[tile != tile.max()]
+            count[np.ix_(one, two, [cell])] += 1
+            count[np.ix_(two, one, [cell])] += 1
+    count[np.arange(n), np.arange(n)] = 0
+    return count
+
+
+def wanted(rows: Rows) -> np.ndarray:
+    """Once as two natives of a cell, or as its native and its guest."""
+    native = rows.own[:, None] == np.arange(rows.guest.shape[1])
+    pairs = native[:, None] & native | native[:, None] & rows.guest | rows.guest[:, None] & native
+    pairs[np.arange(len(native)), np.arange(len(native))] = False
+    return pairs.astype(np.int8)
+
+
+def check(plan: RegionPlan, rows: Rows) -> None:
+    assert np.array_equal(meetings(plan, rows), wanted(rows))
+
+
+# --- every pair meets once ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("max_rows", [2, 7, 40, 1000])
+@pytest.mark.parametrize("k", [1, 2, 15])
+def test_every_pair_of_a_cell_meets_in_exactly_one_task(max_rows, k):
+    for seed in range(6):
+        rows = Rows.random(seed, 100, k)
+        check(planned(rows.sample(), k, max_rows, partitions=1 + seed, sketched=bool(seed % 2)), rows)
+
+
+@pytest.mark.parametrize("max_rows", [2, 30])
+def test_also_where_the_sample_saw_other_rows_other_visits_and_other_cells(max_rows):
+    """Plans say where any row goes: a sample may miss cells, and which of them are visited."""
+    k = 12
+    for seed in range(8):
+        seen = Rows.random(seed, 15, k)
+        few = VisitSample(seen.own, seen.visits if seed % 2 else Visits.none(), scale=10.0)
+        check(planned(few, k, max_rows), Rows.random(seed + 100, 120, k, visits=4.0))
+
+
+def test_also_where_the_sample_is_empty():
+    nothing = VisitSample(np.zeros(0, np.int32), Visits.none(), 1.0)
+    check(planned(nothing, 5, 10), Rows.random(0, 60, 5))
+
+
+def test_also_where_every_row_visits_every_cell():
+    rng = np.random.default_rng(0)
+    rows = Rows(rng.integers(5, size=60), np.ones((60, 5), bool), rng.integers(0, 2**31, 60))
+    rows.guest[np.arange(60), rows.own] = False
+    for max_rows in (2, 20, 29, 30, 1000):
+        check(planned(rows.sample(), 5, max_rows), rows)
+
+
+def test_also_where_hashes_leave_tiles_empty():
+    rows = Rows.random(3, 80, 4)
+    same = Rows(rows.own, rows.guest, np.full(80, 2**31 - 1))
+    plan = planned(rows.sample(), 4, 5)
+    assert (plan.tiles > 1).any()
+    assert (plan.guest_tiles > 1).any()
+    check(plan, same)
+
+
+@pytest.mark.parametrize("points", ["equal", "zero", "on a line", "huge"])
+def test_centroids_that_no_direction_tells_apart(points):
+    k = 9
+    centroids = {
+        "equal": np.ones((k, 3)),
+        "zero": np.zeros((k, 3)),
+        "on a line": np.arange(k)[:, None] * np.ones(3),
+        "huge": 1e30 * centroids_of(k),
+    }[points].astype(np.float32)
+    rows = Rows.random(1, 100, k)
+    plan = plan_regions(rows.sample(), centroids, max_rows=8, partitions=3, sketched=True)
+    check(plan, rows)
+
+
+def test_rows_of_no_cell_and_no_rows():
+    plan = planned(Rows.random(0, 50, 6).sample(), 6, 10)
+    none = plan.places(np.zeros(0, np.int64), Visits.none(), np.zeros(0, np.int64))
+    assert [len(column) for column in (none.rows, none.task, none.tile, none.other)] == [0] * 4
+    assert [c.dtype for c in (none.rows, none.task, none.tile, none.other)] == [np.int64, np.int64, np.int32, np.int32]
+
+
+# --- what tasks hold ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("max_rows", [2, 7, 40, 1000])
+def test_no_task_is_larger_than_two_tiles_where_the_sample_is_all_rows(max_rows):
+    for seed in range(6):
+        rows = Rows.random(seed, 200, 20)
+        plan = planned(rows.sample(), 20, max_rows)
+        assert plan.largest_task <= 2 * max_rows
+        sent = dict(zip(*np.unique(rows.places(plan).task, return_counts=True), strict=True))
+        for key, task in zip(plan.keys.tolist(), plan.tasks, strict=True):
+            if task.tiles == (NO_TILE, NO_TILE):  # how many rows hash to a tile is a matter of chance
+                assert sent.get(key, 0) == task.rows, "a region's rows are known"
+
+
+def test_tiles_share_rows_evenly_where_hashes_do():
+    n = 1200
+    rows = Rows(np.zeros(n, np.int64), np.zeros((n, 2), bool), np.arange(n))
+    rows.own[n // 2 :] = 1
+    rows.guest[n // 2 :, 0] = True
+    plan = planned(rows.sample(), 2, 100)
+    assert plan.tiles.tolist() == [6, 6]
+    assert plan.guest_tiles.tolist() == [6, 1]
+    sent = dict(zip(*np.unique(rows.places(plan).task, return_counts=True), strict=True))
+    assert [sent.get(key, 0) for key in plan.keys.tolist()] == [task.rows for task in plan.tasks]
+    assert max(sent.values()) == plan.largest_task == 200
+
+
+def test_a_cell_is_tiled_when_it_and_its_guests_are_too_many():
+    rows = Rows(np.repeat([0, 1, 2], [20, 10, 5]), np.zeros((35, 3), bool), np.arange(35))
+    rows.guest[:10, 1] = rows.guest[:16, 2] = True
+    plan = planned(rows.sample(), 3, 10)
+    assert plan.tiles.tolist() == [0, 0, 1]
+    assert plan.guest_tiles.tolist() == [0, 0, 2]
+    assert plan.first_task.tolist()[:2] == [-1, -1]
+    assert (plan.region >= 0).tolist() == [True, True, False]
+
+
+def test_scale_counts():
+    rows = Rows.random(0, 100, 8)
+    whole = planned(VisitSample(np.repeat(rows.own, 3), _repeated(rows, 3), 1.0), 8, 50)
+    part = planned(rows.sample(scale=3.0), 8, 50)
+    assert part.tiles.tolist() == whole.tiles.tolist()
+    assert part.rows_sent == pytest.approx(whole.rows_sent)
+
+
+def _repeated(rows: Rows, times: int) -> Visits:
+    found = np.nonzero(np.repeat(rows.guest, times, axis=0))
+    return Visits(found[0], found[1].astype(np.int32))
+
+
+def test_a_region_is_of_neighbours_so_that_rows_are_sent_to_few():
+    """Cells on a line, whose rows visit the two next to their own: not three times the rows are sent."""
+    k, per_cell = 64, 20
+    own = np.repeat(np.arange(k), per_cell)
+    guest = np.abs(own[:, None] - np.arange(k)) == 1
+    shuffled = np.random.default_rng(0).permutation(k)
+    centroids = np.zeros((k, 3), np.float32)
+    centroids[shuffled, 0] = np.arange(k)
+    rows = Rows(shuffled[own], guest[:, np.argsort(shuffled)], np.arange(len(own)))
+    plan = plan_regions(rows.sample(), centroids, max_rows=200, partitions=1, sketched=True)
+    assert plan.rows_sent == len(rows.places(plan).rows) < 1.3 * len(own)
+    assert len(plan.tasks) == len(np.unique(plan.region)) >= len(own) / 400
+
+
+# --- keys ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("partitions", [1, 2, 7, 50])
+def test_keys_are_distinct_and_spread_the_work(partitions):
+    rows = Rows.random(2, 400, 40)
+    plan = planned(rows.sample(), 40, 20, partitions=partitions)
+    assert len(set(plan.keys.tolist())) == len(plan.keys) == len(plan.tasks)
+    assert (plan.keys >= 0).all(), "negative ones are those of rows in no cell"
+    assert plan.partitions == partitions
+    costs = np.array([task.cost for task in plan.tasks])
+    loads = np.bincount(partition_of(plan.keys, partitions), costs, minlength=partitions)
+    assert loads.max() <= (4 / 3) * max(costs.sum() / partitions, costs.max()) * (1 + 1e-9)
+
+
+def test_the_plan_and_the_places_are_the_same_again():
+    rows = Rows.random(5, 300, 30)
+    one, two = planned(rows.sample(), 30, 15), planned(rows.sample(), 30, 15)
+    for name in ("region", "tiles", "guest_tiles", "first_task", "keys"):
+        assert np.array_equal(getattr(one, name), getattr(two, name)), name
+    order = np.random.default_rng(0).permutation(300)
+    moved = Rows(rows.own[order], rows.guest[order], rows.hashes[order])
+
+    def as_set(rows: Rows, number) -> set:
+        found = rows.places(one)
+        return set(
+            zip(
+                number[found.rows].tolist(), found.task.tolist(), found.tile.tolist(), found.other.tolist(), strict=True
+            )
+        )
+
+    assert as_set(rows, np.arange(300)) == as_set(moved, order), "of its row's own cells and hash alone"
