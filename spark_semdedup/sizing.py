@@ -229,7 +229,9 @@ def size_up(
     workloads, best = [], {}
     for coverage in _coverages(params):
         samples = {size: _visits(unseen, these, coverage, total) for size, these in cells.items()}
-        curve = _Curve(coverage, frame, [_point(size, sample) for size, sample in samples.items()])
+        top = max(cells)
+        cut = frame.cut(coverage, samples[top], cells[top])
+        curve = _Curve(coverage, frame, [_point(size, sample) for size, sample in samples.items()], cut)
         measured = frame.measured(coverage, samples[k], cells[k]) if k in cells else None
         workloads.append(measured or curve.at(k))
         best[coverage.label] = curve.best_k(k, hardware)
@@ -321,6 +323,20 @@ class _Frame:
             return None
         return Workload.of_regions(coverage, sample, cells.centroids, plan)
 
+    def cut(self, coverage: Coverage, sample: VisitSample, cells: Cells) -> tuple[int, float]:
+        """Regions, and to how many of them a row is sent: with as many of the rows as leave each region some of the
+        sample's, and some cells."""
+        m, k = len(sample.own), len(cells.centroids)
+        rows = min(self.rows, self.max_rows * min(m / _ROWS_PER_REGION, k / (2 * sample.cells_per_row)))
+        plan = plan_regions(
+            replace(sample, scale=rows / m),
+            cells.centroids,
+            max_rows=self.max_rows,
+            slots=self.slots,
+            sketched=coverage.is_exact,
+        )
+        return len(plan.tasks), max(1.0, plan.rows_sent / rows)
+
     def _clusters(self, sample: VisitSample, cells: Cells) -> Workload:
         """The workload of rows that stay in their clusters, each of which is a task."""
         k = len(cells.centroids)
@@ -356,6 +372,8 @@ class _Curve:
     coverage: Coverage
     frame: _Frame
     points: Sequence[_Point]
+    cut: tuple[int, float]
+    """A number of regions, and to how many of them a row is sent."""
 
     def at(self, k: int) -> Workload:
         """The workload at any k, regions by what they would hold."""
@@ -397,14 +415,24 @@ class _Curve:
         return regions, sent, 1.5 * self.frame.rows * sent / regions
 
     def _regions(self, k: int, cells: float) -> tuple[int, float]:
-        """Number of regions, and to how many of them a row is sent: to about as many as it would visit cells, were
-        there as many cells as regions."""
+        """Number of regions, and to how many of them a row is sent."""
+        least = default_partitions(4.0 * self.frame.dim * self.frame.rows, self.frame.slots)
         regions, sent = 1, 1.0
         for _ in range(20):
             filled = self.frame.rows * sent / (1.5 * self.frame.max_rows)
-            regions = max(1, min(k, math.ceil(max(filled, 4 * self.frame.slots))))
-            sent = min(cells, self._cells(regions))
+            regions = min(k, math.ceil(max(filled, 1.5 * least)))
+            sent = self._sent(regions, k, cells)
         return regions, sent
+
+    def _sent(self, regions: int, k: int, cells: float) -> float:
+        """To how many of ``regions`` a row is sent that visits so many of ``k`` ``cells``: in logarithms, on the lines
+        from one region through those that were cut to regions of one cell."""
+        known, sent = min(self.cut[0], k), min(self.cut[1], cells)
+        if regions >= k:
+            return cells
+        if regions <= known:
+            return float(sent ** (math.log(regions) / math.log(known))) if known > 1 else sent
+        return float(sent * (cells / sent) ** (math.log(regions / known) / math.log(k / known)))
 
     def _power(self, k: float, of: Callable[[_Point], float], *, least_slope: float) -> float:
         """A count at ``k``: in logarithms, on the straight line through the nearest two points, which beyond the
