@@ -89,7 +89,7 @@ class EmbeddingKMeans(Estimator, _EmbeddingKMeansParams, DefaultParamsReadable, 
         backend = resolve_backend(dataset.sparkSession, self.value("backend"))
         clusterer = clusterers.choose_clusterer(self.value("clusterer"), backend, self.value("backend"))
         total = check_ids(dataset, id_, self.value("idCol"))
-        k = self._number_of_clusters(total)
+        k = self.number_of_clusters(total)
         settings = clusterers.FitSettings.from_params(self, k)
         clusterers.refuse_unsupported(clusterer, settings)
         sample = fit_sample(
@@ -114,10 +114,11 @@ class EmbeddingKMeans(Estimator, _EmbeddingKMeansParams, DefaultParamsReadable, 
             # Rows fitted on lie nearer to their centroids than others do, and visit fewer further cells.
             seen = sample.spare if len(sample.spare) >= min(self.spare_rows, total - sample.size) > 0 else sample.array
             rows = seen[: max(SIZE_ROWS, 16 * k)].copy()
-            model.fitted_sample = FittedSample(rows, total / max(len(rows), 1))
+            model.fitted_sample = FittedSample(rows, sample.valid_rows / max(len(rows), 1))
         return model
 
-    def _number_of_clusters(self, total: int) -> int:
+    def number_of_clusters(self, total: int) -> int:
+        """k for ``total`` rows; a ``SemDedupError`` where the Params contradict each other, or the rows are fewer."""
         given = self.value("initMode")
         k = self.value("k")
         if not isinstance(given, str):

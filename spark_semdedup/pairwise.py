@@ -48,14 +48,7 @@ from spark_semdedup.params import (
     PairwiseParams,
     RankingParams,
 )
-from spark_semdedup.planning import (
-    Plan,
-    default_max_rows,
-    default_partitions,
-    device_bytes,
-    plan_tasks,
-    tiles_of,
-)
+from spark_semdedup.planning import Plan, default_max_rows, device_bytes, plan_clusters
 from spark_semdedup.ranking import Ranking, rank_order
 from spark_semdedup.regions import FIRST_GUEST_TILE, NO_TILE, RegionPlan, VisitSample, plan_regions
 from spark_semdedup.sampling import in_lowest
@@ -268,9 +261,7 @@ def compare_clusters(
     centroids = np.fromiter(sizes.rows, np.int64, len(sizes.rows))
     estimates = np.fromiter(sizes.rows.values(), float, len(sizes.rows))
     max_rows = params.value("maxClusterRows") or default_max_rows(sizes.dim)
-    visits = (estimates * tiles_of(estimates, max_rows)).sum()  # a row of a tiled cluster goes to several tasks
-    partitions = default_partitions(4.0 * sizes.dim * visits, slots(spark))
-    plan = plan_tasks(estimates, max_rows=max_rows, partitions=partitions)
+    plan = plan_clusters(estimates, sizes.dim, max_rows=max_rows, slots=slots(spark))
     workload = Workload.of_clusters(sizes.rows, sizes.dim, plan, max_rows)
     _log(workload, placement)
     compare = _GroupComparison.of(rows, ranking, decode, placement, params, merges=plan.is_tiled)

@@ -56,6 +56,12 @@ def plan_tasks(sizes: np.ndarray, *, max_rows: int, partitions: int) -> Plan:
     return Plan(tiles, first_task, keys_for(partition, partitions), partitions)
 
 
+def plan_clusters(sizes: np.ndarray, dim: int, *, max_rows: int, slots: int) -> Plan:
+    """The same for rows of ``dim`` numbers and ``slots`` tasks at once, in as many partitions as are good for them."""
+    sent = (sizes * tiles_of(sizes, max_rows)).sum()  # a row of a tiled cluster goes to several tasks
+    return plan_tasks(sizes, max_rows=max_rows, partitions=default_partitions(4.0 * dim * sent, slots))
+
+
 def tiles_of(sizes: np.ndarray, max_rows: int) -> np.ndarray:
     """Number of tiles of each cluster: int32 (k,)."""
     return np.maximum(1, np.ceil(np.asarray(sizes, float) / max_rows)).astype(np.int32)

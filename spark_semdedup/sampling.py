@@ -38,6 +38,8 @@ class FitSample:
     found: pa.Table | None
     dim: int
     size: int
+    valid_rows: float
+    """How many rows can be compared, of all; where some cannot and not all were looked at, an estimate."""
 
     @cached_property
     def array(self) -> np.ndarray:
@@ -111,7 +113,8 @@ def fit_sample(
     if not valid or length is None:
         raise SemDedupError("no row has an embedding that can be compared: all are null, empty, zero or not finite")
     _refuse_mixed(found_lengths, handle_invalid)
-    return FitSample(rows, found, length, min(wanted, valid))
+    all_valid = total if handle_invalid == "error" else min(total, valid * total / look_at)
+    return FitSample(rows, found, length, min(wanted, valid), all_valid)
 
 
 def _hash_below(fraction: float) -> int:

@@ -19,7 +19,7 @@ import numpy as np
 from pyspark.sql import DataFrame
 
 from spark_semdedup.clusterers import FitSettings, fit_faiss
-from spark_semdedup.clustering import FIT_ROWS_PER_CENTROID, VISIT_ROWS
+from spark_semdedup.clustering import FIT_ROWS_PER_CENTROID, VISIT_ROWS, EmbeddingKMeans
 from spark_semdedup.columns import embedding_column, id_column
 from spark_semdedup.coverage import Coverage
 from spark_semdedup.devices import slots
@@ -27,7 +27,7 @@ from spark_semdedup.errors import SemDedupError
 from spark_semdedup.kernels.assignment import Cells, assign
 from spark_semdedup.kernels.sketch import DIRECTIONS
 from spark_semdedup.params import SemDedupStageParams
-from spark_semdedup.planning import default_max_rows, default_partitions
+from spark_semdedup.planning import default_max_rows, default_partitions, plan_clusters
 from spark_semdedup.regions import VisitSample, plan_regions
 from spark_semdedup.sampling import fit_sample
 from spark_semdedup.workload import Workload, short, short_bytes
@@ -37,6 +37,9 @@ PROBES = (1, 2, 3, 4)
 
 _MOST_FITTED = 1000
 """Clusters at most that are fitted for a plan, so that it takes seconds."""
+
+_MOST_ROWS = 1e15
+"""Rows at most that are planned for; squares of more are no float64 numbers of use."""
 
 _ROWS_PER_REGION = 32
 """Rows of the sample that a region must hold on average for regions to be cut from the sample itself."""
@@ -199,17 +202,24 @@ def size_up(
 
     ``rows``: of the whole data set, where ``dataset`` is a sample of it. ``hardware``: default this machine.
     ``centroids``: float32 (k, d), of a fitted model, instead of fitting any for its k. Raises ``SemDedupError`` where
-    the input is empty, has more than ``rows`` rows, or fewer than k.
+    the input is empty, has more than ``rows`` rows, or fewer than k, and where Params contradict each other.
     """
     there = dataset.count()
     if not there:
         raise SemDedupError("the input is empty: it must have at least one row")
-    total = float(rows or there)
-    if total < there:
-        raise SemDedupError(f"rows={total:g} is smaller than the {there} rows of the input, which are a part of them")
-    k = _target_k(params, total, centroids)
+    total = float(there if rows is None else rows)
+    if not there <= total <= _MOST_ROWS:
+        raise SemDedupError(
+            f"rows={total:g} cannot be used: it must be at least {there}, the rows of the input, which are a part of "
+            f"them, and at most {_MOST_ROWS:g}"
+        )
+    k = len(centroids) if centroids is not None else _target_k(params, round(total))
     ladder = _ladder(k, there, whole=total == there)
-    fitted, unseen = _sample(params, dataset, there, ladder[-1])
+    fitted, unseen, valid = _sample(params, dataset, there, ladder[-1])
+    total *= valid
+    if centroids is None and k > total:
+        raise SemDedupError(f"k={k} is larger than the {total:.0f} rows with a valid embedding: lower k")
+    ladder = sorted({min(size, len(fitted)) for size in ladder})
     cells = {size: _fitted_cells(params, fitted, size) for size in ladder if centroids is None or size != k}
     if centroids is not None:
         cells[k] = Cells.of(centroids, spherical=_spherical(params))
@@ -219,7 +229,9 @@ def size_up(
     workloads, best = [], {}
     for coverage in _coverages(params):
         samples = {size: _visits(unseen, these, coverage, total) for size, these in cells.items()}
-        curve = _Curve(coverage, frame, [_point(size, sample) for size, sample in samples.items()])
+        top = max(cells)
+        cut = frame.cut(coverage, samples[top], cells[top])
+        curve = _Curve(coverage, frame, [_point(size, sample) for size, sample in samples.items()], cut)
         measured = frame.measured(coverage, samples[k], cells[k]) if k in cells else None
         workloads.append(measured or curve.at(k))
         best[coverage.label] = curve.best_k(k, hardware)
@@ -228,15 +240,8 @@ def size_up(
     return Sizing(tuple(workloads), best, spread, looked_at, hardware)
 
 
-def _target_k(params: SemDedupStageParams, total: float, centroids: np.ndarray | None) -> int:
-    if centroids is not None:
-        return len(centroids)
-    initial = params.value("initMode")
-    given = None if isinstance(initial, str) else len(initial)
-    k = int(params.value("k") or given or max(1, round(math.sqrt(total))))
-    if k > total:
-        raise SemDedupError(f"k={k} is larger than the {total:,.0f} rows: it must be at most the number of rows")
-    return k
+def _target_k(params: SemDedupStageParams, total: int) -> int:
+    return EmbeddingKMeans(**params.settings(EmbeddingKMeans)).number_of_clusters(total)
 
 
 def _ladder(k: int, there: int, *, whole: bool) -> list[int]:
@@ -250,8 +255,11 @@ def _ladder(k: int, there: int, *, whole: bool) -> list[int]:
     return sorted({max(1, top // 4), max(1, top // 2), top})
 
 
-def _sample(params: SemDedupStageParams, dataset: DataFrame, there: int, top: int) -> tuple[np.ndarray, np.ndarray]:
-    """Unit vectors to fit, and unit vectors that no fit sees, or the same where all are fitted: float32 (n, d)."""
+def _sample(
+    params: SemDedupStageParams, dataset: DataFrame, there: int, top: int
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Unit vectors to fit, and unit vectors that no fit sees, or the same where all are fitted: float32 (n, d). And
+    the share of all rows that can be compared."""
     wanted = min(FIT_ROWS_PER_CENTROID * top, there)
     sample = fit_sample(
         dataset,
@@ -266,7 +274,8 @@ def _sample(params: SemDedupStageParams, dataset: DataFrame, there: int, top: in
         on_driver=True,
         spare=VISIT_ROWS,
     )
-    return sample.array, sample.spare if len(sample.spare) else sample.array
+    unseen = sample.spare if len(sample.spare) else sample.array
+    return sample.array, unseen, sample.valid_rows / there
 
 
 def _fitted_cells(params: SemDedupStageParams, sample: np.ndarray, k: int) -> Cells:
@@ -306,11 +315,36 @@ class _Frame:
 
     def measured(self, coverage: Coverage, sample: VisitSample, cells: Cells) -> Workload | None:
         """The workload as a run would plan it; None where the sample has too few rows for each region."""
+        if not coverage.visits:
+            return self._clusters(sample, cells)
         sketched = coverage.is_exact
         plan = plan_regions(sample, cells.centroids, max_rows=self.max_rows, slots=self.slots, sketched=sketched)
         if sample.scale > 1 and len(sample.own) < _ROWS_PER_REGION * len(plan.tasks):
             return None
         return Workload.of_regions(coverage, sample, cells.centroids, plan)
+
+    def cut(self, coverage: Coverage, sample: VisitSample, cells: Cells) -> tuple[int, float]:
+        """Regions, and to how many of them a row is sent: with as many of the rows as leave each region some of the
+        sample's, and some cells."""
+        m, k = len(sample.own), len(cells.centroids)
+        rows = min(self.rows, self.max_rows * min(m / _ROWS_PER_REGION, k / (2 * sample.cells_per_row)))
+        plan = plan_regions(
+            replace(sample, scale=rows / m),
+            cells.centroids,
+            max_rows=self.max_rows,
+            slots=self.slots,
+            sketched=coverage.is_exact,
+        )
+        return len(plan.tasks), max(1.0, plan.rows_sent / rows)
+
+    def _clusters(self, sample: VisitSample, cells: Cells) -> Workload:
+        """The workload of rows that stay in their clusters, each of which is a task."""
+        k = len(cells.centroids)
+        natives = sample.natives(k)
+        sizes = {int(cell): natives[cell] for cell in np.flatnonzero(natives)}
+        plan = plan_clusters(natives[natives > 0], self.dim, max_rows=self.max_rows, slots=self.slots)
+        work = Workload.of_clusters(sizes, self.dim, plan, self.max_rows)
+        return replace(work, k=k, native_pairs=sample.pairs(k)[0])
 
 
 @dataclass(frozen=True)
@@ -338,50 +372,76 @@ class _Curve:
     coverage: Coverage
     frame: _Frame
     points: Sequence[_Point]
+    cut: tuple[int, float]
+    """A number of regions, and to how many of them a row is sent."""
 
     def at(self, k: int) -> Workload:
         """The workload at any k, regions by what they would hold."""
         rows = self.frame.rows
         cells = self._cells(k)
-        native = rows**2 / 2 * self._power(k, lambda point: point.native_share, least_slope=-1)
-        guest = rows**2 * self._power(k, lambda point: point.guest_share, least_slope=-1)
-        regions, sent = self._regions(k, cells)
-        largest = int(min(2 * self.frame.max_rows, rows * sent / regions * 1.5))
+        # Natives and guests that a row finds in its cell, on average.
+        natives = rows * min(1.0, self._power(k, lambda point: point.native_share, least_slope=-1))
+        guests = rows * min(1.0, self._power(k, lambda point: point.guest_share, least_slope=-1)) if k > 1 else 0.0
+        tasks, sent, largest = self._tasks(k, cells, natives, guests)
         return Workload(
             coverage=self.coverage,
             rows=rows,
             dim=self.frame.dim,
             k=k,
             cells_per_row=cells,
-            native_pairs=native,
-            guest_pairs=guest if self.coverage.visits else 0.0,
+            native_pairs=rows * natives / 2,
+            guest_pairs=rows * guests,
             tasks_per_row=sent,
-            tasks=regions,
+            tasks=tasks,
             partitions=default_partitions(4.0 * self.frame.dim * rows * sent, self.frame.slots),
-            rows_of_largest_task=largest,
+            rows_of_largest_task=int(min(2 * self.frame.max_rows, largest)),
         )
 
     def _cells(self, k: float) -> float:
         """Clusters per row. Beyond the largest k counted they are not taken to get fewer."""
-        return max(1.0, self._power(k, lambda point: point.cells_per_row, least_slope=0))
+        return max(1.0, min(k, self._power(k, lambda point: point.cells_per_row, least_slope=0)))
+
+    def _tasks(self, k: int, cells: float, natives: float, guests: float) -> tuple[int, float, float]:
+        """Number of tasks, to how many of them a row is sent, and rows of the largest."""
+        max_rows = self.frame.max_rows
+        if (natives > max_rows and not guests) or natives + guests > 2 * max_rows:  # cells are tiled
+            tiles, guest_tiles = math.ceil(natives / max_rows), math.ceil(guests / max_rows)
+            pairs_of_tiles = tiles * (tiles + 1) // 2 + tiles * guest_tiles
+            sent = tiles + guest_tiles + (cells - 1) * tiles
+            return math.ceil(self.frame.rows / natives * pairs_of_tiles), sent, 2 * max_rows
+        if not self.coverage.visits:
+            return k, 1.0, 2 * natives  # the largest cluster has about three times the mean's rows
+        regions, sent = self._regions(k, cells)
+        return regions, sent, 1.5 * self.frame.rows * sent / regions
 
     def _regions(self, k: int, cells: float) -> tuple[int, float]:
-        """Number of regions, and to how many of them a row is sent: to about as many as it would visit cells, were
-        there as many cells as regions."""
+        """Number of regions, and to how many of them a row is sent."""
+        least = default_partitions(4.0 * self.frame.dim * self.frame.rows, self.frame.slots)
         regions, sent = 1, 1.0
         for _ in range(20):
             filled = self.frame.rows * sent / (1.5 * self.frame.max_rows)
-            regions = max(1, min(k, math.ceil(max(filled, 4 * self.frame.slots))))
-            sent = min(cells, self._cells(regions))
+            regions = min(k, math.ceil(max(filled, 1.5 * least)))
+            sent = self._sent(regions, k, cells)
         return regions, sent
+
+    def _sent(self, regions: int, k: int, cells: float) -> float:
+        """To how many of ``regions`` a row is sent that visits so many of ``k`` ``cells``: in logarithms, on the lines
+        from one region through those that were cut to regions of one cell."""
+        known, sent = min(self.cut[0], k), min(self.cut[1], cells)
+        if regions >= k:
+            return cells
+        if regions <= known:
+            return float(sent ** (math.log(regions) / math.log(known))) if known > 1 else sent
+        return float(sent * (cells / sent) ** (math.log(regions / known) / math.log(k / known)))
 
     def _power(self, k: float, of: Callable[[_Point], float], *, least_slope: float) -> float:
         """A count at ``k``: in logarithms, on the straight line through the nearest two points, which beyond the
-        largest falls at most as steeply as ``least_slope`` says."""
-        points = sorted(self.points, key=lambda point: point.k)
-        values = [max(of(point), 1e-300) for point in points]
-        if len(points) == 1:
-            return values[0]
+        largest falls at most as steeply as ``least_slope`` says, and through a single one exactly so. Counts of nothing
+        have no logarithm and are left out."""
+        points = sorted((point for point in self.points if of(point) > 0), key=lambda point: point.k)
+        values = [of(point) for point in points]
+        if len(points) < 2:
+            return sum(value * (k / point.k) ** least_slope for value, point in zip(values, points, strict=True))
         i = int(np.clip(np.searchsorted([point.k for point in points], k), 1, len(points) - 1))
         low, high = points[i - 1].k, points[i].k
         slope = math.log(values[i] / values[i - 1]) / math.log(high / low)

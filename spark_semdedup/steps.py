@@ -439,7 +439,7 @@ def plan(
     source.check(job.files)
     loaded, settings = (saved or SavedCentroids()).load(job, settings)
     estimator = SemDedup(**settings)
-    estimator.similarity_threshold()
+    Coverage.of(estimator, estimator.similarity_threshold())
     read = source.read(job.spark)
     _check_columns(read, estimator, Ranking.of(estimator))
     job.progress.begin(1)
