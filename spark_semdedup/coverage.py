@@ -6,18 +6,21 @@ sent to. Here both are computed where rows are assigned to cells, in the tasks.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from spark_semdedup.errors import SemDedupError
-from spark_semdedup.kernels.assignment import Cells, VisitRule, Visits
+from spark_semdedup.columns import binary_rows
+from spark_semdedup.devices import Placement
+from spark_semdedup.errors import SemDedupError, shown
+from spark_semdedup.kernels.assignment import Cells, VisitRule, Visits, visited_cells
 from spark_semdedup.kernels.coverage import NearestCells, WithinReach
 from spark_semdedup.params import CoverageParams
 from spark_semdedup.regions import NO_TILE, Places, RegionPlan, VisitSample
@@ -162,6 +165,60 @@ def _with_invalid(places: Places, valid: np.ndarray, own: np.ndarray) -> Places:
             (invalid, own[invalid].astype(np.int64), NO_TILE, NO_TILE),
         ]
     )
+
+
+Decoder: TypeAlias = "Callable[[pd.Series | pa.Array, pd.Series | pa.Array], np.ndarray]"
+"""Makes a matrix of unit vectors, float32 (n, d), of a group's or a batch's vectors; takes its ids for messages."""
+
+
+def route_assigned(
+    rows: DataFrame, router: Router, decode: Decoder, centroids: np.ndarray, placement: Placement, *, spherical: bool
+) -> DataFrame:
+    """Routes rows that were assigned before, by us or by others: ``unit``, binary, instead of ``embedding``, and the
+    router's columns. (``EmbeddingKMeansModel.unit_rows`` does so where it assigns.)
+
+    ``rows``: ``embedding``, which ``decode`` makes unit vectors of, ``centroid``, which says a row's own cell among
+    ``centroids`` (k, d), ``id``, and what else is carried along.
+    """
+    carried = [name for name in rows.columns if name not in ("embedding", "centroid")]
+    hashed = tile_hash(F.col("id")).alias("hash")
+    source = rows.select(*carried, "embedding", F.col("centroid").cast("bigint"), hashed)
+    schema = T.StructType([source.schema[name] for name in carried])
+    schema.add("unit", T.BinaryType()).add("centroid", T.IntegerType())
+    for column in router.fields:
+        schema.add(column)
+
+    def visit(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        xp = placement.module()
+        cells = Cells.of(xp.asarray(centroids), spherical=spherical)
+        rule = router.coverage.rule(cells)
+        for batch in batches:
+            if not batch.num_rows:
+                continue
+            units = decode(batch.column("embedding"), batch.column("id"))
+            own = batch.column("centroid").to_numpy()
+            _refuse_foreign(units, own, batch.column("id"), centroids)
+            with placement.explained(*units.shape):
+                visits = visited_cells(xp.asarray(units), cells, xp.asarray(own), rule) if rule else Visits.none()
+            columns = [batch.column(name) for name in carried]
+            columns += [binary_rows(units), pa.array(own, pa.int32())]
+            columns += router.columns(own, visits, batch.column("hash"))
+            yield pa.RecordBatch.from_arrays(columns, names=schema.names)
+
+    return source.mapInArrow(visit, schema)
+
+
+def _refuse_foreign(units: np.ndarray, own: np.ndarray, ids: pa.Array, centroids: np.ndarray) -> None:
+    """Rows that cannot belong to these centroids are an error, not a miss."""
+    k, dim = centroids.shape
+    if units.shape[1] != dim:
+        raise SemDedupError(f"embeddings have length {units.shape[1]}, but the centroids have {dim}: give their own")
+    wrong = np.flatnonzero((own < 0) | (own >= k))
+    if len(wrong):
+        raise SemDedupError(
+            f"column 'centroid', row with id {shown(ids[int(wrong[0])].as_py())}: it is {own[wrong[0]]}, but there are "
+            f"{k} centroids, numbered from 0: give those that the rows were assigned to"
+        )
 
 
 def placed(rows: DataFrame) -> DataFrame:

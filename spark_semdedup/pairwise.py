@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,7 +20,6 @@ from spark_semdedup.clustering import SIZE_ROWS, EmbeddingKMeansModel
 from spark_semdedup.columns import (
     FLOAT16_NORM_TOLERANCE,
     UNIT_NORM_TOLERANCE,
-    binary_rows,
     embedding_column,
     field,
     float16_from_bits,
@@ -30,13 +29,22 @@ from spark_semdedup.columns import (
     matrix,
     quoted,
 )
-from spark_semdedup.coverage import Coverage, Router, collect_visits, placed, tile_hash, visits_from
+from spark_semdedup.coverage import (
+    Coverage,
+    Decoder,
+    Router,
+    collect_visits,
+    placed,
+    route_assigned,
+    tile_hash,
+    visits_from,
+)
 from spark_semdedup.devices import Placement, slots
 from spark_semdedup.errors import InvalidRowsError, SemDedupError, shown
 from spark_semdedup.kernels import unit_vectors
 from spark_semdedup.kernels.arithmetic import norms
 from spark_semdedup.kernels.arrays import Array, array_module, to_numpy
-from spark_semdedup.kernels.assignment import Cells, Visits, visited_cells
+from spark_semdedup.kernels.assignment import Visits
 from spark_semdedup.kernels.regions import Comparison, compare_cells
 from spark_semdedup.kernels.sketch import preceding
 from spark_semdedup.params import (
@@ -134,12 +142,16 @@ class PairwiseSimilarity(
         decode = _array_decoder(name, stored=stored, float16=float16)
         if model is None:
             return compare_clusters(rows, _sample_sizes(rows), ranking, decode, self)
-        router = _ClusteredRouter(decode, model, coverage, Placement.of_params(rows.sparkSession, self))
+        spherical = model.value("distanceMeasure") == "cosine"
+        placement = Placement.of_params(rows.sparkSession, self)
         fraction = min(1.0, max(SIZE_ROWS, 16 * len(model.centroids)) / max(total, 1))
-        sample = collect_visits(router.rows(rows.where(in_lowest(F.col("id"), fraction))), 1 / fraction)
+        some = rows.where(in_lowest(F.col("id"), fraction))
+        routed = route_assigned(some, Router(coverage), decode, model.centroids, placement, spherical=spherical)
+        sample = collect_visits(routed, 1 / fraction)
         plan = plan_for(sample, model.centroids, coverage, rows.sparkSession, self)
         workload = Workload.of_regions(coverage, sample, model.centroids, plan)
-        return compare_regions(router.rows(rows, plan), plan, workload, ranking, self)
+        routed = route_assigned(rows, Router(coverage, plan), decode, model.centroids, placement, spherical=spherical)
+        return compare_regions(routed, plan, workload, ranking, self)
 
     def _model(self) -> EmbeddingKMeansModel:
         path = self.value("centroidsPath")
@@ -152,68 +164,7 @@ class PairwiseSimilarity(
         return self._centroids or EmbeddingKMeansModel.load(path)
 
 
-@dataclass(frozen=True)
-class _ClusteredRouter:
-    """Finds the cells that rows visit which were assigned before, by us or by others, and their tasks."""
-
-    decode: Decoder
-    model: EmbeddingKMeansModel
-    coverage: Coverage
-    placement: Placement
-
-    def rows(self, rows: DataFrame, plan: RegionPlan | None = None) -> DataFrame:
-        """``rows`` with ``unit`` instead of ``embedding``, and the router's columns; with a plan, all of them."""
-        router = Router(self.coverage, plan)
-        carried = [name for name in rows.columns if name not in ("embedding", "centroid")]
-        source = rows.select(
-            *carried, "embedding", F.col("centroid").cast("bigint"), tile_hash(F.col("id")).alias("hash")
-        )
-        schema = T.StructType([source.schema[name] for name in carried])
-        schema.add("unit", T.BinaryType()).add("centroid", T.IntegerType())
-        for column in router.fields:
-            schema.add(column)
-        decode, coverage, placement = self.decode, self.coverage, self.placement
-        centroids, spherical = self.model.centroids, self.model.value("distanceMeasure") == "cosine"
-
-        def visit(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-            xp = placement.module()
-            cells = Cells.of(xp.asarray(centroids), spherical=spherical)
-            rule = coverage.rule(cells)
-            assert rule is not None
-            for batch in batches:
-                if not batch.num_rows:
-                    continue
-                units = decode(batch.column("embedding"), batch.column("id"))
-                own = batch.column("centroid").to_numpy()
-                _refuse_foreign(units, own, batch.column("id"), centroids)
-                with placement.explained(*units.shape):
-                    visits = visited_cells(xp.asarray(units), cells, xp.asarray(own), rule)
-                columns = [batch.column(name) for name in carried]
-                columns += [binary_rows(units), pa.array(own, pa.int32())]
-                columns += router.columns(own, visits, batch.column("hash"))
-                yield pa.RecordBatch.from_arrays(columns, names=schema.names)
-
-        return source.mapInArrow(visit, schema)
-
-
-def _refuse_foreign(units: np.ndarray, own: np.ndarray, ids: pa.Array, centroids: np.ndarray) -> None:
-    """Rows that cannot belong to these centroids are an error, not a miss."""
-    k, dim = centroids.shape
-    if units.shape[1] != dim:
-        raise SemDedupError(f"embeddings have length {units.shape[1]}, but the centroids have {dim}: give their own")
-    wrong = np.flatnonzero((own < 0) | (own >= k))
-    if len(wrong):
-        raise SemDedupError(
-            f"column 'centroid', row with id {shown(ids[int(wrong[0])].as_py())}: it is {own[wrong[0]]}, but there are "
-            f"{k} centroids, numbered from 0: give those that the rows were assigned to"
-        )
-
-
 # --- tasks --------------------------------------------------------------------------------------------------
-
-
-Decoder: TypeAlias = "Callable[[pd.Series | pa.Array, pd.Series | pa.Array], np.ndarray]"
-"""Makes a matrix of unit vectors, float32 (n, d), of a group's or a batch's vectors; takes its ids for messages."""
 
 
 @dataclass(frozen=True)
