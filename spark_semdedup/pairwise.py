@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 from pyspark.ml import Transformer
 from pyspark.ml.util import DefaultParamsReadable, DefaultParamsWritable
-from pyspark.sql import Column, DataFrame, SparkSession, Window
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
@@ -29,6 +29,7 @@ from spark_semdedup.columns import (
     matrix,
     quoted,
 )
+from spark_semdedup.comparison import SIMILARITY_COLUMNS, GroupComparison, merge
 from spark_semdedup.coverage import (
     Coverage,
     Decoder,
@@ -37,16 +38,11 @@ from spark_semdedup.coverage import (
     placed,
     route_assigned,
     tile_hash,
-    visits_from,
 )
 from spark_semdedup.devices import Placement, slots
 from spark_semdedup.errors import InvalidRowsError, SemDedupError, shown
 from spark_semdedup.kernels import unit_vectors
 from spark_semdedup.kernels.arithmetic import norms
-from spark_semdedup.kernels.arrays import Array, array_module, to_numpy
-from spark_semdedup.kernels.assignment import Visits
-from spark_semdedup.kernels.regions import Comparison, compare_cells
-from spark_semdedup.kernels.sketch import preceding
 from spark_semdedup.params import (
     CoverageParams,
     DecisionParams,
@@ -57,15 +53,13 @@ from spark_semdedup.params import (
     RankingParams,
 )
 from spark_semdedup.planning import Plan, default_max_rows, device_bytes, plan_clusters
-from spark_semdedup.ranking import Ranking, rank_order
-from spark_semdedup.regions import FIRST_GUEST_TILE, NO_TILE, RegionPlan, VisitSample, plan_regions
+from spark_semdedup.ranking import Ranking
+from spark_semdedup.regions import RegionPlan, VisitSample, plan_regions
 from spark_semdedup.sampling import in_lowest
 from spark_semdedup.validation import check_ids
 from spark_semdedup.workload import Workload
 
 log = logging.getLogger("spark_semdedup")
-
-SIMILARITY_COLUMNS = ("id", "max_id", "cosine_sim_score")
 
 _SIZE_FRACTION = 1 / 16
 """Share of the rows that sizes of clusters are estimated from."""
@@ -215,7 +209,7 @@ def compare_clusters(
     plan = plan_clusters(estimates, sizes.dim, max_rows=max_rows, slots=slots(spark))
     workload = Workload.of_clusters(sizes.rows, sizes.dim, plan, max_rows)
     _log(workload, placement)
-    compare = _GroupComparison.of(rows, ranking, decode, placement, params, merges=plan.is_tiled)
+    compare = GroupComparison.of(rows, ranking, decode, placement, params, merges=plan.is_tiled)
     return Compared(_compared(_place(rows, centroids, plan), plan.partitions, compare), workload)
 
 
@@ -235,20 +229,20 @@ def compare_regions(
     placement = Placement.of_params(rows.sparkSession, params)
     _log(workload, placement)
     at_least = workload.coverage.at_least
-    compare = _GroupComparison.of(
+    compare = GroupComparison.of(
         rows, ranking, decode_units, placement, params, merges=len(plan.keys) > 1, plan=plan, at_least=at_least
     )
     return Compared(_compared(placed(rows), plan.partitions, compare), workload)
 
 
-def _compared(placed: DataFrame, partitions: int, compare: _GroupComparison) -> DataFrame:
+def _compared(placed: DataFrame, partitions: int, compare: GroupComparison) -> DataFrame:
     schema = compare.schema(placed.schema)
 
     def compare_group(group: pd.DataFrame) -> pd.DataFrame:  # Spark wants a function of one argument
         return compare(group)
 
     found = placed.repartition(partitions, "task").groupBy("task").applyInPandas(compare_group, schema)
-    return _merge(found, compare) if compare.merges else found
+    return merge(found, compare) if compare.merges else found
 
 
 def _log(workload: Workload, placement: Placement) -> None:
@@ -256,13 +250,6 @@ def _log(workload: Workload, placement: Placement) -> None:
     log.info(
         "%s in %d partitions%s", workload.in_words(), workload.partitions, on_gpu if placement.backend == "gpu" else ""
     )
-
-
-def _precision(precision: str, backend: str) -> str:
-    """``float32`` or ``float16`` for the Param: NumPy has no float16 product, so rounding only costs time there."""
-    if precision != "auto":
-        return precision
-    return "float16" if backend == "gpu" else "float32"
 
 
 def _place(rows: DataFrame, centroids: np.ndarray, plan: Plan) -> DataFrame:
@@ -283,176 +270,7 @@ def _place(rows: DataFrame, centroids: np.ndarray, plan: Plan) -> DataFrame:
     return joined.withColumn("tile", tile).select(*rows.columns, "tile", F.posexplode(tasks).alias("other", "task"))
 
 
-# --- what a task does ---------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _GroupComparison:
-    """Compares the rows of one group: a cluster, a tile of one, two tiles with each other (of which one may be empty),
-    or, with a plan, a region. Runs in the tasks."""
-
-    ranking: Ranking
-    keys: tuple[str, ...]
-    vectors: str
-    decode: Decoder
-    placement: Placement
-    how: Comparison
-    merges: bool
-    """Whether several groups may have an entry for one row."""
-    plan: RegionPlan | None = None
-
-    @classmethod
-    def of(
-        cls,
-        rows: DataFrame,
-        ranking: Ranking,
-        decode: Decoder,
-        placement: Placement,
-        params: PairwiseParams,
-        *,
-        merges: bool,
-        plan: RegionPlan | None = None,
-        at_least: float = -np.inf,
-    ) -> _GroupComparison:
-        precision = _precision(params.value("precision"), placement.backend)
-        return cls(
-            ranking=ranking,
-            keys=tuple(name for name in rows.columns if name.startswith("key_")),
-            vectors=next(name for name in rows.columns if name in ("unit", "embedding")),
-            decode=decode,
-            placement=placement,
-            how=Comparison(at_least, params.value("batchSize"), precision),
-            merges=merges,
-            plan=plan,
-        )
-
-    def schema(self, rows: T.StructType) -> T.StructType:
-        """Of the answer; where entries are merged, each carries its neighbour's rank keys."""
-        id_type = rows["id"].dataType
-        schema = T.StructType().add("id", id_type).add("max_id", id_type).add("cosine_sim_score", T.FloatType())
-        schema.add("centroid", rows["centroid"].dataType).add("compared", T.LongType()).add("reason", T.StringType())
-        if self.merges:
-            for key in self.keys:
-                schema.add(f"max_{key}", rows[key].dataType)
-        return schema
-
-    def __call__(self, group: pd.DataFrame) -> pd.DataFrame:
-        if "reason" in group and group["centroid"].iat[0] < 0:
-            return self._not_compared(group)
-        group = group.reset_index(drop=True)
-        self._refuse_missing_distance(group)
-        order = rank_order(
-            group["id"], [group[key] for key in self.keys], self.ranking.key_ascending, self.ranking.id_ascending
-        )
-        group = group.take(order)
-        vectors = self.decode(group[self.vectors], group["id"])
-        module = self.placement.module()
-        with self.placement.explained(*vectors.shape):
-            return self._compare(group, module.asarray(vectors))
-
-    def _compare(self, group: pd.DataFrame, units: Array) -> pd.DataFrame:
-        tile, other = group["tile"].to_numpy(), group["other"].iat[0]
-        if tile[0] == NO_TILE:
-            return self._region(group, units)
-        if tile[0] == other:
-            found = self.how.natives(units)
-            return self._answer(group, to_numpy(found.scores), to_numpy(found.indices), np.arange(len(group)))
-        return self._two_tiles(group, units, tile == max(tile.max(), other))
-
-    def _refuse_missing_distance(self, group: pd.DataFrame) -> None:
-        if self.ranking.distance and group[self.keys[0]].isna().any():
-            first = group["id"][int(np.flatnonzero(group[self.keys[0]].isna())[0])]
-            raise InvalidRowsError(f"column {self.ranking.distance!r}, row with id {shown(first)}: it is null or NaN")
-
-    def _two_tiles(self, group: pd.DataFrame, units: Array, second: np.ndarray) -> pd.DataFrame:
-        """Rows of either tile with the rows of the other that precede them. Natives have an entry in any case, to count
-        their pairs, guests if there is a row to name."""
-        rows, columns = np.flatnonzero(~second), np.flatnonzero(second)
-        with_guests = bool(len(columns)) and group["tile"].iat[columns[0]] >= FIRST_GUEST_TILE
-        how = self.how if with_guests else replace(self.how, at_least=-np.inf)
-        side = how.sides(units)
-        limits = np.searchsorted(columns, rows)
-        found = how.two_sides(side.take(_like(units, rows)), side.take(_like(units, columns)), limits)
-        counts = limits, preceding(limits, len(columns))
-        if with_guests:
-            counts = np.full(len(rows), len(columns)), np.zeros(len(columns), np.int64)
-        parts = []
-        for mine, theirs, best, compared in zip((rows, columns), (columns, rows), found, counts, strict=True):
-            scores, indices = (to_numpy(array) for array in best.filled())
-            neighbours = np.where(indices < 0, mine, theirs[indices] if len(theirs) else -1)
-            there = (indices >= 0) | (compared > 0)
-            entries = group.iloc[mine[there]]
-            parts.append(self._answer(entries, scores[there], neighbours[there], compared[there], among=group))
-        return pd.concat(parts)
-
-    def _region(self, group: pd.DataFrame, units: Array) -> pd.DataFrame:
-        """The cells of a region. Natives have an entry in any case, guests if there is a row to name."""
-        assert self.plan is not None
-        here = self.plan.cells_of(int(group["task"].iat[0]))
-        centroid = group["centroid"].to_numpy()
-        own = np.where(here[centroid], centroid, -1)
-        visits = visits_from(group["cells"])
-        of_region = here[visits.cells]
-        found = compare_cells(units, own, Visits(visits.rows[of_region], visits.cells[of_region]), self.how)
-        entries = np.flatnonzero((own >= 0) | (found.neighbours >= 0))
-        neighbours = np.where(found.neighbours < 0, np.arange(len(group)), found.neighbours)
-        rows = group.iloc[entries]
-        return self._answer(rows, found.scores[entries], neighbours[entries], found.compared[entries], among=group)
-
-    def _answer(
-        self,
-        rows: pd.DataFrame,
-        scores: np.ndarray,
-        neighbours: np.ndarray,
-        compared: np.ndarray,
-        among: pd.DataFrame | None = None,
-    ) -> pd.DataFrame:
-        """One entry per row: its best neighbour, by position in ``among`` (default: in ``rows``); itself for −1."""
-        among = rows if among is None else among
-        neighbours = np.where(neighbours < 0, np.arange(len(rows)), neighbours)
-        answer = {
-            "id": rows["id"].to_numpy(),
-            "max_id": among["id"].to_numpy()[neighbours],
-            "cosine_sim_score": scores,
-            "centroid": rows["centroid"].to_numpy(),
-            "compared": compared,
-            "reason": np.full(len(rows), None, object),
-        }
-        if self.merges:
-            answer |= {f"max_{key}": among[key].to_numpy()[neighbours] for key in self.keys}
-        return pd.DataFrame(answer)
-
-    def _not_compared(self, group: pd.DataFrame) -> pd.DataFrame:
-        return self._answer(
-            group, np.zeros(len(group), np.float32), np.arange(len(group)), np.zeros(len(group), np.int64)
-        ).assign(reason=group["reason"].to_numpy())
-
-
-def _like(array: Array, rows: np.ndarray) -> Array:
-    """Row numbers where ``array`` is."""
-    return array_module(array).asarray(rows)
-
-
-def _merge(found: DataFrame, compare: _GroupComparison) -> DataFrame:
-    """One row for each id: the entry of the largest score, of equal ones that whose neighbour ranks first (DESIGN 3.2).
-
-    An entry without a neighbour (its own id: the first row of a tile) gives way to any other.
-    """
-    directions = zip(compare.keys, compare.ranking.key_ascending, strict=True)
-    rank = [_directed(f"max_{key}", ascending) for key, ascending in directions]
-    rank.append(_directed("max_id", compare.ranking.id_ascending))
-    alone = (F.col("max_id") == F.col("id")).cast("int")
-    entries = Window.partitionBy("id")
-    best = entries.orderBy(alone, F.col("cosine_sim_score").desc(), *rank)
-    numbered = found.withColumn("entry", F.row_number().over(best)).withColumn(
-        "compared", F.sum("compared").over(entries)
-    )
-    return numbered.where(F.col("entry") == 1).select(*SIMILARITY_COLUMNS, "centroid", "compared", "reason")
-
-
-def _directed(name: str, ascending: bool) -> Column:
-    """Keys are never null; what is null here was NaN, which Spark's pandas functions return so: above all numbers."""
-    return F.col(name).asc_nulls_last() if ascending else F.col(name).desc_nulls_first()
+# --- embeddings as they come ----------------------------------------------------------------------------------
 
 
 def decode_units(vectors: pd.Series | pa.Array, ids: pd.Series | pa.Array) -> np.ndarray:

@@ -13,11 +13,11 @@ from pyspark.sql import functions as F
 
 from spark_semdedup.clustering import VISIT_ROWS, EmbeddingKMeans, EmbeddingKMeansModel, FittedSample
 from spark_semdedup.columns import id_column, refuse_shadowed
+from spark_semdedup.comparison import SIMILARITY_COLUMNS
 from spark_semdedup.coverage import Coverage, Router
 from spark_semdedup.duplicates import IdentifyDuplicates, without_ids
 from spark_semdedup.evaluation import MISSED, SAMPLE_ROWS, Evaluation, Evaluator, check_counts, noting_faults
 from spark_semdedup.pairwise import (
-    SIMILARITY_COLUMNS,
     ClusterSizes,
     Compared,
     compare_clusters,

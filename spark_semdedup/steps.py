@@ -20,6 +20,7 @@ from pyspark.sql import functions as F
 from spark_semdedup import clusterers
 from spark_semdedup.clustering import ASSIGNED, EmbeddingKMeans, EmbeddingKMeansModel
 from spark_semdedup.columns import embedding_column, field, id_column, refuse_shadowed
+from spark_semdedup.comparison import SIMILARITY_COLUMNS
 from spark_semdedup.coverage import Coverage
 from spark_semdedup.datasets import (
     MANIFEST,
@@ -38,7 +39,7 @@ from spark_semdedup.duplicates import IdentifyDuplicates, RemoveDuplicates, with
 from spark_semdedup.errors import ResultExistsError, SemDedupError, shown
 from spark_semdedup.evaluation import Evaluation, Evaluator, check_counts, noting_faults
 from spark_semdedup.files import Files, is_within, join
-from spark_semdedup.pairwise import SIMILARITY_COLUMNS, PairwiseSimilarity
+from spark_semdedup.pairwise import PairwiseSimilarity
 from spark_semdedup.params import (
     ClusteringParams,
     DecisionParams,
