@@ -5,14 +5,25 @@ The oracle compares every pair of rows, or those that the contract names; it is 
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
+import faiss
 import numpy as np
 import oracle
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 import vectors
 from pyspark.errors import PySparkException
+from pyspark.sql import functions as F
 
 from spark_semdedup import EmbeddingKMeansModel, PairwiseSimilarity, SemDedup, SemDedupModel
 from spark_semdedup.errors import SemDedupError
+from spark_semdedup.kernels.assignment import Cells, assign
+from spark_semdedup.kernels.coverage import WithinReach
+from spark_semdedup.kernels.regions import Comparison, compare_cells
 from spark_semdedup.report import one_line
 
 D = 8
@@ -365,3 +376,87 @@ def test_contradictions_are_refused_before_a_fit(frame):
 def test_values_that_cannot_be_used(params, message):
     with pytest.raises(SemDedupError, match=message):
         SemDedup(**params)
+
+
+# --- a whole corpus -----------------------------------------------------------------------------------------
+
+DEBIAN = Path(os.environ.get("SEMDEDUP_DEBIAN") or Path(__file__).parents[2] / "shared" / "data" / "debian")
+PAIRS = DEBIAN.parent / "debian_pairs_090.parquet"
+needs_debian = pytest.mark.skipif(
+    not (DEBIAN.is_dir() and PAIRS.is_file()),
+    reason=f"{DEBIAN} or {PAIRS} is not there; set SEMDEDUP_DEBIAN to the folder of the whole Debian data set",
+)
+
+
+class Debian:
+    """63,905 rows, longest text first, and all pairs of them with a cosine of at least 0.9, found by others."""
+
+    def __init__(self) -> None:
+        table = pq.read_table(DEBIAN, columns=["id", "text", "embedding"])
+        lengths = pc.utf8_length(table["text"]).to_pylist()
+        order = oracle.order_rank_by(table["id"].to_pylist(), (lengths, True))
+        self.ids = pc.take(table["id"], pa.array(order)).to_pylist()
+        vectors_ = table["embedding"].combine_chunks().flatten().to_numpy().reshape(len(order), -1)
+        self.units = oracle.unit_vectors(vectors_)[order]
+        place = {id_: i for i, id_ in enumerate(self.ids)}
+        pairs = pq.read_table(PAIRS)
+        both = np.sort([[place[id_] for id_ in pairs[name].to_pylist()] for name in ("id_a", "id_b")], axis=0)
+        self.before, self.after = both
+        self.scores = np.concatenate([self._scores(part) for part in np.array_split(np.arange(both.shape[1]), 32)])
+
+    def _scores(self, part: np.ndarray) -> np.ndarray:
+        one, two = (self.units[rows[part]].astype(np.float64) for rows in (self.before, self.after))
+        return oracle.tree_add((one * two).T).astype(np.float32)
+
+    def centroids(self, k: int, seed: int) -> np.ndarray:
+        kmeans = faiss.Kmeans(self.units.shape[1], k, niter=4, seed=seed, max_points_per_centroid=32)
+        kmeans.train(self.units)
+        return kmeans.centroids
+
+    def duplicates(self, eps: float) -> dict:
+        """By the pairs: id → (max_id, bits of the score)."""
+        counts = self.scores.astype(np.float64) >= 1.0 - eps
+        before, after, scores = self.before[counts], self.after[counts], self.scores[counts]
+        order = np.lexsort((before, -scores, after))
+        found, first = np.unique(after[order], return_index=True)
+        best = order[first]
+        return {self.ids[i]: (self.ids[j], bits(s)) for i, j, s in zip(found, before[best], scores[best], strict=True)}
+
+
+@pytest.fixture(scope="module")
+def packages() -> Debian:
+    return Debian()
+
+
+@pytest.mark.slow
+@needs_debian
+@pytest.mark.parametrize("k", [64, 250, 1000])
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_no_pair_of_the_whole_corpus_is_missed(packages, k, seed):
+    cells = Cells.of(packages.centroids(k, seed))
+    for eps in (0.01, 0.05, 0.1):
+        found = assign(packages.units, cells, distances=(), rule=WithinReach.of(cells, 1.0 - eps))
+        own, visits = found.centroid.astype(np.int64), found.visits
+        met = np.unique(visits.rows * k + visits.cells)
+        counts = packages.scores.astype(np.float64) >= 1.0 - eps
+        i, j = packages.before[counts], packages.after[counts]
+        together = (own[i] == own[j]) | np.isin(i * k + own[j], met) | np.isin(j * k + own[i], met)
+        print(f"k={k} eps={eps}: {len(visits.rows) / len(own):.1f} visits, {(own[i] != own[j]).sum()} pairs apart")
+        assert (own[i] != own[j]).any()
+        assert together.all()
+        if seed == 1:
+            compared = compare_cells(packages.units, own, visits, Comparison(1.0 - eps))
+            there = np.flatnonzero(compared.scores.astype(np.float64) >= 1.0 - eps)
+            ids, neighbours = packages.ids, compared.neighbours
+            found_here = {ids[i]: (ids[neighbours[i]], bits(compared.scores[i])) for i in there}
+            assert found_here == packages.duplicates(eps)
+
+
+@pytest.mark.slow
+@needs_debian
+@pytest.mark.parametrize("k", [64, 250, 1000])
+def test_the_whole_job_removes_the_same_rows_for_any_k(spark, packages, k):
+    df = spark.read.parquet(str(DEBIAN)).withColumn("length", F.length("text"))
+    model = SemDedup(k=k, seed=k, coverage="exact", rankBy=["length desc"], backend="cpu").fit(df)
+    found = {row.id: (row.max_id, bits(row.cosine_sim_score)) for row in model.duplicates(df).collect()}
+    assert found == packages.duplicates(0.05)
