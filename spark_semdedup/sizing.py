@@ -315,6 +315,8 @@ class _Frame:
 
     def measured(self, coverage: Coverage, sample: VisitSample, cells: Cells) -> Workload | None:
         """The workload as a run would plan it; None where the sample has too few rows for each region."""
+        if sample.scale > 1 and len(sample.own) < _ROWS_PER_REGION * self._pairs_of_tiles(sample, len(cells.centroids)):
+            return None
         if not coverage.visits:
             return self._clusters(sample, cells)
         sketched = coverage.is_exact
@@ -322,6 +324,13 @@ class _Frame:
         if sample.scale > 1 and len(sample.own) < _ROWS_PER_REGION * len(plan.tasks):
             return None
         return Workload.of_regions(coverage, sample, cells.centroids, plan)
+
+    def _pairs_of_tiles(self, sample: VisitSample, k: int) -> float:
+        """Tasks of cells too large for one, counted without planning each: there may be millions."""
+        natives, guests = sample.natives(k), sample.guests(k)
+        tiles, guest_tiles = np.ceil(natives / self.max_rows), np.ceil(guests / self.max_rows)
+        tasks = tiles * (tiles + 1) / 2 + tiles * guest_tiles
+        return float(tasks[natives + guests > 2 * self.max_rows].sum())
 
     def cut(self, coverage: Coverage, sample: VisitSample, cells: Cells) -> tuple[int, float]:
         """Regions, and to how many of them a row is sent: with as many of the rows as leave each region some of the
@@ -381,7 +390,8 @@ class _Curve:
         cells = self._cells(k)
         # Natives and guests that a row finds in its cell, on average.
         natives = rows * min(1.0, self._power(k, lambda point: point.native_share, least_slope=-1))
-        guests = rows * min(1.0, self._power(k, lambda point: point.guest_share, least_slope=-1)) if k > 1 else 0.0
+        guests = rows * self._power(k, lambda point: point.guest_share, least_slope=-1) if k > 1 else 0.0
+        guests = min(guests, rows - natives)
         tasks, sent, largest = self._tasks(k, cells, natives, guests)
         return Workload(
             coverage=self.coverage,
