@@ -192,7 +192,7 @@ def test_the_fit_does_not_depend_on_the_coverage(frame):
 @pytest.mark.parametrize("handle", ["skip", pytest.param("keep", marks=pytest.mark.slow)])
 def test_invalid_rows_are_compared_with_nothing(spark, frame, corpus, handle):
     broken = [("null", None, 1.0, "x"), ("zero", [0.0] * D, 1.0, "x"), ("short", [1.0], 1.0, "x")]
-    df = frame.unionAll(spark.createDataFrame(broken, frame.schema)).repartition(2)
+    df = spark.createDataFrame(broken, frame.schema).unionAll(frame).coalesce(1)  # before the valid ones
     centroids = corpus.centroids(12)
     params = {"coverage": "exact", "whichToKeep": "first", "maxClusterRows": 40, "handleInvalid": handle}
     result = SemDedupModel(centroids=centroids, **params).run(df)
