@@ -585,6 +585,7 @@ def test_the_steps_with_exact_coverage_give_the_runs_answer(exact):
     assert len(rows(exact / "kept")) + len(rows(exact / "found")) == ROWS
 
 
+@pytest.mark.slow
 def test_exact_duplicates_are_the_same_for_other_given_centroids(capsys, spark, done, exact, data, tmp_path):
     """Those of all rows against all, from as few clusters as one, too."""
     arguments = ["--input", data, "--output", tmp_path / "out", "--centroids", done / "centroids", *EXACT]
