@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
+from spark_semdedup import regions
 from spark_semdedup.kernels.assignment import Visits
 from spark_semdedup.planning import partition_of
 from spark_semdedup.regions import FIRST_GUEST_TILE, NO_TILE, RegionPlan, VisitSample, plan_regions
@@ -45,8 +46,12 @@ def centroids_of(k: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((k, 3)).astype(np.float32)
 
 
-def planned(sample: VisitSample, k: int, max_rows: int, partitions: int = 3, sketched: bool = True) -> RegionPlan:
-    return plan_regions(sample, centroids_of(k), max_rows=max_rows, partitions=partitions, sketched=sketched)
+def planned(sample: VisitSample, k: int, max_rows: int, partitions: int = 3, **options) -> RegionPlan:
+    """A plan for ``partitions``; small data would get a single one."""
+    options = {"centroids": centroids_of(k), "sketched": True, **options}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(regions, "default_partitions", lambda *_: partitions)
+        return plan_regions(sample, max_rows=max_rows, slots=2, **options)
 
 
 def meetings(plan: RegionPlan, rows: Rows) -> np.ndarray:
@@ -151,8 +156,7 @@ def test_centroids_that_no_direction_tells_apart(points):
         "huge": 1e30 * centroids_of(k),
     }[points].astype(np.float32)
     rows = Rows.random(1, 100, k)
-    plan = plan_regions(rows.sample(), centroids, max_rows=8, partitions=3, sketched=True)
-    check(plan, rows)
+    check(planned(rows.sample(), k, max_rows=8, centroids=centroids), rows)
 
 
 def test_rows_of_no_cell_and_no_rows():
@@ -222,7 +226,7 @@ def test_a_region_is_of_neighbours_so_that_rows_are_sent_to_few():
     centroids = np.zeros((k, 3), np.float32)
     centroids[shuffled, 0] = np.arange(k)
     rows = Rows(shuffled[own], guest[:, np.argsort(shuffled)], np.arange(len(own)))
-    plan = plan_regions(rows.sample(), centroids, max_rows=200, partitions=1, sketched=True)
+    plan = planned(rows.sample(), k, max_rows=200, partitions=1, centroids=centroids)
     assert plan.rows_sent == len(rows.places(plan).rows) < 1.3 * len(own)
     assert len(plan.tasks) == len(np.unique(plan.region)) >= len(own) / 400
 

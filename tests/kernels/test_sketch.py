@@ -76,7 +76,7 @@ def interleaved(rng: np.random.Generator, rows: np.ndarray, share: float = 0.5) 
 
 
 def sides_of(xp, units: np.ndarray, *positions: np.ndarray) -> list[Side]:
-    both = Side(xp.asarray(units), Sketches.of(xp.asarray(units)))
+    both = Side.of(xp.asarray(units), sketched=True)
     return [both.take(xp.asarray(some)) for some in positions]
 
 
