@@ -66,10 +66,10 @@ class Hardware:
 
     @classmethod
     def here(cls, task_slots: int) -> Hardware:
-        """This machine: a short product tells its speed."""
-        flops = _product_speed()
-        cores = os.cpu_count() or 1
-        return cls(flops, cls.CROSSING * cores, task_slots, f"{cores} cores here, {flops / 1e9:,.0f} GFLOP/s")
+        """As many cores as tasks run at once, each like one of this machine: a short product tells its speed."""
+        flops = _product_speed() / (os.cpu_count() or 1) * task_slots
+        described = f"{task_slots} cores as those here, {flops / 1e9:,.0f} GFLOP/s"
+        return cls(flops, cls.CROSSING * task_slots, task_slots, described)
 
     @classmethod
     def gpus(cls, number: int, tflops: float, network_gbps: float) -> Hardware:

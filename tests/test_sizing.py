@@ -197,7 +197,7 @@ def test_this_machine_is_measured():
     here = Hardware.here(3)
     assert here.slots == 3
     assert 1e9 < here.flops < 1e14
-    assert here.described.endswith(f" cores here, {here.flops / 1e9:,.0f} GFLOP/s")
+    assert here.described.endswith(f" cores as those here, {here.flops / 1e9:,.0f} GFLOP/s")
 
 
 def test_faster_hardware_takes_less_time_for_the_same_work(few):
