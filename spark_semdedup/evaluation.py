@@ -111,6 +111,7 @@ class Evaluation:
     unexpected: tuple[Any, ...] = ()
     """Ids of removed rows that should have stayed, a few. There are none unless something was changed."""
     coverage: str | None = None
+    coverage_in_words: str | None = None
     result: str | None = None
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -181,7 +182,8 @@ class Evaluation:
         ]
         lines.append(("threshold", f"a row is a duplicate from a similarity of {self.threshold:.6g} on"))
         if self.coverage is not None:
-            lines.append(("coverage", self.coverage))
+            words = f": {self.coverage_in_words}" if self.coverage_in_words else ""
+            lines.append(("coverage", self.coverage + words))
         return lines
 
     def _recall_text(self) -> str:
@@ -353,6 +355,7 @@ class Evaluator:
     rows_in: int | None = None
     """Rows that the input must have; None: any."""
     coverage: str | None = None
+    coverage_in_words: str | None = None
     result: str | None = None
 
     @classmethod
@@ -386,7 +389,8 @@ class Evaluator:
             ranking=_ranking_of(manifest["parameters"]),
             threshold=manifest["threshold"],
             rows_in=manifest["rows_in"],
-            coverage=manifest.get("coverage_in_words", manifest.get("coverage")),
+            coverage=manifest.get("coverage"),
+            coverage_in_words=manifest.get("coverage_in_words"),
             result=result,
         )
         evaluator.check()
@@ -485,6 +489,7 @@ class Evaluator:
             missed=tuple(pairs[:missed]),
             unexpected=tuple(unexpected[:5].to_pylist()),
             coverage=self.coverage,
+            coverage_in_words=self.coverage_in_words,
             result=self.result,
         )
 

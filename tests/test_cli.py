@@ -331,10 +331,11 @@ def test_a_fit_can_go_on_from_saved_centroids(capsys, spark, done, data, tmp_pat
 def test_progress_goes_to_stderr_and_the_summary_to_stdout(finished):
     output, out, err = finished
     lines = err.splitlines()
-    assert [line[:5] for line in lines] == [f"[{stage}/4]" for stage in (1, 1, 2, 2, 3, 3, 4, 4)]
+    assert [line[:5] for line in lines] == [f"[{stage}/4]" for stage in (1, 1, 2, 2, 2, 3, 3, 4, 4)]
     assert lines[2] == "[2/4] assign and compare ..."
-    assert lines[3].startswith("[2/4] assign and compare ... 240 rows, 8 clusters, ")
-    assert lines[3].endswith(" s")
+    assert lines[3].startswith("[2/4] assign and compare ... cluster: each row in 1.0 of 8 clusters, ")
+    assert lines[4].startswith("[2/4] assign and compare ... 240 rows, 8 clusters, ")
+    assert lines[4].endswith(" s")
     lines = [" ".join(line.split()) for line in out.splitlines()]
     assert "rows in 240" in lines
     assert any(line.startswith("kept ") and line.endswith(" %") for line in lines)
@@ -416,8 +417,10 @@ def test_centroids_in_the_output_are_not_overwritten(capsys, spark, done, data):
 
 @pytest.mark.parametrize(
     "ranking",
-    [["--which-to-keep", "easy", "--distance-metric", "l2"], ["--rank-by", "quality desc"]],
-    ids=["easy by l2", "rankBy"],
+    [
+        pytest.param(["--which-to-keep", "easy", "--distance-metric", "l2"], id="easy by l2", marks=pytest.mark.slow),
+        pytest.param(["--rank-by", "quality desc"], id="rankBy"),
+    ],
 )
 def test_the_steps_one_by_one_give_the_runs_answer(capsys, spark, tmp_path, ranking):
     """Some rows are invalid and set aside; columns have names with dots, spaces and capitals."""

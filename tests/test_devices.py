@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from spark_semdedup.comparison import precision_for
 from spark_semdedup.devices import Placement
 from spark_semdedup.errors import SemDedupError
-from spark_semdedup.pairwise import _precision
 
 
 class FakeCupy:
@@ -170,4 +170,4 @@ def test_a_lack_of_host_memory_is_not_blamed_on_a_gpu():
     ],
 )
 def test_screening_precision(precision, backend, used):
-    assert _precision(precision, backend) == used
+    assert precision_for(precision, backend) == used

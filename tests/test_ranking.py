@@ -121,7 +121,9 @@ def preferred(spark, df, **params) -> dict[int, int]:
     return {row.id // 2: row.max_id % 2 for row in found}
 
 
-@pytest.mark.parametrize(("direction", "descending"), [("asc", False), ("desc", True)])
+@pytest.mark.parametrize(
+    ("direction", "descending"), [pytest.param("asc", False, marks=pytest.mark.slow), ("desc", True)]
+)
 def test_rank_by_a_column_of_each_type(spark, direction, descending):
     """Two rows of a cluster differ in one column and are null in the others, so this one decides."""
     rows, expected = [], []

@@ -13,8 +13,8 @@ Where rows extend in all directions alike a sketch says nothing: blocks with man
 Rounding. Directions are stored as float32, column by column within 2⁻²⁴ of orthonormal ones (as float64 made them), so
 by ‖B − Q‖ ≤ √m·2⁻²⁴ all together; a float32 product of d terms adds at most γ_d to each of m elements. So the stored
 projection p has ‖p − xQ‖ ≤ η = √m (γ_d + 2⁻²⁴)(1 + ε), for norms within ε of 1. The rest is taken from the other side:
-‖x⊥‖² ≤ ‖x‖² − (‖p‖ − η)², rounded up; and xQ·yQ ≤ p·q + η(‖p‖ + ‖q‖ + η). ``slack`` covers the latter and the rounding
-of the sketches' own product.
+‖x⊥‖² ≤ (1 + ε)² − (‖p‖ − η)², rounded up; and xQ·yQ ≤ p·q + η(‖p‖ + ‖q‖ + η). ``slack`` covers the latter and the
+rounding of the sketches' own product.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import numpy as np
 
 from spark_semdedup.kernels.arithmetic import FLOAT32_ROUNDING, exact_pair_dots, norms, screening_error
 from spark_semdedup.kernels.arrays import Array, array_module, marked_pairs, rows_per_block
+from spark_semdedup.kernels.coverage import NORM_TOLERANCE
 from spark_semdedup.kernels.pairwise import Best, max_similarity, row_panel
 
 DIRECTIONS = 63
@@ -33,7 +34,7 @@ DIRECTIONS = 63
 _WORTHWHILE = 4
 """A sketch pays where vectors are longer than it by this factor."""
 
-_BASIS_ROWS = 4096
+_BASIS_ROWS = 2048
 """Rows that the directions are computed from."""
 
 _CANDIDATES_PER_PAIR = 1 / 256
@@ -62,7 +63,7 @@ class Sketches:
         values = xp.empty((n, DIRECTIONS + 1), np.float32)
         values[:, :-1] = vectors @ basis
         inside = xp.maximum(norms(values[:, :-1]) - eta, 0)
-        outside = xp.sqrt(xp.maximum(norms(vectors) ** 2 * (1 + 1e-9) - inside**2, 0))
+        outside = xp.sqrt(xp.maximum((1 + NORM_TOLERANCE) ** 2 - inside**2, 0))
         values[:, -1] = outside * (1 + 2 * FLOAT32_ROUNDING)
         # A sketch's norm is below √2 (1 + …): the product's error is that of unit vectors, four times.
         own = 4 * screening_error(DIRECTIONS + 1, tensor_cores=xp is not np)
@@ -84,8 +85,7 @@ def _directions(vectors: Array) -> Array:
     # Equal rows would span less than m directions: a fixed little noise makes up the rest.
     noise = xp.asarray(np.random.default_rng(0).standard_normal(start.shape))
     basis, _ = xp.linalg.qr(start + 1e-3 * noise)
-    for _ in range(2):
-        basis, _ = xp.linalg.qr(rows.T @ (rows @ basis) + 1e-9 * noise)
+    basis, _ = xp.linalg.qr(rows.T @ (rows @ basis) + 1e-9 * noise)
     return basis
 
 
