@@ -214,8 +214,7 @@ class EmbeddingKMeansModel(CentroidsModel, _EmbeddingKMeansParams):
         embedding = embedding_column(dataset, self.value("embeddingCol"))
         keys = [] if ranking.distance else ranking.key_columns(dataset, id_)
         carried = [id_.alias("id"), *(key.alias(f"key_{i}") for i, key in enumerate(keys))]
-        hashed = [tile_hash(id_).alias("hash")] if router else []
-        source = dataset.select(*carried, embedding.alias("embedding"), *hashed)
+        source = dataset.select(*carried, embedding.alias("embedding"), tile_hash(id_).alias("hash"))
         schema = T.StructType([source.schema[i] for i in range(len(carried))])
         if ranking.distance:
             schema.add("key_0", T.FloatType())
@@ -231,7 +230,7 @@ class EmbeddingKMeansModel(CentroidsModel, _EmbeddingKMeansParams):
                 columns = [batch.column(i) for i in range(width)]
                 if distance:
                     columns.append(found.spread(getattr(found, distance), np.float32(0)))
-                scattered = -1 - np.arange(batch.num_rows, dtype=np.int32) % 1000
+                scattered = (-1 - batch.column("hash").to_numpy() % 1000).astype(np.int32)
                 own = np.where(found.valid, found.spread_numpy(found.centroid), scattered)
                 columns += [found.spread_units(), pa.array(own), pa.array(found.reasons, pa.string())]
                 if router:

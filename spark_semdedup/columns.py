@@ -18,12 +18,13 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from spark_semdedup.errors import SemDedupError, shown
+from spark_semdedup.kernels.coverage import NORM_TOLERANCE
 
 ListArray: TypeAlias = "pa.ListArray | pa.LargeListArray | pa.FixedSizeListArray"
 
 ID_TYPES = (T.StringType, T.ByteType, T.ShortType, T.IntegerType, T.LongType)
 
-UNIT_NORM_TOLERANCE = 1e-5
+UNIT_NORM_TOLERANCE = NORM_TOLERANCE
 """How far from 1 the norm of a vector may be that is taken for a unit vector (DESIGN 4)."""
 
 FLOAT16_NORM_TOLERANCE = 2e-3

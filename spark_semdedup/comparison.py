@@ -13,7 +13,7 @@ from pyspark.sql import types as T
 from spark_semdedup.coverage import Decoder, visits_from
 from spark_semdedup.devices import Placement
 from spark_semdedup.errors import InvalidRowsError, shown
-from spark_semdedup.kernels.arrays import Array, array_module, to_numpy
+from spark_semdedup.kernels.arrays import Array, beside, to_numpy
 from spark_semdedup.kernels.assignment import Visits
 from spark_semdedup.kernels.regions import Comparison, compare_cells
 from spark_semdedup.kernels.sketch import preceding
@@ -110,13 +110,13 @@ class GroupComparison:
         how = self.how if with_guests else replace(self.how, at_least=-np.inf)
         side = how.sides(units)
         limits = np.searchsorted(columns, rows)
-        found = how.two_sides(side.take(_like(units, rows)), side.take(_like(units, columns)), limits)
+        found = how.two_sides(side.take(beside(units, rows)), side.take(beside(units, columns)), limits)
         counts = limits, preceding(limits, len(columns))
         if with_guests:
             counts = np.full(len(rows), len(columns)), np.zeros(len(columns), np.int64)
         parts = []
         for mine, theirs, best, compared in zip((rows, columns), (columns, rows), found, counts, strict=True):
-            scores, indices = (to_numpy(array) for array in best.filled())
+            scores, indices = to_numpy(best.scores), to_numpy(best.indices)
             neighbours = np.where(indices < 0, mine, theirs[indices] if len(theirs) else -1)
             there = (indices >= 0) | (compared > 0)
             entries = group.iloc[mine[there]]
@@ -164,11 +164,6 @@ class GroupComparison:
         return self._answer(
             group, np.zeros(len(group), np.float32), np.arange(len(group)), np.zeros(len(group), np.int64)
         ).assign(reason=group["reason"].to_numpy())
-
-
-def _like(array: Array, rows: np.ndarray) -> Array:
-    """Row numbers where ``array`` is."""
-    return array_module(array).asarray(rows)
 
 
 def merge(found: DataFrame, compare: GroupComparison) -> DataFrame:

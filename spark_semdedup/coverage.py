@@ -22,6 +22,7 @@ from spark_semdedup.devices import Placement
 from spark_semdedup.errors import SemDedupError, shown
 from spark_semdedup.kernels.assignment import Cells, VisitRule, Visits, visited_cells
 from spark_semdedup.kernels.coverage import NearestCells, WithinReach
+from spark_semdedup.kernels.sketch import pays
 from spark_semdedup.params import CoverageParams
 from spark_semdedup.regions import NO_TILE, Places, RegionPlan, VisitSample
 from spark_semdedup.sampling import collect_arrow
@@ -60,6 +61,10 @@ class Coverage:
     def visits(self) -> bool:
         """Whether rows visit cells beside their own."""
         return self.others != 0
+
+    def sketched(self, dim: int) -> bool:
+        """Whether pairs with guests, of vectors so long, are mostly dismissed by sketches."""
+        return self.is_exact and pays(dim)
 
     @property
     def at_least(self) -> float:
@@ -110,6 +115,11 @@ def tile_hash(id_: Column) -> Column:
 
 def cells_column(rows: int, visits: Visits) -> pa.Array:
     """The cells that each of ``rows`` rows visits, as binary: int32 numbers one after the other."""
+    if 4 * len(visits.cells) >= 2**31:
+        raise SemDedupError(
+            f"a batch of {rows} rows visits {len(visits.cells)} clusters, which passes 2 GiB: lower "
+            "spark.sql.execution.arrow.maxRecordsPerBatch, eps or k"
+        )
     offsets = np.concatenate([[0], np.cumsum(np.bincount(visits.rows, minlength=rows))]).astype(np.int32)
     cells = np.ascontiguousarray(visits.cells, np.int32)
     return pa.Array.from_buffers(pa.binary(), rows, [None, pa.py_buffer(offsets * np.int32(4)), pa.py_buffer(cells)])

@@ -146,6 +146,8 @@ class Evaluation:
             faults.append(f"{self.removed - self.found} removed rows have no duplicate that precedes them ({ids})")
         if self.missed_within:
             faults.append(f"{self.missed_within} missed pairs lie inside one cluster, which the run compared")
+        elif self.coverage == "exact" and self.found < self.to_remove:
+            faults.append(f"{self.to_remove - self.found} pairs were missed, which exact coverage compares")
         return faults
 
     def as_dict(self) -> dict[str, Any]:

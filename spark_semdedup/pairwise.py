@@ -1,4 +1,4 @@
-"""``PairwiseSimilarity``: inside every cluster, each row's most similar preferred row."""
+"""``PairwiseSimilarity``: each row's most similar preferred row, in its cluster or in all it is compared in."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class PairwiseSimilarity(
     DefaultParamsReadable,
     DefaultParamsWritable,
 ):
-    """Compares the rows of each cluster with one another, on the task's GPU or CPU.
+    """Compares the rows of each cluster with one another, or with those of further ones, on the task's GPU or CPU.
 
     Takes what ``EmbeddingKMeansModel`` gives: an id, an embedding, ``centroid`` and the distances. Gives one row for
     each: ``id``; ``max_id``, the most similar of the rows of its cluster that are preferred to it; and
@@ -89,7 +89,8 @@ class PairwiseSimilarity(
 
     ``nProbe`` above 1, or ``coverage`` exact, compares rows with those of further clusters, too. That takes the
     centroids that the numbers in ``centroid`` stand for: ``setCentroids``, or ``centroidsPath``. Scores are then
-    complete from ``1 - eps`` on (exact): ``eps`` and ``threshold`` are used for nothing else here.
+    complete from ``1 - eps`` on (exact): ``eps`` and ``threshold`` are used for nothing else here. Give
+    ``IdentifyDuplicates`` no larger ``eps`` than that.
 
     >>> rows = [(1, 0, [1.0, 0.0], 0.5), (2, 0, [0.8, 0.6], 0.2), (3, 0, [0.6, 0.8], 0.1), (4, 1, [1.0, 0.0], 0.0)]
     >>> df = spark.createDataFrame(rows, "id int, centroid int, embedding array<float>, cosine_dist_to_cent float")
@@ -180,9 +181,10 @@ def _sample_sizes(rows: DataFrame) -> ClusterSizes:
 
 @dataclass(frozen=True)
 class Compared:
-    """What comparisons give. ``rows``: ``id``, ``max_id``, ``cosine_sim_score``, ``centroid``, ``compared`` (how many
-    pairs count with this row, so that the sum is that of all pairs compared) and ``reason`` (why an invalid row is not
-    compared); lazy. ``workload``: what that was estimated to take."""
+    """What comparisons give. ``rows``, lazy: ``id``, ``max_id``, ``cosine_sim_score``, ``centroid``, ``compared`` (how
+    many pairs count with this row, so that the sum is that of all pairs compared; with exact coverage the last digits
+    may differ between machines, as cells at the very edge of what must be visited may be visited or not) and ``reason``
+    (why an invalid row is not compared). ``workload``: what that was estimated to take."""
 
     rows: DataFrame
     workload: Workload
@@ -219,7 +221,7 @@ def plan_for(
     """Regions for rows that visit several cells, as ``sample`` says they do."""
     dim = centroids.shape[1]
     max_rows = params.value("maxClusterRows") or default_max_rows(dim)
-    return plan_regions(sample, centroids, max_rows=max_rows, slots=slots(spark), sketched=coverage.is_exact)
+    return plan_regions(sample, centroids, max_rows=max_rows, slots=slots(spark), sketched=coverage.sketched(dim))
 
 
 def compare_regions(

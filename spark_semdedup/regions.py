@@ -247,7 +247,8 @@ class _Cut:
         weight = self.pairs[cells] + 1
         order = np.argsort(_along_principal_axis(self.centroids[cells], weight), kind="stable")
         work = np.cumsum(weight[order])
-        half = int(np.clip(np.searchsorted(work, work[-1] / 2), 1, len(cells) - 1))
+        nearest = int(np.argmin(np.abs(work - work[-1] / 2))) + 1
+        half = min(nearest, len(cells) - 1)
         return cells[order[:half]], cells[order[half:]]
 
 

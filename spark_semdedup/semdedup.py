@@ -115,6 +115,7 @@ class SemDedupModel(CentroidsModel, SemDedupStageParams):
         See ``spark_semdedup.evaluate``, which does so for the folder that a run of the program wrote.
         """
         check_counts(sample_rows, missed)
+        coverage = Coverage.of(self, self.similarity_threshold())
         evaluator = Evaluator(
             dataset=dataset,
             similarities=result.similarities,
@@ -122,6 +123,8 @@ class SemDedupModel(CentroidsModel, SemDedupStageParams):
             model=self.clustering,
             ranking=Ranking.of(self),
             threshold=self.similarity_threshold(),
+            coverage=coverage.name,
+            coverage_in_words=coverage.in_words(),
         )
         return noting_faults(evaluator.compare(evaluator.sample(sample_rows, seed), missed))
 

@@ -163,7 +163,7 @@ _HEAD = (
 )
 
 _NOTES = """\
-  pairs: to be compared; exact dismisses most of those across clusters by a sketch, at a sixth of the work or less.
+  pairs: to be compared; exact dismisses most of those across clusters by a sketch, where vectors are long enough.
   time: fitting, assigning, moving and comparing at the hardware's speed; reading and writing data come on top.
   best k: the number of clusters of least time; with exact the duplicates are the same for any k."""
 
@@ -177,7 +177,7 @@ def _duration(seconds: float) -> str:
 def seconds(work: Workload, hardware: Hardware) -> float:
     """Of what depends on k and coverage, if all goes at the hardware's speed: fitting, assigning, moving rows to their
     tasks and comparing them. Reading the input and writing the result come on top."""
-    sketched = DIRECTIONS + 1 if work.coverage.is_exact else work.dim
+    sketched = DIRECTIONS + 1 if work.coverage.sketched(work.dim) else work.dim
     products = float(FIT_ROWS_PER_CENTROID * work.k * work.k * work.dim * _FIT_ITERATIONS)
     products += work.rows * work.k * work.dim + work.native_pairs * work.dim + work.guest_pairs * sketched
     return 2 * products / hardware.flops + work.shuffle_bytes / hardware.bytes_per_second
@@ -319,7 +319,7 @@ class _Frame:
             return None
         if not coverage.visits:
             return self._clusters(sample, cells)
-        sketched = coverage.is_exact
+        sketched = coverage.sketched(self.dim)
         plan = plan_regions(sample, cells.centroids, max_rows=self.max_rows, slots=self.slots, sketched=sketched)
         if sample.scale > 1 and len(sample.own) < _ROWS_PER_REGION * len(plan.tasks):
             return None
@@ -342,7 +342,7 @@ class _Frame:
             cells.centroids,
             max_rows=self.max_rows,
             slots=self.slots,
-            sketched=coverage.is_exact,
+            sketched=coverage.sketched(self.dim),
         )
         return len(plan.tasks), max(1.0, plan.rows_sent / rows)
 

@@ -651,12 +651,11 @@ def _write_remaining(job: Job, rows: DataFrame, target: Target, path: str, about
 
 
 def _cluster_sizes(rows: DataFrame) -> dict[str, int]:
-    """Rows, clusters that hold rows, and pairs inside them. Reads no column but ``centroid``."""
+    """Rows, and clusters that hold rows. Reads no column but ``centroid``."""
     sizes = rows.where(F.col("centroid").isNotNull()).groupBy("centroid").agg(F.count(F.lit(1)).alias("n"))
     found = sizes.agg(
         F.coalesce(F.sum("n"), F.lit(0)).alias("rows"),
         F.count(F.lit(1)).alias("clusters"),
-        F.coalesce(F.sum(F.expr("n * (n - 1) div 2")), F.lit(0)).alias("pairs"),
     ).first()
     assert found is not None  # an aggregate without groups always gives one row
     return {name: int(value) for name, value in found.asDict().items()}

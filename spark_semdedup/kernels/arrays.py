@@ -45,6 +45,17 @@ def marked_pairs(marked: Array) -> tuple[Array, Array]:
     return places // marked.shape[1], places % marked.shape[1]
 
 
+def beside(array: Array, values: np.ndarray) -> Array:
+    """NumPy values where ``array`` is: on its device, or as they are."""
+    return array_module(array).asarray(values)
+
+
+def lower_at(numbers: Array, places: Array, values: Array) -> None:
+    """``numpy.minimum.at`` for int64 numbers of at least 0, in place. (CuPy's takes no int64, but uint64.)"""
+    unsigned = np.uint64
+    array_module(numbers).minimum.at(numbers.view(unsigned), places, values.astype(unsigned))
+
+
 # --- between float32 and float64 -----------------------------------------------------------------------------
 
 # CuPy compiles with -ftz=true (``cupy/cuda/compiler.py``, 14.2): its own conversions, ``astype`` among them, make zeros

@@ -25,7 +25,7 @@ from spark_semdedup.kernels.arithmetic import (
     squared_pair_distances,
     unit_vectors,
 )
-from spark_semdedup.kernels.arrays import Array, array_module, marked_pairs, rounded, rows_per_block
+from spark_semdedup.kernels.arrays import Array, array_module, lower_at, marked_pairs, rounded, rows_per_block
 
 
 @dataclass(frozen=True)
@@ -204,5 +204,5 @@ def _decide(vectors: Array, cells: Cells, i: Array, j: Array) -> Array:
     xp.minimum.at(least, i, distance)
     label = xp.full(vectors.shape[0], cells.targets.shape[0], np.int64)
     ties = distance == least[i]
-    xp.minimum.at(label, i[ties], j[ties])
+    lower_at(label, i[ties], j[ties])
     return label

@@ -32,8 +32,8 @@ is tested, with the error of products, ``screening_error``, added under the root
 all else. For the cosine, S lacks the halved squares, which are ½ but for rounding and for centroids of norm zero; their
 differences are added to the width.
 
-Such a pair is compared in the cell that one of them visits, at most in both. Visits grow with δ and with k; which pairs
-are found depends on neither. (For general metrics: ClusterJoin, Das Sarma, He and Chaudhuri, VLDB 2014.)
+Such a pair is compared in the cell that one of them visits, at most in both. Visits grow with δ and depend on k; which
+pairs are found depends on neither. (For general metrics: ClusterJoin, Das Sarma, He and Chaudhuri, VLDB 2014.)
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ import numpy as np
 
 from spark_semdedup.kernels import cuda
 from spark_semdedup.kernels.arithmetic import exact_pair_dots, float64_screening_error, screening_error
-from spark_semdedup.kernels.arrays import Array, array_module, marked_pairs, rows_per_block
+from spark_semdedup.kernels.arrays import Array, array_module, lower_at, marked_pairs, rows_per_block
 
 PRECISIONS = ("float32", "float16")
 
@@ -89,7 +89,7 @@ def max_similarity(
 
     Both sides in rank order; ``limits``, a NumPy int array that never decreases, says how many of ``columns``
     precede row i. (So one function serves a cluster against itself, where ``limits`` is 0, 1, 2, …, and two parts
-    of a cluster against each other.) Similarities below ``at_least`` do not count; where they do not, time is saved.
+    of a cluster against each other.) Similarities below ``at_least`` do not count (which saves time on a CPU).
 
     Returns float32 scores and int64 column indices; 0 and −1 for a row that nothing precedes (or nothing that counts).
     """
@@ -236,7 +236,7 @@ class Best:
         xp.maximum.at(self.scores, i, scores)
         self.indices[self.scores > before] = _NO_COLUMN
         ties = scores == self.scores[i]
-        xp.minimum.at(self.indices, i[ties], j[ties])
+        lower_at(self.indices, i[ties], j[ties])
 
     def at_least(self, score: float) -> Best:
         """Those alone of ``score`` or more (compared as doubles); in place."""

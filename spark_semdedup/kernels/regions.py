@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spark_semdedup.kernels.arrays import Array, array_module, to_numpy
+from spark_semdedup.kernels.arrays import Array, beside, to_numpy
 from spark_semdedup.kernels.assignment import Visits
 from spark_semdedup.kernels.pairwise import Best, max_similarity
 from spark_semdedup.kernels.sketch import Side, close_similarity, preceding
@@ -89,14 +89,14 @@ def compare_cells(units: Array, own: np.ndarray, visits: Visits, how: Comparison
     for cell, natives in _by_cell(own, np.arange(n)):
         if cell < 0:
             continue
-        here = side.take(_index(units, natives))
+        here = side.take(beside(units, natives))
         _take_in(best, natives, natives, how.natives(here.vectors))
         compared[natives] += np.arange(len(natives))
         guests = guests_of.get(cell)
         if guests is None:
             continue
         limits = np.searchsorted(guests, natives)
-        of_natives, of_guests = how.two_sides(here, side.take(_index(units, guests)), limits)
+        of_natives, of_guests = how.two_sides(here, side.take(beside(units, guests)), limits)
         _take_in(best, natives, guests, of_natives)
         _take_in(best, guests, natives, of_guests)
         compared[natives] += len(guests)
@@ -111,15 +111,11 @@ def _by_cell(cells: np.ndarray, rows: np.ndarray) -> Iterable[tuple[int, np.ndar
     return zip(found.tolist(), np.split(rows[order], starts[1:]), strict=True) if len(found) else ()
 
 
-def _index(like: Array, rows: np.ndarray) -> Array:
-    return array_module(like).asarray(rows)
-
-
 def _take_in(best: Best, rows: np.ndarray, columns: np.ndarray, found: Best) -> None:
     """Takes what was found for ``rows`` among ``columns`` (positions in the task) into the best of all, in place."""
     scores, indices = to_numpy(found.scores), to_numpy(found.indices)
-    there = (indices >= 0) & (indices < len(columns))
+    there = indices >= 0
     rows, scores, neighbours = rows[there], scores[there], columns[indices[there]]
     before, known = best.scores[rows], best.indices[rows]
-    better = (scores > before) | ((scores == before) & ((neighbours < known) | (known < 0)))
+    better = (scores > before) | ((scores == before) & (neighbours < known))
     best.scores[rows[better]], best.indices[rows[better]] = scores[better], neighbours[better]

@@ -13,7 +13,7 @@ Where rows extend in all directions alike a sketch says nothing: blocks with man
 Rounding. Directions are stored as float32, column by column within 2⁻²⁴ of orthonormal ones (as float64 made them), so
 by ‖B − Q‖ ≤ √m·2⁻²⁴ all together; a float32 product of d terms adds at most γ_d to each of m elements. So the stored
 projection p has ‖p − xQ‖ ≤ η = √m (γ_d + 2⁻²⁴)(1 + ε), for norms within ε of 1. The rest is taken from the other side:
-‖x⊥‖² ≤ (1 + ε)² − (‖p‖ − η)², rounded up; and xQ·yQ ≤ p·q + η(‖p‖ + ‖q‖ + η). ``slack`` covers the latter and the
+‖x⊥‖² ≤ (1 + ε)² − (‖p‖ − η)², rounded up; and xQ·yQ ≤ p·q + 2η(1 + ε) + η². ``slack`` covers the latter and the
 rounding of the sketches' own product.
 """
 
@@ -29,16 +29,18 @@ from spark_semdedup.kernels.coverage import NORM_TOLERANCE
 from spark_semdedup.kernels.pairwise import Best, max_similarity, row_panel
 
 DIRECTIONS = 63
-"""Directions of a sketch. (32 leave five times as many candidates, 128 cost twice as much; measured.)"""
-
-_WORTHWHILE = 4
-"""A sketch pays where vectors are longer than it by this factor."""
+"""Directions of a sketch. (32 leave some ten times as many candidates, 128 cost twice as much: RESULTS.md.)"""
 
 _BASIS_ROWS = 2048
 """Rows that the directions are computed from."""
 
 _CANDIDATES_PER_PAIR = 1 / 256
 """Share of a block's pairs beyond which it is compared in full: a candidate costs as much as 100 or 200 pairs there."""
+
+
+def pays(dim: int) -> bool:
+    """Whether vectors are so much longer than a sketch that it saves time."""
+    return dim >= 4 * DIRECTIONS
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Sketches:
     def of(cls, vectors: Array) -> Sketches:
         """Of float32 vectors (n, d) whose norms are within 10⁻⁵ of 1."""
         n, d = vectors.shape
-        if d < _WORTHWHILE * DIRECTIONS or n < 2 * DIRECTIONS:
+        if not pays(d) or n < 2 * DIRECTIONS:
             return cls(None, 0.0)
         xp = array_module(vectors)
         basis = _directions(vectors).astype(np.float32)
@@ -142,7 +144,8 @@ def close_similarity(
         for i in range(0, rows.n, step):
             for j in range(0, columns.n, width):
                 _block(rows, columns, limits, slice(i, i + step), slice(j, j + width), at_least, precision, best)
-    return best[0].at_least(at_least), best[1].at_least(at_least)
+    rows_best, columns_best = (Best(*each.at_least(at_least).filled()) for each in best)
+    return rows_best, columns_best
 
 
 def _block(
