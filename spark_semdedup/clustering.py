@@ -53,6 +53,9 @@ VISIT_ROWS = 16_384
 SIZE_ROWS = 65_536
 """Rows at least, if there are as many, that sizes and visits of clusters are estimated from."""
 
+_FIRST_ROWS, _MOST_VISITS = 1024, 2e7
+"""Rows that tell how many cells a row visits, and visits that a plan on the driver is made from, at most."""
+
 FIT_ROWS_PER_CENTROID = 64
 """Rows per centroid that are fitted on by default."""
 
@@ -153,9 +156,13 @@ class FittedSample:
         return {int(c): n * self.scale for c, n in Counter(labels.tolist()).items()}
 
     def visits(self, cells: Cells, coverage: Coverage) -> VisitSample:
-        """Estimated visits."""
-        found = assign(self.units, cells, distances=(), rule=coverage.rule(cells))
-        return VisitSample(found.centroid, found.visits, self.scale)
+        """Estimated visits, of as many rows as keeps them few enough for the driver."""
+        rule = coverage.rule(cells)
+        first = assign(self.units[:_FIRST_ROWS], cells, distances=(), rule=rule).visits
+        each = max(1.0, len(first.rows) / min(_FIRST_ROWS, len(self.units)))
+        units = self.units[: max(_FIRST_ROWS, int(_MOST_VISITS / each))]
+        found = assign(units, cells, distances=(), rule=rule)
+        return VisitSample(found.centroid, found.visits, self.scale * len(self.units) / len(units))
 
 
 class EmbeddingKMeansModel(CentroidsModel, _EmbeddingKMeansParams):

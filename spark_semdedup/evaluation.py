@@ -147,7 +147,7 @@ class Evaluation:
         if self.missed_within:
             faults.append(f"{self.missed_within} missed pairs lie inside one cluster, which the run compared")
         elif self.coverage == "exact" and self.found < self.to_remove:
-            faults.append(f"{self.to_remove - self.found} pairs were missed, which exact coverage compares")
+            faults.append(f"{self.to_remove - self.found} rows to be removed were missed, which exact coverage finds")
         return faults
 
     def as_dict(self) -> dict[str, Any]:

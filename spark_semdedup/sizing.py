@@ -105,6 +105,8 @@ class Sizing:
     clustered into, and all is extrapolated."""
     sample_rows: int
     hardware: Hardware
+    fits: bool = True
+    """Whether centroids have to be fitted, or are those of a model."""
 
     def as_text(self) -> str:
         """A table with one line for each coverage."""
@@ -132,7 +134,7 @@ class Sizing:
         return [
             {"coverage": work.coverage.label, "rows": work.rows, "dimension": work.dim, "k": work.k}
             | work.facts()
-            | {"seconds": seconds(work, self.hardware), "best_k": self.best_k[work.coverage.label]}
+            | {"seconds": seconds(work, self.hardware, fits=self.fits), "best_k": self.best_k[work.coverage.label]}
             for work in self.workloads
         ]
 
@@ -145,7 +147,7 @@ class Sizing:
             short_bytes(work.shuffle_bytes),
             short_bytes(work.task_bytes),
             f"{work.partitions:,}",
-            _duration(seconds(work, self.hardware)),
+            _duration(seconds(work, self.hardware, fits=self.fits)),
             f"{self.best_k[work.coverage.label]:,}",
         )
 
@@ -174,11 +176,11 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:,.0f} min" if seconds >= 120 else f"{seconds:,.0f} s"
 
 
-def seconds(work: Workload, hardware: Hardware) -> float:
-    """Of what depends on k and coverage, if all goes at the hardware's speed: fitting, assigning, moving rows to their
-    tasks and comparing them. Reading the input and writing the result come on top."""
+def seconds(work: Workload, hardware: Hardware, *, fits: bool = True) -> float:
+    """Of what depends on k and coverage, if all goes at the hardware's speed: fitting (if it does), assigning, moving
+    rows to their tasks and comparing them. Reading the input and writing the result come on top."""
     sketched = DIRECTIONS + 1 if work.coverage.sketched(work.dim) else work.dim
-    products = float(FIT_ROWS_PER_CENTROID * work.k * work.k * work.dim * _FIT_ITERATIONS)
+    products = float(FIT_ROWS_PER_CENTROID * work.k * work.k * work.dim * _FIT_ITERATIONS) if fits else 0.0
     products += work.rows * work.k * work.dim + work.native_pairs * work.dim + work.guest_pairs * sketched
     return 2 * products / hardware.flops + work.shuffle_bytes / hardware.bytes_per_second
 
@@ -237,7 +239,7 @@ def size_up(
         best[coverage.label] = curve.best_k(k, hardware)
     spread = _spread(samples[k].natives(k)) if k in cells else None
     looked_at = len(fitted) + (len(unseen) if unseen is not fitted else 0)
-    return Sizing(tuple(workloads), best, spread, looked_at, hardware)
+    return Sizing(tuple(workloads), best, spread, looked_at, hardware, fits=centroids is None)
 
 
 def _target_k(params: SemDedupStageParams, total: int) -> int:

@@ -315,6 +315,14 @@ def test_the_interval_ends_where_the_share_is_1_96_standard_errors_away(k, n):
     assert (high == 1) == (k == n)
 
 
+def test_a_pair_that_exact_coverage_missed_is_a_fault():
+    """Of one cluster and its neighbours it may be, of all rows that are similar enough it may not."""
+    found = Evaluation(90_000, 30_000, 20_000, 19_999, 19_999, 0, 0.95, 42, coverage="probes")
+    assert found.faults == []
+    assert replace(found, coverage="exact").faults == ["1 rows to be removed were missed, which exact coverage finds"]
+    assert replace(found, coverage="exact", found=20_000, removed=20_000).faults == []
+
+
 def test_the_text_is_aligned_and_rounds_no_miss_away():
     pairs = (MissedPair("doc 1", "x" * 60, 0.99, 3, 12), MissedPair(7, "y", 0.95, 125, 4))
     found = Evaluation(90_000, 30_000, 20_000, 19_999, 19_999, 0, 0.95, 42, missed=pairs, coverage="cluster")

@@ -8,7 +8,7 @@ import pytest
 import vectors
 
 from spark_semdedup.kernels import max_similarity, ranked_max_similarity, unit_vectors
-from spark_semdedup.kernels.arrays import to_numpy
+from spark_semdedup.kernels.arrays import lower_at, to_numpy
 from spark_semdedup.kernels.pairwise import PRECISIONS
 
 BATCH_SIZES = [1, 7, 64, 1024, 10**6]
@@ -214,6 +214,13 @@ ONES = np.ones((3, 2), np.float32)
 def test_arguments_that_cannot_be_used(arguments, message):
     with pytest.raises(ValueError, match=message):
         max_similarity(**{"rows": ONES, "columns": ONES, "limits": np.arange(3), **arguments})
+
+
+def test_the_lowest_value_stays_at_each_place(xp):
+    numbers = xp.asarray(np.array([5, 2**62, 0, np.iinfo(np.int64).max], np.int64))
+    lower_at(numbers, xp.asarray([0, 3, 3, 2, 0]), xp.asarray(np.array([7, 2**40, 9, 4, 3], np.int64)))
+    assert to_numpy(numbers).tolist() == [3, 2**62, 0, 9]
+    assert numbers.dtype == np.int64
 
 
 # --- properties ---------------------------------------------------------------------------------------------
