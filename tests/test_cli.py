@@ -316,6 +316,7 @@ def test_the_centroids_can_be_loaded_and_used_again(capsys, spark, done, data, t
     assert "maxIter" not in summary["parameters"], "nothing was fitted"
 
 
+@pytest.mark.slow
 def test_a_fit_can_go_on_from_saved_centroids(capsys, spark, done, data, tmp_path):
     start = ["--init-mode", done / "centroids", "--max-iter", 1]
     status, _, err = call(capsys, "run", "--input", data, "--output", tmp_path / "out", *start)
@@ -415,6 +416,7 @@ def test_centroids_in_the_output_are_not_overwritten(capsys, spark, done, data):
 # --- step by step -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "ranking",
     [
@@ -608,6 +610,7 @@ def test_summary_and_manifests_say_from_where_on_scores_are_complete(exact):
         assert (manifest(folder)["coverage"], manifest(folder)["complete_eps"]) == ("exact", 0.07)
 
 
+@pytest.mark.slow
 def test_probes_are_named_in_the_summary(capsys, spark, done, data, tmp_path):
     options = ["--centroids", done / "centroids", "--n-probe", 2]
     status, out, err = call(capsys, "run", "--input", data, "--output", tmp_path / "out", *options)

@@ -244,6 +244,7 @@ def test_the_answer_does_not_depend_on_the_size_of_arrow_batches(spark, frame, c
         spark.conf.set(name, before)
 
 
+@pytest.mark.slow
 def test_int_and_long_ids_give_the_same_answer_and_keep_their_type(spark, corpus):
     ids = [i % 2**31 for i in corpus.numbers]
     expected = expected_by(ids, corpus.rows, corpus.centroids, whichToKeep="random")

@@ -256,6 +256,7 @@ def test_probes_and_pairs_by_hand(spark):
 # --- what the answer does not depend on ---------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "params", [{"coverage": "exact", "eps": 0.1}, pytest.param({"nProbe": 2}, marks=pytest.mark.slow)], ids=str
 )

@@ -413,6 +413,7 @@ def test_the_command_says_what_brute_force_says(capsys, spark, data, done, corpu
     assert err[-1].startswith(f"[2/2] compare with all rows ... {len(ids)} rows, {len(due)} to be removed, ")
 
 
+@pytest.mark.slow
 def test_the_function_and_the_command_agree(capsys, spark, data, done, tmp_path):
     options = ["--sample-rows", 120, "--seed", -5, "--missed", 3, "--output", tmp_path]
     assert call(capsys, "--input", data, "--result", done, *options)[0] == 0

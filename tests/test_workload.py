@@ -86,6 +86,7 @@ def test_rows_that_cannot_be_compared_are_in_no_pair(spark):
     df.unpersist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ids", ["id", pytest.param("number", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("params", [{}, {"nProbe": 3}, {"whichToKeep": "first"}], ids=str)
 def test_bytes_of_the_shuffle_are_those_that_spark_writes(spark, frame, centroids, ids, params):
