@@ -458,8 +458,7 @@ class Evaluator:
     def _best_entries(self, sample: Sample) -> DataFrame:
         """One row for each sampled row that is to be removed: its best entry, of all rows."""
         rows = self.model.unit_rows(self.dataset, self.ranking)
-        fraction = self.model.value("deviceMemoryFraction")
-        placement = Placement.of(rows.sparkSession, self.model.value("backend"), fraction)
+        placement = Placement.of_params(rows.sparkSession, self.model)
         comparison = _Comparison(sample, self.ranking, self.threshold, placement)
         schema = comparison.schema(rows.schema)
         merging = _Comparison(_without_vectors(sample), self.ranking, self.threshold, placement)

@@ -28,7 +28,7 @@ from spark_semdedup.kernels.assignment import Cells, assign
 from spark_semdedup.kernels.sketch import DIRECTIONS
 from spark_semdedup.params import SemDedupStageParams
 from spark_semdedup.planning import default_max_rows, default_partitions, plan_clusters
-from spark_semdedup.regions import VisitSample, plan_regions
+from spark_semdedup.regions import RegionPlan, VisitSample, plan_regions
 from spark_semdedup.sampling import fit_sample
 from spark_semdedup.workload import Workload, short, short_bytes
 
@@ -321,8 +321,7 @@ class _Frame:
             return None
         if not coverage.visits:
             return self._clusters(sample, cells)
-        sketched = coverage.sketched(self.dim)
-        plan = plan_regions(sample, cells.centroids, max_rows=self.max_rows, slots=self.slots, sketched=sketched)
+        plan = self._plan(coverage, sample, cells)
         if sample.scale > 1 and len(sample.own) < _ROWS_PER_REGION * len(plan.tasks):
             return None
         return Workload.of_regions(coverage, sample, cells.centroids, plan)
@@ -339,14 +338,12 @@ class _Frame:
         sample's, and some cells."""
         m, k = len(sample.own), len(cells.centroids)
         rows = min(self.rows, self.max_rows * min(m / _ROWS_PER_REGION, k / (2 * sample.cells_per_row)))
-        plan = plan_regions(
-            replace(sample, scale=rows / m),
-            cells.centroids,
-            max_rows=self.max_rows,
-            slots=self.slots,
-            sketched=coverage.sketched(self.dim),
-        )
+        plan = self._plan(coverage, replace(sample, scale=rows / m), cells)
         return len(plan.tasks), max(1.0, plan.rows_sent / rows)
+
+    def _plan(self, coverage: Coverage, sample: VisitSample, cells: Cells) -> RegionPlan:
+        sketched = coverage.sketched(self.dim)
+        return plan_regions(sample, cells.centroids, max_rows=self.max_rows, slots=self.slots, sketched=sketched)
 
     def _clusters(self, sample: VisitSample, cells: Cells) -> Workload:
         """The workload of rows that stay in their clusters, each of which is a task."""
