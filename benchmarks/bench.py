@@ -90,6 +90,11 @@ def ours_exact(path: Path, threshold: float) -> np.ndarray:
     return ours(path, threshold, "--coverage", "exact")
 
 
+def ours_exact_streamed(path: Path, threshold: float) -> np.ndarray:
+    """The same by the streamed execution."""
+    return ours(path, threshold, "--coverage", "exact", "--execution", "streamed")
+
+
 def semhash(path: Path, threshold: float) -> np.ndarray:
     """semhash on the given embeddings (usearch HNSW), its defaults."""
     from semhash import SemHash
@@ -170,7 +175,18 @@ def mllib_lsh(path: Path, threshold: float) -> np.ndarray:
 
 
 METHODS: dict[str, Callable[[Path, float], np.ndarray]] = {
-    f.__name__: f for f in (ours, ours_two_probes, ours_exact, semhash, all_pairs, faiss_range, spark_join, mllib_lsh)
+    f.__name__: f
+    for f in (
+        ours,
+        ours_two_probes,
+        ours_exact,
+        ours_exact_streamed,
+        semhash,
+        all_pairs,
+        faiss_range,
+        spark_join,
+        mllib_lsh,
+    )
 }
 UP_TO_64K = {"all_pairs", "faiss_range", "spark_join", "mllib_lsh"}
 """Methods whose cost or memory grows too fast for more."""

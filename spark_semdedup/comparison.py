@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
+from pyspark.sql.pandas.types import to_arrow_schema
 
 from spark_semdedup.coverage import Decoder, visits_from
 from spark_semdedup.devices import Placement
@@ -75,18 +79,32 @@ class GroupComparison:
         return schema
 
     def __call__(self, group: pd.DataFrame) -> pd.DataFrame:
+        """A group as a pandas UDF gets it."""
+        return self._answer_for(group.drop(columns=self.vectors).reset_index(drop=True), group[self.vectors])
+
+    def stream(self, batches: Iterable[pa.RecordBatch], schema: T.StructType) -> Iterator[pa.RecordBatch]:
+        """The groups of a partition that is sorted by ``task``, one after the other: no more than one is held.
+
+        Vectors become a matrix without a Python object for each, which a grouped pandas UDF makes of them.
+        """
+        arrow_schema = to_arrow_schema(schema)
+        for group in runs(batches, "task"):
+            vectors = group.column(self.vectors).combine_chunks()
+            answer = self._answer_for(group.drop_columns(self.vectors).to_pandas(), vectors)
+            yield pa.RecordBatch.from_pandas(answer, arrow_schema, preserve_index=False)
+
+    def _answer_for(self, group: pd.DataFrame, vectors: pd.Series | pa.Array) -> pd.DataFrame:
         if "reason" in group and group["centroid"].iat[0] < 0:
             return self._not_compared(group)
-        group = group.reset_index(drop=True)
         self._refuse_missing_distance(group)
         order = rank_order(
             group["id"], [group[key] for key in self.keys], self.ranking.key_ascending, self.ranking.id_ascending
         )
         group = group.take(order)
-        vectors = self.decode(group[self.vectors], group["id"])
+        units = self.decode(vectors.take(order), group["id"])
         module = self.placement.module()
-        with self.placement.explained(*vectors.shape):
-            return self._compare(group, module.asarray(vectors))
+        with self.placement.explained(*units.shape):
+            return self._compare(group, module.asarray(units))
 
     def _compare(self, group: pd.DataFrame, units: Array) -> pd.DataFrame:
         tile, other = group["tile"].to_numpy(), group["other"].iat[0]
@@ -164,6 +182,22 @@ class GroupComparison:
         return self._answer(
             group, np.zeros(len(group), np.float32), np.arange(len(group)), np.zeros(len(group), np.int64)
         ).assign(reason=group["reason"].to_numpy())
+
+
+def runs(batches: Iterable[pa.RecordBatch], key: str) -> Iterator[pa.Table]:
+    """The rows of each run of equal keys, from batches that are sorted by it."""
+    held: list[pa.RecordBatch] = []
+    for batch in (each for each in batches if each.num_rows):
+        keys = batch.column(key).to_numpy()
+        starts = np.concatenate([[0], np.flatnonzero(np.diff(keys)) + 1, [len(keys)]]).tolist()
+        for start, stop in pairwise(starts):
+            if held and held[-1].column(key)[0].as_py() != keys[start]:
+                table, held = pa.Table.from_batches(held), []
+                yield table
+                del table  # this frame is kept while the next run is read
+            held.append(batch.slice(start, stop - start))
+    if held:
+        yield pa.Table.from_batches(held)
 
 
 def merge(found: DataFrame, compare: GroupComparison) -> DataFrame:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,7 @@ from spark_semdedup.columns import (
     is_float16_bits,
     lengths,
     matrix,
+    matrix_from_binary,
     quoted,
 )
 from spark_semdedup.comparison import SIMILARITY_COLUMNS, GroupComparison, merge
@@ -212,7 +213,9 @@ def compare_clusters(
     workload = Workload.of_clusters(sizes.rows, sizes.dim, plan, max_rows)
     _log(workload, placement)
     compare = GroupComparison.of(rows, ranking, decode, placement, params, merges=plan.is_tiled)
-    return Compared(_compared(_place(rows, centroids, plan), plan.partitions, compare), workload)
+    return Compared(
+        _compared(_place(rows, centroids, plan), plan.partitions, compare, params.value("execution")), workload
+    )
 
 
 def plan_for(
@@ -234,16 +237,23 @@ def compare_regions(
     compare = GroupComparison.of(
         rows, ranking, decode_units, placement, params, merges=len(plan.keys) > 1, plan=plan, at_least=at_least
     )
-    return Compared(_compared(placed(rows), plan.partitions, compare), workload)
+    return Compared(_compared(placed(rows), plan.partitions, compare, params.value("execution")), workload)
 
 
-def _compared(placed: DataFrame, partitions: int, compare: GroupComparison) -> DataFrame:
+def _compared(placed: DataFrame, partitions: int, compare: GroupComparison, execution: str) -> DataFrame:
     schema = compare.schema(placed.schema)
+    rows = placed.repartition(partitions, "task")
 
     def compare_group(group: pd.DataFrame) -> pd.DataFrame:  # Spark wants a function of one argument
         return compare(group)
 
-    found = placed.repartition(partitions, "task").groupBy("task").applyInPandas(compare_group, schema)
+    def compare_partition(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        return compare.stream(batches, schema)
+
+    if execution == "streamed":
+        found = rows.sortWithinPartitions("task").mapInArrow(compare_partition, schema)
+    else:
+        found = rows.groupBy("task").applyInPandas(compare_group, schema)
     return merge(found, compare) if compare.merges else found
 
 
@@ -277,6 +287,8 @@ def _place(rows: DataFrame, centroids: np.ndarray, plan: Plan) -> DataFrame:
 
 def decode_units(vectors: pd.Series | pa.Array, ids: pd.Series | pa.Array) -> np.ndarray:
     """Unit vectors from the binary values that travel inside a job."""
+    if isinstance(vectors, pa.Array):
+        return matrix_from_binary(vectors)
     return np.frombuffer(b"".join(vectors), np.float32).reshape(len(vectors), -1)
 
 

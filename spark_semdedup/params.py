@@ -36,6 +36,7 @@ DEFAULTS: Mapping[str, Any] = {
     "distanceMeasure": "euclidean",
     "batchSize": 1024,
     "precision": "auto",
+    "execution": "grouped",
     "normalize": True,
     "whichToKeep": "hard",
     "distanceMetric": "cosine",
@@ -331,6 +332,12 @@ class PairwiseParams(HasBackend):
         "what elements are rounded to where similarities are screened: float16 (faster on GPUs), float32 (faster on "
         "CPUs), or auto; exact arithmetic decides, so the answer is the same",
         _one_of("precision", "auto", "float32", "float16"),
+    )
+    execution = _param(
+        "execution",
+        "how tasks get their rows: grouped (a grouped pandas UDF), or streamed (a map over partitions that are sorted "
+        "by task, which takes less time and memory); the answer is the same",
+        _one_of("execution", "grouped", "streamed"),
     )
 
 

@@ -93,7 +93,8 @@ def found_by(similarities) -> dict:
     return found
 
 
-def expected_by(corpus, centroids, *, ids=None, **params) -> dict:
+def expected_by(corpus, centroids, *, ids=None, execution: str | None = None, **params) -> dict:
+    """By brute force, which knows no execution."""
     if "rankBy" in params:
         params["rankBy"] = [(corpus.quality, True), (corpus.text, False)]
     return oracle.answer(ids or corpus.ids, corpus.rows, centroids, **params)
@@ -122,7 +123,7 @@ RANK_BY = ["quality desc", "text"]
     [
         (1, 0.05, {"whichToKeep": "first", "maxClusterRows": 40}),
         (40, 0.05, {"whichToKeep": "random", "seed": -(2**50)}),
-        (12, 0.05, {"rankBy": RANK_BY, "maxClusterRows": 15}),
+        (12, 0.05, {"rankBy": RANK_BY, "maxClusterRows": 15, "execution": "streamed"}),
         (4, 0.1, {"maxClusterRows": 30}),
         pytest.param(
             *(12, 0.15, {"whichToKeep": "easy", "distanceMetric": "l2", "distanceMeasure": "cosine"}),
@@ -222,7 +223,7 @@ def test_a_table_of_invalid_rows_alone(spark):
     ("k", "probes", "params"),
     [
         (12, 3, {"rankBy": RANK_BY, "maxClusterRows": 15}),
-        (5, 2, {"whichToKeep": "easy", "distanceMeasure": "cosine"}),
+        (5, 2, {"whichToKeep": "easy", "distanceMeasure": "cosine", "execution": "streamed"}),
         (5, 5, {"maxClusterRows": 50}),
         pytest.param(12, 2, {"maxClusterRows": 3}, marks=pytest.mark.slow),
         pytest.param(40, 3, {"whichToKeep": "random"}, marks=pytest.mark.slow),
