@@ -214,8 +214,18 @@ def target_from(args: argparse.Namespace, *, needs_folder: bool = True) -> Targe
     table = getattr(args, "output_table", None)
     if args.output is None and (needs_folder or table is None):
         raise UsageError("--output is missing: give the folder to write to")
-    options = _pairs("--output-option", getattr(args, "output_option", []))
-    return Target(args.output, getattr(args, "output_format", "parquet"), options, table, args.overwrite)
+    resume = getattr(args, "resume", False)
+    if resume and args.overwrite:
+        raise UsageError("--resume and --overwrite are both set: one goes on with a run, the other begins again")
+    return Target(
+        path=args.output,
+        format=getattr(args, "output_format", "parquet"),
+        options=_pairs("--output-option", getattr(args, "output_option", [])),
+        table=table,
+        overwrite=args.overwrite,
+        resume=resume,
+        keep_stages=getattr(args, "keep_stages", False),
+    )
 
 
 def _pairs(option: str, texts: Sequence[str]) -> dict[str, str]:
@@ -246,6 +256,12 @@ def _saved(args: argparse.Namespace, settings: dict[str, Any]) -> steps.SavedCen
 def _run_options(parser: argparse.ArgumentParser) -> None:
     add_source(parser)
     add_output(parser, "centroids/, similarities/, duplicates/, deduplicated/, summary.json")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with a run of the same input and settings that has not ended"
+    )
+    parser.add_argument(
+        "--keep-stages", action="store_true", help="keep _stages/: each row's cluster and pairs, records of the stages"
+    )
     add_output_format(parser)
     _centroids_option(parser)
 

@@ -69,13 +69,13 @@ class GroupComparison:
         )
 
     def schema(self, rows: T.StructType) -> T.StructType:
-        """Of the answer; where entries are merged, each carries its neighbour's rank keys."""
+        """Of the answer: a row carries its rank keys, and where entries are merged, its neighbour's."""
         id_type = rows["id"].dataType
         schema = T.StructType().add("id", id_type).add("max_id", id_type).add("cosine_sim_score", T.FloatType())
         schema.add("centroid", rows["centroid"].dataType).add("compared", T.LongType()).add("reason", T.StringType())
-        if self.merges:
+        for prefix in ("", "max_") if self.merges else ("",):
             for key in self.keys:
-                schema.add(f"max_{key}", rows[key].dataType)
+                schema.add(prefix + key, rows[key].dataType)
         return schema
 
     def __call__(self, group: pd.DataFrame) -> pd.DataFrame:
@@ -174,6 +174,7 @@ class GroupComparison:
             "compared": compared,
             "reason": np.full(len(rows), None, object),
         }
+        answer |= {key: rows[key].to_numpy() for key in self.keys}
         if self.merges:
             answer |= {f"max_{key}": among[key].to_numpy()[neighbours] for key in self.keys}
         return pd.DataFrame(answer)
@@ -214,7 +215,9 @@ def merge(found: DataFrame, compare: GroupComparison) -> DataFrame:
     numbered = found.withColumn("entry", F.row_number().over(best)).withColumn(
         "compared", F.sum("compared").over(entries)
     )
-    return numbered.where(F.col("entry") == 1).select(*SIMILARITY_COLUMNS, "centroid", "compared", "reason")
+    return numbered.where(F.col("entry") == 1).select(
+        *SIMILARITY_COLUMNS, "centroid", "compared", "reason", *compare.keys
+    )
 
 
 def _directed(name: str, ascending: bool) -> Column:

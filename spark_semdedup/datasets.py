@@ -18,7 +18,7 @@ from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 
-from spark_semdedup.errors import ResultExistsError, SemDedupError, shown
+from spark_semdedup.errors import FolderInUseError, ResultExistsError, SemDedupError, shown
 from spark_semdedup.files import Files, is_within, join
 from spark_semdedup.report import one_line
 
@@ -75,19 +75,31 @@ class Target:
     options: Mapping[str, str] = field(default_factory=dict)
     table: str | None = None
     overwrite: bool = False
+    resume: bool = False
+    """Go on with an unfinished run that is there."""
+    keep_stages: bool = False
+    """Leave ``_stages`` where it is when a run has ended."""
 
-    def check(self, spark: SparkSession, files: Files, reads: Mapping[str, Sequence[str]]) -> None:
+    def check(self, files: Files, reads: Mapping[str, Sequence[str]]) -> None:
         """Raises ``ResultExistsError`` for a result that is there already and may not be overwritten, and
         ``SemDedupError`` where writing could harm what is read.
 
         ``reads``: the paths that the step reads, by the name of the Param.
         """
-        if self.path is not None:
-            _refuse_overlap(files, self.path, reads)
-            if not self.overwrite and not files.is_vacant(self.path):
-                raise ResultExistsError(
-                    f"output={shown(self.path, 400)} exists already: give another folder, or --overwrite to replace it"
-                )
+        if self.path is None:
+            return
+        _refuse_overlap(files, self.path, reads)
+        if self.overwrite or files.is_vacant(self.path) or (self.resume and can_resume(files, self.path)):
+            return
+        unfinished = is_own_run(files, self.path) and not files.exists(join(self.path, RUN_MANIFEST))
+        what = "holds a run that has not ended" if unfinished else "exists already"
+        hint = "--resume to go on with it, " if unfinished else ""
+        raise ResultExistsError(
+            f"output={shown(self.path, 400)} {what}: give another folder, {hint}or --overwrite to replace it"
+        )
+
+    def refuse_existing_table(self, spark: SparkSession) -> None:
+        """Raises ``ResultExistsError`` for a table that is there already and may not be overwritten."""
         if self.table is not None and not self.overwrite and spark.catalog.tableExists(self.table):
             raise ResultExistsError(
                 f"outputTable={shown(self.table)} exists already: give another name, or --overwrite to replace it"
@@ -112,19 +124,17 @@ class Target:
         """Writes rows in this target's format to a folder."""
         rows.write.format(self.format).options(**self.options).mode("append").save(path)
 
-    def save_and_count(self, rows: DataFrame, path: str) -> int:
-        """``save``, and the number of rows, counted in what was written."""
-        self.save(rows, path)
+    def read_back(self, rows: DataFrame, path: str) -> DataFrame:
+        """What ``save`` wrote."""
         reader = rows.sparkSession.read.format(self.format).options(**self.options)
-        return (reader.schema(rows.schema) if self.format in _WITHOUT_SCHEMA else reader).load(path).count()
+        return (reader.schema(rows.schema) if self.format in _WITHOUT_SCHEMA else reader).load(path)
 
-    def save_table(self, rows: DataFrame) -> int:
-        """Writes rows to the table. Returns their number, counted in what was written."""
+    def save_table(self, rows: DataFrame) -> None:
+        """Writes rows to the table."""
         assert self.table is not None
         writer = rows.write.mode("overwrite" if self.overwrite else "errorifexists").options(**self.options)
         # Without a format the catalog's own default decides (Delta on Databricks).
         (writer if self.format == "parquet" else writer.format(self.format)).saveAsTable(self.table)
-        return rows.sparkSession.table(self.table).count()
 
 
 def _refuse_overlap(files: Files, output: str, reads: Mapping[str, Sequence[str]]) -> None:
@@ -143,8 +153,15 @@ def _refuse_overlap(files: Files, output: str, reads: Mapping[str, Sequence[str]
 
 
 def begin(files: Files, path: str) -> None:
-    """Marks a folder as being written. It must be vacant."""
-    files.write_text(join(path, UNFINISHED), "")
+    """Marks a folder as being written. It must be vacant: another step that has just begun to write to it is found."""
+    if not files.create_new(join(path, UNFINISHED), ""):
+        raise FolderInUseError(f"output={shown(path, 400)} is being written by another step: give another folder")
+
+
+def delete_dataset(files: Files, path: str) -> None:
+    """Deletes a folder of ours, its manifest first, so that it is not taken for valid while it goes."""
+    files.delete(join(path, MANIFEST))
+    files.delete(path)
 
 
 def finish(files: Files, path: str, manifest: Mapping[str, Any], name: str = MANIFEST) -> None:
@@ -205,7 +222,19 @@ def _parsed(files: Files, path: str, name: str, place: str) -> dict[str, Any]:
 
 def is_own_run(files: Files, path: str) -> bool:
     """Whether a folder is what a run of this program wrote, ended or not."""
-    return any(files.exists(join(path, name)) for name in (RUN_MANIFEST, UNFINISHED))
+    names = files.names(path)
+    return RUN_MANIFEST in names or any(_is_mark(name) for name in names)
+
+
+def can_resume(files: Files, path: str) -> bool:
+    """Whether a run can go on in a folder: one has begun there, or was stopped before it wrote anything."""
+    names = files.names(path)
+    return RUN_MANIFEST in names or "_stages" in names or all(_is_mark(name) for name in names)
+
+
+def _is_mark(name: str) -> bool:
+    """Marks of a run that has not ended: its lock, and what it tries out before it begins."""
+    return name.startswith("_semdedup.") and name != MANIFEST
 
 
 def files_for(rows: int) -> int:

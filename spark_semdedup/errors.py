@@ -23,6 +23,14 @@ class ResultExistsError(SemDedupError):
     """The output is there already and ``--overwrite`` was not given."""
 
 
+class FolderInUseError(SemDedupError):
+    """Another process writes to the output."""
+
+
+class AccountingError(SemDedupError):
+    """The results of a run do not add up; none of them is valid."""
+
+
 def shown(value: object, limit: int = 80) -> str:
     """``value`` as it stands in a message: one line, never longer than ``limit`` characters."""
     text = repr(value.item() if isinstance(value, np.generic) else value)  # NumPy 2 shows np.int32(1)

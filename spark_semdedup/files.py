@@ -79,6 +79,48 @@ class Files:
             finally:
                 stream.close()
 
+    def create_new(self, path: str, text: str) -> bool:
+        """Writes a small UTF-8 file where none is; False, with nothing written, where one is.
+
+        Of several that try at once one succeeds: on local disks, and where the store creates only if absent (HDFS,
+        ABFS, GCS; S3 with a connector that writes conditionally, Hadoop 3.4.2 and ``fs.s3a.performance.flags=create``,
+        HADOOP-19256). Elsewhere two may.
+        """
+        with _named(path):
+            system, hadoop_path = self._locate(path)
+            parent = hadoop_path.getParent()
+            if parent is not None:
+                system.mkdirs(parent)
+            local = hadoop_path.makeQualified(system.getUri(), system.getWorkingDirectory()).toUri()
+            if local.getScheme() == "file":
+                # Hadoop's local file system looks first and creates then; this is one call of the kernel.
+                if not self._jvm.java.io.File(local.getPath()).createNewFile():
+                    return False
+                self.write_text(path, text)
+                return True
+            if system.exists(hadoop_path):
+                return False
+            try:
+                stream = system.create(hadoop_path, False)
+                stream.write(bytearray(text, "utf-8"))
+                stream.close()  # an object store may find only here that there is one already
+            except Py4JJavaError as error:
+                if system.exists(hadoop_path) and "Exists" in error.java_exception.getClass().getName():
+                    return False
+                raise
+            return True
+
+    def sizes_and_times(self, folder: str) -> dict[str, tuple[int, int]]:
+        """Length in bytes and time of the last change, milliseconds, of each file in a folder, by name. ``folder``: a
+        URI."""
+        with _named(folder):
+            hadoop_path = self._jvm.org.apache.hadoop.fs.Path(self._jvm.java.net.URI(folder))
+            found = hadoop_path.getFileSystem(self._conf).listStatus(hadoop_path)
+            return {
+                str(s.getPath().toUri().getRawPath()).rsplit("/", 1)[-1]: (s.getLen(), s.getModificationTime())
+                for s in found
+            }
+
     def read_text(self, path: str) -> str:
         """The text of a small UTF-8 file."""
         with _named(path):

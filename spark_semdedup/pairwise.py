@@ -184,8 +184,9 @@ def _sample_sizes(rows: DataFrame) -> ClusterSizes:
 class Compared:
     """What comparisons give. ``rows``, lazy: ``id``, ``max_id``, ``cosine_sim_score``, ``centroid``, ``compared`` (how
     many pairs count with this row, so that the sum is that of all pairs compared; with exact coverage the last digits
-    may differ between machines, as cells at the very edge of what must be visited may be visited or not) and ``reason``
-    (why an invalid row is not compared). ``workload``: what that was estimated to take."""
+    may differ between machines, as cells at the very edge of what must be visited may be visited or not), ``reason``
+    (why an invalid row is not compared) and the rank keys, ``key_0`` …. ``workload``: what that was estimated to
+    take."""
 
     rows: DataFrame
     workload: Workload

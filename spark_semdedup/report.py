@@ -7,9 +7,9 @@ import platform
 import re
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from importlib import metadata
 from typing import Any, TextIO
 
@@ -70,6 +70,11 @@ class Progress:
         facts = [*(f"{n:,} {what}" for what, n in counts.items()), f"{self.seconds[title]:.1f} s"]
         self._write(f"{ending}{', '.join(facts)}\n")
 
+    def skip(self, title: str, seconds: float) -> None:
+        """Says that an earlier run has done a stage, and how long that took."""
+        self._write(f"[{len(self.seconds) + 1}/{self._total}] {title} ... done before\n")
+        self.seconds[title] = seconds
+
     def note(self, text: str) -> None:
         """Tells something of the stage that runs, in a line of its own."""
         self._write(f"{text}\n{self._begun}" if self._stream.isatty() else f"{self._begun}{text}\n")
@@ -82,13 +87,16 @@ class Progress:
 # --- summary ------------------------------------------------------------------------------------------------
 
 
+COUNTS = ("rows_in", "invalid", "clusters", "pairs_compared", "duplicates", "kept")
+
+
 @dataclass
 class Summary:
     """What a step did. ``as_dict`` is what ``summary.json`` and manifests hold, ``as_text`` what a person reads."""
 
     step: str
     counts: dict[str, int] = field(default_factory=dict)
-    """Among rows_in, invalid, clusters, pairs_compared, duplicates, kept."""
+    """Among ``COUNTS``."""
     parameters: dict[str, Any] = field(default_factory=dict)
     results: dict[str, str] = field(default_factory=dict)
     """Path or table of each result."""
@@ -118,6 +126,13 @@ class Summary:
         present = {name: value for name, value in rest.items() if value is not None}
         finished = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         return {"step": present.pop("step"), **counts, **present, **decided, "finished": finished}
+
+    @classmethod
+    def from_dict(cls, said: Mapping[str, Any]) -> Summary:
+        """The inverse of ``as_dict``; what else is said there is dropped."""
+        names = {each.name for each in fields(cls)}
+        counts = {name: said[name] for name in COUNTS if name in said}
+        return cls(counts=counts, **{name: value for name, value in said.items() if name in names})
 
     def as_json(self) -> str:
         return json.dumps(self.as_dict(), indent=2, ensure_ascii=False) + "\n"

@@ -129,14 +129,22 @@ class SemDedupModel(CentroidsModel, SemDedupStageParams):
         return noting_faults(evaluator.compare(evaluator.sample(sample_rows, seed), missed))
 
     def _result(self, dataset: DataFrame, *, persist: bool) -> SemDedupResult:
-        name = self.value("idCol")
+        found = self.compared(dataset)
+        return self.result_of(dataset, found.rows.persist() if persist else found.rows, found.workload)
+
+    def compared(self, dataset: DataFrame) -> Compared:
+        """The comparison alone, lazy: what all results are made from (``result_of``), for who keeps it elsewhere than
+        in Spark's memory."""
         ranking = Ranking.of(self)
-        identify = IdentifyDuplicates(**self.settings(IdentifyDuplicates))
-        identify.similarity_threshold()
+        self.similarity_threshold()
         if self.value("handleInvalid") == "skip":
             refuse_shadowed(dataset, ["reason"], "handleInvalid='skip'")
-        found = self._compared(dataset, ranking)
-        compared = found.rows.persist() if persist else found.rows
+        return self._compared(dataset, ranking)
+
+    def result_of(self, dataset: DataFrame, compared: DataFrame, workload: Workload | None = None) -> SemDedupResult:
+        """The results that follow from the rows that ``compared(dataset)`` gave."""
+        name = self.value("idCol")
+        identify = IdentifyDuplicates(**self.settings(IdentifyDuplicates))
         valid_row = F.col("reason").isNull()
         similarities = compared.where(valid_row).select(*SIMILARITY_COLUMNS)
         duplicates = identify.transform(similarities)
@@ -151,7 +159,7 @@ class SemDedupModel(CentroidsModel, SemDedupStageParams):
             deduplicated=without_ids(dataset, name, unwanted),
             invalid=_with_reason(dataset, name, invalid_ids),
             compared=compared,
-            workload=found.workload,
+            workload=workload,
         )
 
     def _compared(self, dataset: DataFrame, ranking: Ranking) -> Compared:
@@ -222,10 +230,11 @@ class SemDedupResult:
     """The input's rows that could not be compared, with a ``reason``; they are in ``deduplicated`` too with
     ``handleInvalid`` keep, and nowhere else with skip."""
     compared: DataFrame = field(repr=False)
-    """What all of them are made from: ``SIMILARITY_COLUMNS``, ``centroid``, ``compared``, ``reason`` of every row."""
+    """What all of them are made from: ``SIMILARITY_COLUMNS``, ``centroid``, ``compared``, ``reason`` and the rank keys
+    of every row."""
 
-    workload: Workload = field(repr=False)
-    """What the comparison was estimated to take when it was planned."""
+    workload: Workload | None = field(repr=False)
+    """What the comparison was estimated to take when it was planned; None where it was read back."""
 
     def counts(self) -> dict[str, int]:
         """Rows in, invalid rows, clusters that hold rows, pairs compared; one small job over what is kept."""

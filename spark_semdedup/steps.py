@@ -8,8 +8,10 @@ nothing that was there is touched.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from spark_semdedup import clusterers
+from spark_semdedup.accounting import Ids, check_neighbours, check_rows
 from spark_semdedup.clustering import ASSIGNED, EmbeddingKMeans, EmbeddingKMeansModel
 from spark_semdedup.columns import embedding_column, field, id_column, refuse_shadowed
 from spark_semdedup.comparison import SIMILARITY_COLUMNS
@@ -29,16 +32,19 @@ from spark_semdedup.datasets import (
     Source,
     Target,
     begin,
+    delete_dataset,
     files_for,
     finish,
     read_manifest,
+    read_run_manifest,
     write_dataset,
 )
 from spark_semdedup.devices import resolve_backend
 from spark_semdedup.duplicates import IdentifyDuplicates, RemoveDuplicates, without_ids
-from spark_semdedup.errors import ResultExistsError, SemDedupError, shown
+from spark_semdedup.errors import AccountingError, ResultExistsError, SemDedupError, shown
 from spark_semdedup.evaluation import Evaluation, Evaluator, check_counts, noting_faults
 from spark_semdedup.files import Files, is_within, join
+from spark_semdedup.locking import Lock
 from spark_semdedup.pairwise import PairwiseSimilarity
 from spark_semdedup.params import (
     ClusteringParams,
@@ -50,7 +56,18 @@ from spark_semdedup.ranking import Ranking
 from spark_semdedup.report import Progress, Summary, versions
 from spark_semdedup.semdedup import SemDedup, SemDedupModel, SemDedupResult
 from spark_semdedup.sizing import Hardware, Sizing, size_up
+from spark_semdedup.stages import (
+    COMPARED,
+    FREE_PARAMS,
+    STAGES,
+    Stages,
+    digest,
+    fingerprint,
+    identity_of,
+    refuse_other_run,
+)
 from spark_semdedup.validation import check_ids
+from spark_semdedup.workload import Workload
 
 log = logging.getLogger("spark_semdedup")
 
@@ -129,32 +146,61 @@ def _load_model(job: Job, path: str, param: str) -> EmbeddingKMeansModel:
 def run(job: Job, source: Source, target: Target, settings: Settings, saved: SavedCentroids | None = None) -> Summary:
     """Deduplicates ``source`` into the folder ``target.path``, laid out as DESIGN 4 says."""
     whole = _Run.checked(job, source, target, settings, saved or SavedCentroids())
-    whole.clear()
-    job.progress.begin(4)
-    begin(job.files, whole.folder)
-    model = whole.fit()
-    result = whole.compare(model)
-    whole.identify()
-    whole.keep(result)
-    return whole.finish(len(model.centroids))
+    with Lock(job.files, whole.folder, takeover=target.overwrite or target.resume) as lock:
+        finished = whole.begin()
+        if finished is not None:
+            return finished
+        job.progress.begin(len(_TITLES))
+        whole.fit(lock)
+        whole.compare(lock)
+        whole.identify(lock)
+        whole.keep(lock)
+        whole.check()
+        lock.assert_held()
+        return whole.finish()
+
+
+_TITLES = {
+    "fit": "fit centroids",
+    "compare": "assign and compare",
+    "identify": "identify duplicates",
+    "keep": "write the rows that remain",
+    "check": "check that it adds up",
+}
+
+_RESULTS = {
+    "fit": ("centroids",),
+    "compare": (join(STAGES, COMPARED), "similarities"),
+    "identify": ("duplicates",),
+    "keep": ("invalid", "deduplicated"),
+}
+"""What each stage writes: it is deleted before the stage is done again."""
+
+_WRITING = "writing"
+"""Record of a run that has begun to write the table of the rows that remain."""
 
 
 @dataclass(frozen=True)
 class _Run:
-    """One run, after its checks. Its methods are its stages, in order; each adds its counts to ``summary``."""
+    """One run, after its checks. Its methods are its stages, in order; each leaves its results in the folder, its facts
+    in a record, and takes what it needs from those of the stages before: so it can go on where another stopped."""
 
     job: Job
     folder: str
+    source: Source
     target: Target
     estimator: SemDedup
-    model: SemDedupModel | None
     saved: SavedCentroids
+    given: EmbeddingKMeansModel | None
+    """Centroids that are given instead of fitted."""
     rows: DataFrame
     summary: Summary
+    fitted: list[SemDedupModel]
+    """The model, once this very process has fitted it: it knows the sizes of clusters."""
 
     @classmethod
     def checked(cls, job: Job, source: Source, target: Target, settings: Settings, saved: SavedCentroids) -> _Run:
-        """Checks paths, settings and columns, in this order, and that the output can be written."""
+        """Checks paths, settings and columns, in this order."""
         _check_paths(job, target, source=source, reads=saved.reads(), replaces_folder=False)
         loaded, settings = saved.load(job, settings)
         estimator = SemDedup(**settings)
@@ -166,13 +212,9 @@ class _Run:
         if estimator.value("handleInvalid") == "skip":
             refuse_shadowed(rows, ["reason"], "handleInvalid='skip'")
         backend, clusterer = _resolve(job, estimator, fits=loaded is None)
-        target.try_writing(job.files, rows)
-        model = None
-        if loaded is not None:
-            model = SemDedupModel(centroids=loaded.centroids, history=loaded.history, **settings)
         summary = Summary("run", backend=backend, clusterer=clusterer, threshold=threshold, eps=_eps(estimator))
         _cover(summary, estimator)
-        return cls(job, _folder(target), target, estimator, model, saved, rows, summary)
+        return cls(job, _folder(target), source, target, estimator, saved, loaded, rows, summary, [])
 
     def place(self, name: str) -> str:
         return join(self.folder, name)
@@ -180,78 +222,214 @@ class _Run:
     def about(self, holds: str) -> dict[str, Any]:
         return _manifest(holds, self.summary, self.estimator)
 
-    def clear(self) -> None:
-        """Deletes an earlier result, its manifest first, so that it is not taken for valid while it goes."""
+    @property
+    def stages(self) -> Stages:
+        return Stages(self.job.files, self.folder)
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What another run must share to go on with this one."""
+        params = {name: value for name, value in _parameters(self.estimator).items() if name not in FREE_PARAMS}
+        initial = self.estimator.value("initMode")
+        centroids = None if self.given is None else self.given.centroids.tolist()
+        about = {
+            **params,
+            "centroids": centroids and digest(centroids),
+            "initial centroids": None if isinstance(initial, str) else digest(initial),
+            "clusterer": self.summary.clusterer,
+            "spark_semdedup": versions()["spark_semdedup"],
+        }
+        return identity_of(self.job.files, self.source, self.target, self.rows, self.estimator, about)
+
+    # --- beginning ---
+
+    def begin(self) -> Summary | None:
+        """Takes up an unfinished run, or begins one. Returns the summary of one that is finished already."""
+        files, stages = self.job.files, self.stages
+        if self.target.resume and files.exists(self.place(RUN_MANIFEST)):
+            return self._finished()
+        if self.target.resume and stages.begun:
+            refuse_other_run(self.identity, stages.identity(), self.folder)
+        if stages.record(_WRITING) is None or not self.target.resume:
+            self.target.refuse_existing_table(self.job.spark)
+        if self.target.resume and stages.begun:
+            return None
+        self.target.try_writing(files, self.rows)
+        identity = self.identity
+        # An earlier result's manifest goes first, so that it is not taken for valid while it goes.
+        files.delete(self.place(RUN_MANIFEST))
+        stages.clear()
+        files.write_text(self.place(UNFINISHED), "")
         for name in (*RUN_RESULTS, EVALUATION):
-            self.job.files.delete(self.place(name))
+            files.delete(self.place(name))
+        stages.begin(identity)
+        return None
 
-    def fit(self) -> SemDedupModel:
-        with self.job.progress.stage("load centroids" if self.model else "fit centroids") as counts:
-            model: SemDedupModel = self.model or self.estimator.fit(self.rows)
+    def _finished(self) -> Summary:
+        manifest = read_run_manifest(self.job.files, self.folder, "output")
+        if "identity" not in manifest:
+            raise ResultExistsError(
+                f"output={shown(self.folder, 400)} holds a finished run that does not say what it read: give another "
+                "folder, or --overwrite to replace it"
+            )
+        refuse_other_run(self.identity, manifest["identity"], self.folder)
+        self._tidy()
+        log.warning("%s holds this run, finished: nothing is left to do", self.folder)
+        return Summary.from_dict(manifest)
+
+    def _tidy(self) -> None:
+        self.job.files.delete(self.place(UNFINISHED))
+        if not self.target.keep_stages:
+            self.stages.clear()
+
+    # --- the stages ---
+
+    @contextmanager
+    def stage(self, name: str, lock: Lock) -> Iterator[tuple[dict[str, int], dict[str, Any]]]:
+        """Does a stage: what an earlier attempt left goes first, its record comes last. Gives what progress tells and
+        the record, both to be filled."""
+        facts: dict[str, Any] = {}
+        with self.job.progress.stage(_TITLES[name]) as counts:
+            for result in _RESULTS[name]:
+                delete_dataset(self.job.files, self.place(result))
+            yield counts, facts
+            lock.assert_held()
+        self.stages.end(name, {**facts, "seconds": self.job.progress.seconds[_TITLES[name]]})
+
+    def done(self, name: str) -> bool:
+        """Whether a stage has been done by an earlier run, which is then told."""
+        record = self.stages.record(name)
+        if record is not None:
+            self.job.progress.skip(_TITLES[name], record["seconds"])
+        return record is not None
+
+    def facts(self, name: str) -> dict[str, Any]:
+        """The record of a stage that is done."""
+        record = self.stages.record(name)
+        assert record is not None
+        return record
+
+    def fit(self, lock: Lock) -> None:
+        if self.done("fit"):
+            return
+        with self.stage("fit", lock) as (counts, facts):
+            model: SemDedupModel = self._with(self.given) if self.given else self.estimator.fit(self.rows)
             model.clustering.save(self.place("centroids"))
-            counts["centroids"] = len(model.centroids)
-        return model
+            counts["centroids"] = facts["centroids"] = len(model.centroids)
+            self.fitted.append(model)
 
-    def compare(self, model: SemDedupModel) -> SemDedupResult:
-        with self.job.progress.stage("assign and compare") as counts:
-            result = model.run(self.rows)
-            self.summary.planned = result.workload.facts()
-            self.job.progress.note(result.workload.in_words())
-            found = result.counts()  # computes everything, with all tasks, before fewer of them write it
-            valid = found["rows"] - found["invalid"]
+    def _with(self, clustering: EmbeddingKMeansModel) -> SemDedupModel:
+        settings = {name: value for name, value in self.estimator.settings().items() if name != "initMode"}
+        return SemDedupModel(centroids=clustering.centroids, history=clustering.history, **settings)
+
+    @property
+    def model(self) -> SemDedupModel:
+        if self.fitted:
+            return self.fitted[0]
+        return self._with(self.given or _load_model(self.job, self.place("centroids"), "output"))
+
+    def compare(self, lock: Lock) -> None:
+        if self.done("compare"):
+            return
+        with self.stage("compare", lock) as (counts, facts):
+            found = self.model.compared(self.rows)
+            self.job.progress.note(found.workload.in_words())
+            # Computed once, by all tasks, and kept in files: what an executor holds is lost with it, and would be
+            # computed anew, from a source that may give other rows the second time.
+            found.rows.write.mode("append").parquet(self.place(_RESULTS["compare"][0]))
+            result = self.result(found.workload)
+            facts |= result.counts() | {"ids": Ids.count(result.compared, F.col("id")).facts()}
+            facts["planned"] = found.workload.facts()
+            valid = facts["rows"] - facts["invalid"]
             narrow = result.similarities.coalesce(files_for(valid))
             write_dataset(self.job.files, narrow, self.place("similarities"), self.about("similarities"))
-            counts.update({"rows": valid, "clusters": found["clusters"], "pairs": found["pairs"]})
-        self.summary.counts = {
-            "rows_in": found["rows"],
-            "invalid": found["invalid"],
-            "clusters": found["clusters"],
-            "pairs_compared": found["pairs"],
-        }
-        return result
+            counts |= {"rows": valid, "clusters": facts["clusters"], "pairs": facts["pairs"]}
 
-    def identify(self) -> None:
-        with self.job.progress.stage("identify duplicates") as counts:
+    def result(self, workload: Workload | None = None) -> SemDedupResult:
+        """The results, from what the comparison wrote."""
+        compared = self.job.spark.read.parquet(self.place(_RESULTS["compare"][0]))
+        return self.model.result_of(self.rows, compared, workload)
+
+    def identify(self, lock: Lock) -> None:
+        if self.done("identify"):
+            return
+        with self.stage("identify", lock) as (counts, facts):
             similarities = self.job.spark.read.parquet(self.place("similarities"))
-            counts["duplicates"] = _write_duplicates(
-                self.job, similarities, self.estimator, self.place("duplicates"), self.about("duplicates")
-            )
-        self.summary.counts["duplicates"] = counts["duplicates"]
+            valid = self.facts("compare")["rows"] - self.facts("compare")["invalid"]
+            path, about = self.place("duplicates"), self.about("duplicates")
+            counts["duplicates"] = _write_duplicates(self.job, similarities, valid, self.estimator, path, about)
+            facts["ids"] = Ids.count(self.job.spark.read.parquet(path), F.col("id")).facts()
 
-    def keep(self, result: SemDedupResult) -> None:
-        counts = self.summary.counts
-        with self.job.progress.stage("write the rows that remain") as progress:
-            skipped = counts["invalid"] if self.estimator.value("handleInvalid") == "skip" else 0
-            unwanted = self.job.spark.read.parquet(self.place("duplicates")).select("id")
+    @property
+    def skipped(self) -> int:
+        """Invalid rows that are set aside."""
+        return self.facts("compare")["invalid"] if self.estimator.value("handleInvalid") == "skip" else 0
+
+    def keep(self, lock: Lock) -> None:
+        if self.done("keep"):
+            return
+        with self.stage("keep", lock) as (counts, facts):
             id_col = self.estimator.value("idCol")
-            if skipped:
-                write_dataset(self.job.files, result.invalid, self.place("invalid"), self.about("invalid"))
-                invalid = self.job.spark.read.parquet(self.place("invalid"))
-                unwanted = unwanted.unionAll(invalid.select(id_column(invalid, id_col).alias("id")))
-            result.unpersist()
+            unwanted = self.job.spark.read.parquet(self.place("duplicates")).select("id")
+            facts["skipped"] = Ids(0, 0).facts()
+            if self.skipped:
+                path = self.place("invalid")
+                write_dataset(self.job.files, self.result().invalid, path, self.about("invalid"))
+                invalid = self.job.spark.read.parquet(path)
+                invalid_ids = invalid.select(id_column(invalid, id_col).alias("id"))
+                facts["skipped"] = Ids.count(invalid_ids, F.col("id")).facts()
+                unwanted = unwanted.unionAll(invalid_ids)
             remaining = without_ids(self.rows, id_col, unwanted)
-            counts["kept"] = _write_remaining(
-                self.job, remaining, self.target, self.place("deduplicated"), self.about("deduplicated")
-            )
-            progress["kept"] = counts["kept"]
-        if counts["rows_in"] != counts["kept"] + counts["duplicates"] + skipped:
-            raise SemDedupError(
-                f"the input changed while it was read: of {counts['rows_in']} rows {counts['duplicates']} are "
-                f"duplicates and {skipped} skipped, but {counts['kept']} remain; run again on a fixed input"
-            )
+            target = self.target
+            if target.table is not None:
+                again = self.stages.record(_WRITING) is not None
+                self.stages.end(_WRITING, {})
+                target = replace(target, overwrite=target.overwrite or again)
+            about = self.about("deduplicated")
+            kept = _write_remaining(self.job, remaining, id_col, target, self.place("deduplicated"), about)
+            counts["kept"], facts["ids"] = kept.rows, kept.facts()
 
-    def finish(self, k: int) -> Summary:
+    def check(self) -> None:
+        """Every row of the input is somewhere, once, and for a reason; an ``AccountingError`` otherwise."""
+        with self.job.progress.stage(_TITLES["check"]):
+            check_neighbours(self.result().compared, Ranking.of(self.estimator))
+            kept, skipped = (Ids.read(self.facts("keep")[name]) for name in ("ids", "skipped"))
+            duplicates = Ids.read(self.facts("identify")["ids"])
+            check_rows(Ids.read(self.facts("compare")["ids"]), kept, duplicates, skipped)
+            if self.rows.inputFiles() and self.identity["input's data"] != fingerprint(
+                self.job.files, self.source.read(self.job.spark), self.estimator
+            ):
+                raise AccountingError(
+                    "the input changed while it was read: its files, their sizes or their times are not those of the "
+                    "beginning; no result is valid; run again"
+                )
+
+    # --- the end ---
+
+    def finish(self) -> Summary:
+        compared, summary, files = self.facts("compare"), self.summary, self.job.files
+        summary.counts = {
+            "rows_in": compared["rows"],
+            "invalid": compared["invalid"],
+            "clusters": compared["clusters"],
+            "pairs_compared": compared["pairs"],
+            "duplicates": self.facts("identify")["ids"]["rows"],
+            "kept": self.facts("keep")["ids"]["rows"],
+        }
+        summary.planned = compared["planned"]
         names = ["centroids", "similarities", "duplicates", "deduplicated", "invalid"]
-        there = [name for name in names if self.job.files.exists(self.place(name))]
-        self.summary.results = {name: self.place(name) for name in there}
+        there = [name for name in names if files.exists(self.place(name))]
+        summary.results = {name: self.place(name) for name in there}
         if self.target.table is not None:
-            self.summary.results["deduplicated"] = f"table {self.target.table}"
-        self.summary.results["summary"] = self.place("summary.json")
-        _complete(self.job, self.summary, self.estimator)
-        self.summary.parameters = self.saved.described(self.summary.parameters, k)
-        self.job.files.write_text(self.place("summary.json"), self.summary.as_json())
-        finish(self.job.files, self.folder, {"holds": "run", **self.summary.as_dict()}, RUN_MANIFEST)
-        return self.summary
+            summary.results["deduplicated"] = f"table {self.target.table}"
+        summary.results["summary"] = self.place("summary.json")
+        _complete(self.job, summary, self.estimator)
+        summary.parameters = self.saved.described(summary.parameters, self.facts("fit")["centroids"])
+        files.write_text(self.place("summary.json"), summary.as_json())
+        manifest = {"holds": "run", **summary.as_dict(), "identity": self.identity}
+        finish(files, self.folder, manifest, RUN_MANIFEST)
+        self._tidy()
+        return summary
 
 
 # --- the parts ----------------------------------------------------------------------------------------------
@@ -383,8 +561,9 @@ def identify(job: Job, similarities: str, target: Target, settings: Settings) ->
 
     with job.progress.stage("identify duplicates") as counts:
         about = _manifest("duplicates", summary, params)
-        counts["duplicates"] = _write_duplicates(job, rows, params, folder, about)
-        summary.counts = {"rows_in": rows.count(), "duplicates": counts["duplicates"]}
+        rows_in = rows.count()
+        counts["duplicates"] = _write_duplicates(job, rows, rows_in, params, folder, about)
+        summary.counts = {"rows_in": rows_in, "duplicates": counts["duplicates"]}
     summary.results = {"duplicates": folder}
     return _complete(job, summary, params)
 
@@ -417,9 +596,8 @@ def remove(
     job.progress.begin(1)
 
     with job.progress.stage("write the rows that remain") as counts:
-        counts["kept"] = _write_remaining(
-            job, remaining, target, folder or "", _manifest("deduplicated", summary, params)
-        )
+        about = _manifest("deduplicated", summary, params)
+        counts["kept"] = _write_remaining(job, remaining, params.value("idCol"), target, folder or "", about).rows
         summary.counts = {"rows_in": rows.count(), "duplicates": found.count()}
         summary.counts |= {"invalid": aside.count()} if invalid is not None else {}
         summary.counts["kept"] = counts["kept"]
@@ -494,7 +672,7 @@ def _evaluation_file(job: Job, target: Target | None, source: Source, result: st
         return None
     file = target.path if target.path.endswith(".json") else join(target.path, EVALUATION)
     rows = [join(result, name) for name in RUN_RESULTS if "." not in name]
-    replace(target, path=file).check(job.spark, job.files, {"input": source.paths, "result": rows})
+    replace(target, path=file).check(job.files, {"input": source.paths, "result": rows})
     return file
 
 
@@ -518,7 +696,9 @@ def _check_paths(
         reads = {"input": source.paths, **reads}
         if _is_same_table(job.spark, source.table, target.table):
             raise SemDedupError(f"outputTable={shown(target.table)} is the table that is read: give another name")
-    target.check(job.spark, job.files, reads)
+    target.check(job.files, reads)
+    if not target.resume:
+        target.refuse_existing_table(job.spark)
     if replaces_folder and target.path is not None and not job.files.is_vacant(target.path):
         names = job.files.names(target.path)
         if MANIFEST not in names and UNFINISHED not in names:
@@ -634,19 +814,25 @@ def _cleared(job: Job, target: Target) -> str:
 
 
 def _write_duplicates(
-    job: Job, similarities: DataFrame, params: SemDedupParams, path: str, about: Mapping[str, Any]
+    job: Job, similarities: DataFrame, rows: int, params: SemDedupParams, path: str, about: Mapping[str, Any]
 ) -> int:
     stage = IdentifyDuplicates(**params.settings(IdentifyDuplicates))
-    narrow = stage.transform(similarities).coalesce(files_for(similarities.count()))
-    return write_dataset(job.files, narrow, path, about)
+    return write_dataset(job.files, stage.transform(similarities).coalesce(files_for(rows)), path, about)
 
 
-def _write_remaining(job: Job, rows: DataFrame, target: Target, path: str, about: Mapping[str, Any]) -> int:
+def _write_remaining(
+    job: Job, rows: DataFrame, id_col: str, target: Target, path: str, about: Mapping[str, Any]
+) -> Ids:
+    """Writes rows to a folder or table. Returns their ids, as they are read back."""
     if target.table is not None:
-        return target.save_table(rows)
+        target.save_table(rows)
+        written = job.spark.table(target.table)
+        return Ids.count(written, id_column(written, id_col))
     begin(job.files, path)
-    kept = target.save_and_count(rows, path)
-    finish(job.files, path, {**about, "rows": kept})
+    target.save(rows, path)
+    written = target.read_back(rows, path)
+    kept = Ids.count(written, id_column(written, id_col))
+    finish(job.files, path, {**about, "rows": kept.rows})
     return kept
 
 

@@ -1,0 +1,147 @@
+"""What a run has done so far, kept in ``OUT/_stages``, so that one that was killed can go on.
+
+``run.json`` says what the run is: its input, its settings, its versions. Each stage that has ended has a record beside
+it, ``fit.json`` say, with its counts, written when all its results are; a stage without one is done again from its
+beginning, and what an earlier attempt left of it is deleted first. Nothing here counts as a result: that takes the
+manifests (``datasets``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from spark_semdedup.columns import embedding_column, id_column
+from spark_semdedup.datasets import Source, Target
+from spark_semdedup.errors import SemDedupError, shown
+from spark_semdedup.files import Files, join
+from spark_semdedup.params import HasColumns
+
+STAGES = "_stages"
+RUN = "run.json"
+COMPARED = "compared"
+"""Folder, inside ``_stages``, of what the comparison gave for every row."""
+
+FREE_PARAMS = frozenset({"backend", "batchSize", "deviceMemoryFraction", "execution", "maxClusterRows", "precision"})
+"""Params that never change the answer: a run may be resumed with other values."""
+
+
+@dataclass(frozen=True)
+class Stages:
+    """The records of a run's stages in its folder."""
+
+    files: Files
+    folder: str
+
+    def path(self, name: str) -> str:
+        return join(self.folder, STAGES, name)
+
+    @property
+    def begun(self) -> bool:
+        """Whether a run has begun here."""
+        return self.files.exists(self.path(RUN))
+
+    def begin(self, identity: Mapping[str, Any]) -> None:
+        begun = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        self._write(RUN, {"identity": identity, "begun": begun})
+
+    def identity(self) -> dict[str, Any]:
+        found: dict[str, Any] = self._read(RUN)["identity"]
+        return found
+
+    def record(self, stage: str) -> dict[str, Any] | None:
+        """What a stage that has ended said of itself; None for one that has not."""
+        name = f"{stage}.json"
+        return self._read(name) if self.files.exists(self.path(name)) else None
+
+    def end(self, stage: str, facts: Mapping[str, Any]) -> None:
+        """Makes a stage count as done."""
+        self._write(f"{stage}.json", facts)
+
+    def clear(self) -> None:
+        """Forgets the run: ``run.json`` goes first."""
+        self.files.delete(self.path(RUN))
+        self.files.delete(join(self.folder, STAGES))
+
+    def _write(self, name: str, content: Mapping[str, Any]) -> None:
+        self.files.write_text(self.path(name), json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+    def _read(self, name: str) -> dict[str, Any]:
+        try:
+            found = json.loads(self.files.read_text(self.path(name)))
+        except ValueError as error:
+            # Written just before a kill, in part: a store without atomic creation.
+            raise SemDedupError(
+                f"{self.path(name)} is not valid JSON ({error}): delete it, and its stage is done again"
+                if name != RUN
+                else f"{self.path(name)} is not valid JSON ({error}): --overwrite begins again"
+            ) from error
+        if not isinstance(found, dict):
+            raise SemDedupError(f"{self.path(name)} is not a record of a run: --overwrite begins again")
+        return found
+
+
+# --- what a run is ------------------------------------------------------------------------------------------
+
+
+def identity_of(
+    files: Files, source: Source, target: Target, rows: DataFrame, params: HasColumns, about: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What must be equal in a run that goes on with another: by names a user knows, values that JSON holds.
+
+    ``about``: settings, versions and centroids, as the caller describes them. Options may hold secrets, so only their
+    digest is kept.
+    """
+    return {
+        "input": digest([*source.paths, source.table, source.format, source.glob, dict(source.options)]),
+        "input's columns": rows.schema.simpleString()
+        if len(rows.columns) < 200
+        else digest(rows.schema.simpleString()),
+        "input's data": fingerprint(files, rows, params),
+        "output of the rows that remain": digest([target.format, dict(target.options), target.table]),
+        **about,
+    }
+
+
+def refuse_other_run(identity: Mapping[str, Any], before: Mapping[str, Any], folder: str) -> None:
+    """Raises ``SemDedupError`` that names what differs from the run to go on with."""
+    for name in dict.fromkeys([*before, *identity]):
+        now, then = identity.get(name), before.get(name)
+        if now == then:
+            continue
+        if name.startswith("input's data"):
+            what = "the input's data have changed (files, their sizes or times)"
+        elif name.startswith(("input", "output")):
+            what = f"{name} differs"
+        else:
+            what = f"{name} is {shown(now)}, was {shown(then)}"
+        raise SemDedupError(
+            f"output={shown(folder, 400)} holds another run: {what}; give what it was begun with, or --overwrite "
+            "to begin again"
+        )
+
+
+def fingerprint(files: Files, rows: DataFrame, params: HasColumns) -> str:
+    """Tells apart what ``rows`` read: by names, lengths and times of their files, or, where rows come from no files
+    (a database, say), by a hash of ids and embeddings, in one job."""
+    paths = rows.inputFiles()
+    if not paths:
+        id_, embedding = id_column(rows, params.value("idCol")), embedding_column(rows, params.value("embeddingCol"))
+        hashed = rows.agg(F.count(F.lit(1)).alias("rows"), F.bit_xor(F.xxhash64(id_, embedding)).alias("hash")).first()
+        return digest(["rows", *(hashed or ())])
+    folders = {path.rsplit("/", 1)[0] for path in paths}
+    there = {folder: files.sizes_and_times(folder) for folder in sorted(folders)}
+    read = [(path, there[path.rsplit("/", 1)[0]].get(path.rsplit("/", 1)[1])) for path in sorted(paths)]
+    return digest(["files", *read])
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of a value, by its JSON."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:32]
