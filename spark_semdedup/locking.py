@@ -114,8 +114,9 @@ class Lock:
             time.sleep(min(0.5, SILENCE_SECONDS / 4))
             if self._numbers()[-1:] != [number]:
                 return  # given back, or taken over by another, which `create_new` finds
-            if self._read(number).get("beat") != first.get("beat"):
-                raise self._in_use(first, ", and is alive")
+            now = self._read(number)  # empty for the moment in which a beat is written
+            if now and now.get("beat") != first.get("beat"):
+                raise self._in_use(now, ", and is alive")
 
     def _in_use(self, holder: dict[str, Any], since: str) -> FolderInUseError:
         who = f"process {holder['pid']} on {holder['host']}" if {"pid", "host"} <= holder.keys() else "another process"

@@ -1,0 +1,83 @@
+"""The check at the end of a run: it finds each kind of wrong result, and says which."""
+
+from __future__ import annotations
+
+import pytest
+
+from spark_semdedup.accounting import Ids, check_neighbours, check_rows
+from spark_semdedup.errors import AccountingError
+from spark_semdedup.ranking import Ranking
+
+SCHEMA = "id string, max_id string, cosine_sim_score float, centroid int, compared long, reason string, key_0 double"
+BY_KEY_DOWN = Ranking(ascending=False, distance="cosine_dist_to_cent")
+
+GOOD = [("a", "a", 0.9), ("b", "a", 0.5), ("c", "b", 0.5), ("d", "b", 0.1)]
+"""id, max_id, key: the largest key ranks first, of equal ones the highest id: c ranks before b, and cannot name it."""
+
+
+def compared(spark, rows):
+    full = [(id_, max_id, 0.5, 0, 1, reason, key) for id_, max_id, key, reason in rows]
+    return spark.createDataFrame(full, SCHEMA)
+
+
+def plain(rows):
+    return [(*row, None) for row in rows]
+
+
+def test_what_adds_up_passes(spark):
+    rows = plain([("a", "a", 0.9), ("b", "c", 0.5), ("c", "a", 0.5), ("d", "b", 0.1)])
+    check_neighbours(compared(spark, [*rows, ("x", "x", None, "embedding is null")]), BY_KEY_DOWN)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (plain([*GOOD[:2], ("c", "a", 0.5), ("c", "a", 0.5)]), "the row with id 'c' stands in more than one row"),
+        (plain([("a", "a", 0.9), ("b", "z", 0.5)]), "the row with id 'b' has a max_id that is no row's"),
+        (plain([("a", "b", 0.9), ("b", "b", 0.5)]), "the row with id 'a' has a max_id that does not precede it"),
+        (plain(GOOD), "the row with id 'c' has a max_id that does not precede it"),
+        (
+            [*plain([("a", "a", 0.9), ("b", "x", 0.5)]), ("x", "x", 0.95, "embedding is null")],
+            "the row with id 'b' has a max_id that was not compared",
+        ),
+    ],
+)
+def test_what_does_not_is_named(spark, rows, message):
+    with pytest.raises(AccountingError) as caught:
+        check_neighbours(compared(spark, rows), BY_KEY_DOWN)
+    assert str(caught.value).startswith(f"the comparison does not add up: {message}; no result is valid")
+
+
+@pytest.mark.parametrize(
+    ("ranking", "first", "second"),
+    [
+        (Ranking(distance="cosine_dist_to_cent"), 0.1, 0.2),
+        (Ranking(ascending=False, distance="cosine_dist_to_cent"), 0.2, 0.1),
+        (Ranking(ascending=False, distance="cosine_dist_to_cent"), None, 0.1),  # null was NaN: above all numbers
+        (Ranking(distance="cosine_dist_to_cent"), 0.1, None),
+        (Ranking(seed=1), -5.0, 7.0),
+    ],
+    ids=str,
+)
+def test_ranks_go_by_their_direction(spark, ranking, first, second):
+    right = plain([("a", "a", first), ("b", "a", second)])
+    check_neighbours(compared(spark, right), ranking)
+    wrong = plain([("a", "b", first), ("b", "b", second)])
+    with pytest.raises(AccountingError, match="the row with id 'a' has a max_id that does not precede it"):
+        check_neighbours(compared(spark, wrong), ranking)
+
+
+def test_rows_are_counted_and_told_apart_by_their_ids(spark):
+    def of(*ids: str) -> Ids:
+        df = spark.createDataFrame([(id_,) for id_ in ids], "id string")
+        return Ids.count(df, df["id"])
+
+    everything, none = of("a", "b", "c", "d"), Ids(0, 0)
+    check_rows(everything, of("a", "c"), of("b"), of("d"))
+    check_rows(everything, of("d", "c", "b", "a"), none, none)
+    with pytest.raises(AccountingError, match=r"4 rows were compared, but 2 kept \+ 1 duplicates \+ 0 skipped; no"):
+        check_rows(everything, of("a", "c"), of("b"), none)
+    with pytest.raises(AccountingError, match="their ids are not those that were compared"):
+        check_rows(everything, of("a", "c"), of("b"), of("e"))
+    with pytest.raises(AccountingError, match="their ids are not those that were compared"):
+        check_rows(everything, of("a", "c"), of("b"), of("a"))

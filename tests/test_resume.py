@@ -1,0 +1,353 @@
+"""Runs that are killed, and go on: the same answer, or a refusal that says what differs."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from test_cli import call, refusal, rows
+
+from spark_semdedup import cli, locking
+from spark_semdedup.files import Files
+from spark_semdedup.semdedup import SemDedupModel
+
+RESULTS = ("similarities", "duplicates", "deduplicated", "invalid")
+ARGUMENTS = ("--k", 3, "--handle-invalid", "skip")
+
+
+def corpus(n: int = 60) -> pa.Table:
+    """Rows around ten directions, and two that cannot be compared."""
+    rng = np.random.default_rng(5)
+    x = rng.standard_normal((10, 6))[np.arange(n) % 10] + rng.choice([0.0, 0.1, 0.5], (n, 1)) * rng.standard_normal(
+        (n, 6)
+    )
+    vectors = [*x.astype(np.float32).tolist(), None, [0.0] * 6]
+    ids = [f"doc {i:03}" for i in range(n + 2)]
+    return pa.table({"id": ids, "embedding": pa.array(vectors, pa.list_(pa.float32())), "text": ids[::-1]})
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("documents")
+    pq.write_table(corpus(), folder / "part-0.parquet")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def short_silence(monkeypatch):
+    """Runs killed in this very process leave locks that only silence tells to be dead."""
+    monkeypatch.setattr(locking, "SILENCE_SECONDS", 0.2)
+
+
+def run(capsys, data: Path, output: Path, *arguments: object) -> list[str]:
+    status, _, err = call(capsys, "run", "--input", data, "--output", output, *ARGUMENTS, *arguments)
+    assert status == 0, err
+    return err
+
+
+def answer(output: Path) -> dict[str, list]:
+    return {name: rows(output / name) for name in RESULTS}
+
+
+def leftovers(output: Path) -> list[str]:
+    return [path.name for path in output.iterdir() if path.name.startswith(("_semdedup", "_stages"))]
+
+
+@pytest.fixture(scope="module")
+def expected(spark, data, tmp_path_factory) -> dict[str, list]:
+    output = tmp_path_factory.mktemp("whole") / "out"
+    assert cli.main([str(a) for a in ("run", "--input", data, "--output", output, *ARGUMENTS)]) == 0
+    found = answer(output)
+    assert len(found["similarities"]) == 60
+    assert len(found["invalid"]) == 2
+    assert 5 < len(found["duplicates"]) == 62 - 2 - len(found["deduplicated"])
+    return found
+
+
+class Killed(BaseException):
+    """What ends a process at once."""
+
+
+class Killer:
+    """Kills a run before the n-th of its changes to files. A dead process changes nothing any more, so all that it
+    tries after that fails, too: the end of its lock, say."""
+
+    def __init__(self, monkeypatch, moment: int) -> None:
+        self.left = moment
+        self.dead = False
+        for name in ("write_text", "create_new", "delete"):
+            monkeypatch.setattr(Files, name, self.before(getattr(Files, name)))
+
+    def before(self, change):
+        def changed(files, path, *text):
+            if locking.PREFIX in path and not self.dead and path_is_beat(text):
+                return change(files, path, *text)
+            self.left -= 1
+            if self.left < 0:
+                self.dead = True
+                raise Killed
+            return change(files, path, *text)
+
+        return changed
+
+
+def path_is_beat(text: tuple) -> bool:
+    """Beats come from a clock, so they are no moments of the run."""
+    return bool(text) and json.loads(text[0])["beat"] > 0
+
+
+def killed_run(monkeypatch, data: Path, output: Path, moment: int, *arguments: object) -> bool:
+    """Whether the run was killed, or ended before that moment."""
+    with monkeypatch.context() as patched:
+        killer = Killer(patched, moment)
+        try:
+            assert cli.main([str(a) for a in ("run", "--input", data, "--output", output, *ARGUMENTS, *arguments)]) == 0
+        except Killed:
+            return True
+        assert not killer.dead
+    return False
+
+
+def check_resumed(capsys, monkeypatch, data, output, expected, moment) -> bool:
+    if not killed_run(monkeypatch, data, output, moment):
+        return False
+    if (output / "_manifest.json").exists():
+        assert answer(output) == expected, "a result that counts is whole"
+    run(capsys, data, output, "--resume")
+    assert answer(output) == expected
+    assert leftovers(output) == []
+    assert json.loads((output / "summary.json").read_text())["rows_in"] == 62
+    return True
+
+
+@pytest.mark.parametrize("moment", [pytest.param(5, marks=pytest.mark.slow), 19])
+def test_a_run_that_was_killed_goes_on(capsys, spark, monkeypatch, data, tmp_path, expected, moment):
+    assert check_resumed(capsys, monkeypatch, data, tmp_path / "out", expected, moment)
+
+
+@pytest.mark.slow
+def test_a_run_can_be_killed_before_any_change_to_a_file(capsys, spark, monkeypatch, data, tmp_path, expected):
+    moment = 0
+    while check_resumed(capsys, monkeypatch, data, tmp_path / f"out {moment}", expected, moment):
+        moment += 1
+    assert moment > 30, "what a run changes"
+
+
+@pytest.mark.slow
+def test_a_run_can_be_killed_again_and_again(capsys, spark, monkeypatch, data, tmp_path, expected):
+    """Each attempt is killed some changes further; what one has done the next does not do again."""
+    moment = 6
+    while killed_run(monkeypatch, data, tmp_path / "out", moment, "--resume"):
+        moment += 2
+        assert moment < 40, "each attempt must come further than the one before"
+    assert answer(tmp_path / "out") == expected
+
+
+def test_what_was_done_is_not_done_again(capsys, spark, monkeypatch, data, tmp_path, expected):
+    output = tmp_path / "out"
+    with monkeypatch.context() as patched:
+        patched.setattr("spark_semdedup.steps._write_duplicates", lambda *_: (_ for _ in ()).throw(Killed()))
+        with pytest.raises(Killed):
+            cli.main([str(a) for a in ("run", "--input", data, "--output", output, *ARGUMENTS)])
+    monkeypatch.setattr(SemDedupModel, "compared", lambda *_: pytest.fail("compared again"))
+    said = run(capsys, data, output, "--resume", "--batch-size", 7, "--execution", "streamed")
+    assert [line for line in said if line.endswith("done before")] == [
+        "[1/5] fit centroids ... done before",
+        "[2/5] assign and compare ... done before",
+    ]
+    assert answer(output) == expected
+    assert set(json.loads((output / "summary.json").read_text())["seconds"]) == {
+        *("fit centroids", "assign and compare", "identify duplicates", "write the rows that remain"),
+        *("check that it adds up", "in all"),
+    }
+
+
+@pytest.fixture
+def unfinished(spark, monkeypatch, data, tmp_path) -> Path:
+    output = tmp_path / "unfinished"
+    with monkeypatch.context() as patched:
+        patched.setattr("spark_semdedup.steps._write_duplicates", lambda *_: (_ for _ in ()).throw(Killed()))
+        with pytest.raises(Killed):
+            cli.main([str(a) for a in ("run", "--input", data, "--output", output, *ARGUMENTS)])
+    return output
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_another_run_is_refused_by_what_differs(capsys, monkeypatch, data, tmp_path, unfinished):
+    before = snapshot(unfinished)
+
+    def refused(*arguments: object, of: Path = data) -> str:
+        said = refusal(capsys, "run", "--input", of, "--output", unfinished, *ARGUMENTS, "--resume", *arguments)
+        assert snapshot(unfinished) == before
+        return said.split("holds another run: ", 1)[1].split(";")[0]
+
+    assert refused("--eps", 0.1) == "eps is 0.1, was 0.05"
+    assert refused("--k", 4) == "k is 4, was 3"
+    assert refused("--which-to-keep", "first") == "whichToKeep is 'first', was 'hard'"
+    assert refused("--output-format", "orc") == "output of the rows that remain differs"
+    other = tmp_path / "other"
+    other.mkdir()
+    pq.write_table(corpus(), other / "part-0.parquet")
+    assert refused(of=other) == "input differs"
+    times = (data / "part-0.parquet").stat()
+    try:
+        os.utime(data / "part-0.parquet", (times.st_atime + 60, times.st_mtime + 60))
+        assert refused() == "the input's data have changed (files, their sizes or times)"
+    finally:
+        os.utime(data / "part-0.parquet", ns=(times.st_atime_ns, times.st_mtime_ns))
+    monkeypatch.setattr("spark_semdedup.__version__", "9.9")
+    assert refused() == "spark_semdedup is '9.9', was '0.1.0'"
+
+
+def test_an_unfinished_run_is_not_touched_unasked(capsys, data, unfinished, expected):
+    before = snapshot(unfinished)
+    said = refusal(capsys, "run", "--input", data, "--output", unfinished, *ARGUMENTS)
+    assert "holds a run that has not ended: give another folder, --resume to go on with it, or --overwrite" in said
+    assert snapshot(unfinished) == before
+    said = refusal(capsys, "evaluate", "--input", data, "--result", unfinished)
+    assert "is not finished: the run that wrote it did not end" in said
+    said = refusal(capsys, "run", "--input", data, "--output", unfinished, "--resume", "--overwrite")
+    assert said.startswith("--resume and --overwrite are both set")
+    run(capsys, data, unfinished, "--overwrite")
+    assert answer(unfinished) == expected
+    assert leftovers(unfinished) == []
+
+
+def test_resume_of_nothing_begins_and_of_a_finished_run_has_nothing_to_do(capsys, spark, data, tmp_path, expected):
+    output = tmp_path / "out"
+    run(capsys, data, output, "--resume", "--keep-stages")
+    assert answer(output) == expected
+    kept = pq.read_table(output / "_stages" / "compared").to_pydict()
+    assert len(kept["id"]) == 62
+    assert len(set(kept["centroid"])) >= 2
+    before = {name: value for name, value in snapshot(output).items() if "_stages" not in name}
+    said = run(capsys, data, output, "--resume")
+    assert said == [f"spark-semdedup: warning: {output} holds this run, finished: nothing is left to do"]
+    assert snapshot(output) == before
+    assert "eps is 0.2, was 0.05" in refusal(
+        capsys, "run", "--input", data, "--output", output, *ARGUMENTS, "--resume", "--eps", 0.2
+    )
+
+
+def test_a_folder_of_another_program_is_not_resumed_into(capsys, spark, data, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    said = refusal(capsys, "run", "--input", data, "--output", tmp_path / "out", *ARGUMENTS, "--resume")
+    assert "exists already" in said
+    assert snapshot(tmp_path / "out") == {"notes.txt": b"mine"}
+
+
+def test_a_damaged_record_is_named(capsys, data, unfinished):
+    (unfinished / "_stages" / "fit.json").write_text("{")
+    (unfinished / "_stages" / ".fit.json.crc").unlink()
+    said = refusal(capsys, "run", "--input", data, "--output", unfinished, *ARGUMENTS, "--resume", status=1)
+    assert "_stages/fit.json is not valid JSON" in said
+    assert said.endswith("delete it, and its stage is done again")
+
+
+def test_two_runs_into_one_output(capsys, spark, monkeypatch, data, tmp_path, expected):
+    """The second is started while the first compares: it is refused, whatever it was told, and harms nothing."""
+    output = tmp_path / "out"
+    monkeypatch.setattr(locking, "BEAT_SECONDS", 0.02)
+    monkeypatch.setattr(locking, "SILENCE_SECONDS", 5.0)
+    compared, refusals = SemDedupModel.compared, []
+
+    def compared_meanwhile(model, dataset):
+        command = ["run", "--input", data, "--output", output, *ARGUMENTS]
+        refusals.extend(refusal(capsys, *command, *more) for more in ([], ["--resume"], ["--overwrite"]))
+        return compared(model, dataset)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SemDedupModel, "compared", compared_meanwhile)
+        run(capsys, data, output)
+    assert "holds a run that has not ended" in refusals[0]
+    assert all("is being written by process" in said and "and is alive" in said for said in refusals[1:])
+    assert answer(output) == expected
+    assert leftovers(output) == []
+
+
+@pytest.mark.parametrize("change", [pytest.param("a file more", marks=pytest.mark.slow), "a file changed"])
+def test_input_that_changes_while_it_is_read_gives_no_result(capsys, spark, monkeypatch, tmp_path, change):
+    source, output = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    pq.write_table(corpus(), source / "part-0.parquet")
+    compared = SemDedupModel.compared
+
+    def compared_then_changed(model, dataset):
+        found = compared(model, dataset)
+        times = (source / "part-0.parquet").stat()
+        if change == "a file more":
+            pq.write_table(corpus(5), source / "part-1.parquet")
+        else:
+            os.utime(source / "part-0.parquet", (times.st_atime + 9, times.st_mtime + 9))
+        return found
+
+    monkeypatch.setattr(SemDedupModel, "compared", compared_then_changed)
+    said = refusal(capsys, "run", "--input", source, "--output", output, *ARGUMENTS, status=1)
+    assert said.startswith("the input changed while it was read: ")
+    assert not (output / "_manifest.json").exists()
+    assert not (output / "summary.json").exists()
+
+
+@pytest.mark.slow
+def test_a_table_is_written_again_by_the_run_that_began_to(capsys, spark, monkeypatch, data, expected, tmp_path):
+    name = "resumed_rows"
+    arguments = ("--output-table", name)
+    spark.sql(f"DROP TABLE IF EXISTS {name}")
+    try:
+        for moment in (24, 26, 28):
+            if not killed_run(monkeypatch, data, tmp_path / "out", moment, "--resume", *arguments):
+                break
+        run(capsys, data, tmp_path / "out", "--resume", *arguments)
+        kept = {row.id for row in spark.table(name).select("id").collect()}
+        assert len(kept) == spark.table(name).count() == len(expected["deduplicated"])
+        said = refusal(capsys, "run", "--input", data, "--output", tmp_path / "two", *ARGUMENTS, *arguments)
+        assert "outputTable='resumed_rows' exists already" in said
+    finally:
+        spark.sql(f"DROP TABLE IF EXISTS {name}")
+
+
+KILLS = int(os.environ.get("SEMDEDUP_KILLS", "2"))
+
+
+@pytest.mark.slow
+def test_a_process_killed_at_random_moments_goes_on(data, expected, tmp_path):
+    """The real thing: the program, its JVM and its workers killed with SIGKILL. ``SEMDEDUP_KILLS`` says how often."""
+    command = [sys.executable, "-m", "spark_semdedup.cli", "run", "--input", str(data)]
+    options = [*map(str, ARGUMENTS), "--local-cores", "2", "--local-memory", "1"]
+    start = time.monotonic()
+    subprocess.run([*command, "--output", str(tmp_path / "timed"), *options], check=True, capture_output=True)
+    whole = time.monotonic() - start
+    moments = random.Random(20261121)
+    killed = 0
+    for attempt in range(KILLS):
+        output = tmp_path / f"out {attempt}"
+        with subprocess.Popen(
+            [*command, "--output", str(output), *options],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        ) as process:  # fmt: skip
+            try:
+                process.wait(moments.uniform(0.2, 1.0) * whole)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                killed += 1
+        resumed = subprocess.run(
+            [*command, "--output", str(output), "--resume", *options], capture_output=True, text=True, check=False
+        )
+        assert resumed.returncode == 0, resumed.stderr
+        assert answer(output) == expected
+        assert leftovers(output) == []
+    assert killed, "no run was killed before it ended"
