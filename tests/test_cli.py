@@ -288,7 +288,7 @@ def test_the_summary_adds_up(done):
     assert summary["parameters"]["k"] == 8
     assert summary["parameters"]["whichToKeep"] == "hard"
     assert {"spark_semdedup", "python", "spark", "pyspark", "numpy"} <= summary["versions"].keys()
-    assert len(summary["seconds"]) == 5
+    assert len(summary["seconds"]) == 6
     whole = json.loads((done / "_manifest.json").read_text("utf-8"))
     assert whole == {"holds": "run", **summary, "finished": whole["finished"]}
 
@@ -332,10 +332,10 @@ def test_a_fit_can_go_on_from_saved_centroids(capsys, spark, done, data, tmp_pat
 def test_progress_goes_to_stderr_and_the_summary_to_stdout(finished):
     output, out, err = finished
     lines = err.splitlines()
-    assert [line[:5] for line in lines] == [f"[{stage}/4]" for stage in (1, 1, 2, 2, 2, 3, 3, 4, 4)]
-    assert lines[2] == "[2/4] assign and compare ..."
-    assert lines[3].startswith("[2/4] assign and compare ... cluster: each row in 1.0 of 8 clusters, ")
-    assert lines[4].startswith("[2/4] assign and compare ... 240 rows, 8 clusters, ")
+    assert [line[:5] for line in lines] == [f"[{stage}/5]" for stage in (1, 1, 2, 2, 2, 3, 3, 4, 4, 5, 5)]
+    assert lines[2] == "[2/5] assign and compare ..."
+    assert lines[3].startswith("[2/5] assign and compare ... cluster: each row in 1.0 of 8 clusters, ")
+    assert lines[4].startswith("[2/5] assign and compare ... 240 rows, 8 clusters, ")
     assert lines[4].endswith(" s")
     lines = [" ".join(line.split()) for line in out.splitlines()]
     assert "rows in 240" in lines
