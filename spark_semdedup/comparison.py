@@ -11,7 +11,7 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from spark_semdedup.coverage import Decoder, visits_from
-from spark_semdedup.devices import Placement
+from spark_semdedup.devices import Batch, Placement
 from spark_semdedup.errors import InvalidRowsError, shown
 from spark_semdedup.kernels.arrays import Array, beside, to_numpy
 from spark_semdedup.kernels.assignment import Visits
@@ -84,9 +84,8 @@ class GroupComparison:
         )
         group = group.take(order)
         vectors = self.decode(group[self.vectors], group["id"])
-        module = self.placement.module()
-        with self.placement.explained(*vectors.shape):
-            return self._compare(group, module.asarray(vectors))
+        batch = Batch(self.how.batch_size)
+        return self.placement.within_memory(lambda units: self._compare(group, units), vectors, batch)
 
     def _compare(self, group: pd.DataFrame, units: Array) -> pd.DataFrame:
         tile, other = group["tile"].to_numpy(), group["other"].iat[0]
