@@ -8,6 +8,7 @@ import numpy as np
 import oracle
 import pytest
 import vectors
+from scarce import CupysError, Scarce
 
 from spark_semdedup.kernels import memory, ranked_max_similarity, sketch, unit_vectors
 from spark_semdedup.kernels.arrays import rows_per_block, to_numpy
@@ -16,34 +17,6 @@ from spark_semdedup.kernels.coverage import NearestCells, WithinReach
 from spark_semdedup.kernels.lloyd import lloyd
 from spark_semdedup.kernels.memory import BlockSizes, halved, lacks_device_memory
 from spark_semdedup.kernels.regions import Comparison, compare_cells
-
-CupysError = type("OutOfMemoryError", (MemoryError,), {"__module__": "cupy.cuda.memory"})
-
-
-class Scarce(np.ndarray):
-    """An array of which none derived, temporaries included, may take more than ``limit`` bytes; as on a small GPU."""
-
-    limit = 0
-
-    def __array_finalize__(self, source) -> None:
-        self._refuse(self)
-
-    def __array_ufunc__(self, ufunc, method, *inputs, out=None, **settings):
-        plain = [np.asarray(x) if isinstance(x, Scarce) else x for x in inputs]
-        if out is not None:
-            settings["out"] = tuple(np.asarray(x) if isinstance(x, Scarce) else x for x in out)
-        found = getattr(ufunc, method)(*plain, **settings)
-        if out is not None:
-            return out[0]
-        if not isinstance(found, np.ndarray):
-            return found
-        self._refuse(found)
-        return found.view(Scarce)
-
-    @staticmethod
-    def _refuse(array: np.ndarray) -> None:
-        if array.base is None and array.nbytes > Scarce.limit:
-            raise CupysError(f"Out of memory allocating {array.nbytes} bytes")
 
 
 @pytest.fixture
@@ -171,13 +144,13 @@ def test_the_cells_of_a_region(scarce, monkeypatch, at_least):
     monkeypatch.setattr(sketch, "_BASIS_ROWS", 100)
     d = 256  # long enough for sketches
     rng = np.random.default_rng(0)
-    units = vectors.near_duplicates(rng, 900, d)
-    own = rng.integers(3, size=900)
-    guests = np.flatnonzero(rng.random(900) < 0.7)
+    units = vectors.near_duplicates(rng, 600, d)
+    own = rng.integers(3, size=600)
+    guests = np.flatnonzero(rng.random(600) < 0.7)
     visits = Visits(guests, ((own[guests] + 1) % 3).astype(np.int32))
     how = Comparison(at_least=at_least, batch_size=256)
     roomy = compare_cells(units, own, visits, how)
-    few = scarce(units, 400_000)  # room for the vectors of a cell; a block of exact products takes 1 MiB
+    few = scarce(units, 300_000)  # room for the vectors of a cell; a block of exact products takes 1 MiB
 
     def work():
         found = compare_cells(few, own, visits, how)
