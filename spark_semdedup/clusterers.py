@@ -43,7 +43,7 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from spark_semdedup.devices import Placement
+from spark_semdedup.devices import Batch, Placement, vector_bytes
 from spark_semdedup.errors import SemDedupError, error_from_worker
 from spark_semdedup.kernels import lloyd as kernel
 from spark_semdedup.kernels.arrays import Array, to_numpy
@@ -440,9 +440,8 @@ def _lloyd_task(settings: FitSettings, backend: str) -> Callable[[Iterable[pa.Re
         sample = np.concatenate(parts)
         parts.clear()
         alone = Placement(backend, settings.deviceMemoryFraction, tasks_per_gpu=1)
-        module = alone.module()
-        with alone.explained(*sample.shape):
-            found = fit_lloyd(module.asarray(sample), settings)
+        batch = Batch(settings.maxSamplesPerBatch, "maxSamplesPerBatch", "fitSampleRows", 1, vector_bytes)
+        found = alone.within_memory(lambda rows: fit_lloyd(rows, settings), sample, batch)
         row = {
             "centroids": pa.array([to_numpy(found.centroids).tobytes()], pa.binary()),
             "rows": pa.array([len(sample)], pa.int64()),

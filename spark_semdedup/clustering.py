@@ -29,12 +29,12 @@ from spark_semdedup.columns import (
     quoted,
     refuse_shadowed,
 )
-from spark_semdedup.coverage import Coverage, Router, collect_visits, tile_hash
+from spark_semdedup.coverage import Coverage, ReadyCells, Router, assigned_at_once, collect_visits, tile_hash
 from spark_semdedup.devices import Placement, resolve_backend
 from spark_semdedup.errors import SemDedupError
 from spark_semdedup.kernels import unit_vectors
-from spark_semdedup.kernels.arrays import to_numpy
-from spark_semdedup.kernels.assignment import Cells, VisitRule, Visits, assign
+from spark_semdedup.kernels.arrays import Array, to_numpy
+from spark_semdedup.kernels.assignment import Cells, Visits, assign
 from spark_semdedup.params import ClusteringParams, HasColumns, HasInvalid
 from spark_semdedup.persistence import CentroidsModel
 from spark_semdedup.ranking import Ranking
@@ -293,13 +293,15 @@ class EmbeddingKMeansModel(CentroidsModel, _EmbeddingKMeansParams):
                 f"embeddingDim={self.value('embeddingDim')} contradicts the model's {k} centroids of length {dim}"
             )
         return _Assigner(
-            centroids=self._centroids,
-            spherical=self.value("distanceMeasure") == "cosine",
+            cells=ReadyCells(
+                self._centroids,
+                self.value("distanceMeasure") == "cosine",
+                router.coverage if router else Coverage(),
+            ),
             raises=self.value("handleInvalid") == "error",
             column=self.value("embeddingCol"),
             placement=Placement.of_params(dataset.sparkSession, self),
             distances=tuple(distances),
-            coverage=router.coverage if router else Coverage(),
         )
 
 
@@ -307,33 +309,29 @@ class EmbeddingKMeansModel(CentroidsModel, _EmbeddingKMeansParams):
 class _Assigner:
     """The function that runs in the tasks: Arrow embeddings and ids of a batch → what is known of its rows."""
 
-    centroids: np.ndarray
-    spherical: bool
+    cells: ReadyCells
     raises: bool
     column: str
     placement: Placement
     distances: tuple[str, ...]
-    coverage: Coverage
-    ready: tuple[Cells, VisitRule | None] | None = None
-    """Made once in each task, not on the driver, which may have no GPU."""
 
     def __call__(self, embeddings: Any, ids: Any) -> _Assigned:
-        dim = self.centroids.shape[1]
-        valid, rows, reasons = matrix(embeddings, dim)
+        valid, rows, reasons = matrix(embeddings, self.cells.centroids.shape[1])
         if self.raises and not valid.all():
             first = int(np.flatnonzero(~valid)[0])
             id_ = ids[first].as_py() if isinstance(ids, pa.Array) else ids.iloc[first]
             raise invalid_row(id_, reasons[first], self.column)
-        xp = self.placement.module()
-        with self.placement.explained(len(rows), dim):
-            if self.ready is None:
-                cells = Cells.of(xp.asarray(self.centroids), spherical=self.spherical)
-                self.ready = cells, self.coverage.rule(cells)
-            units = unit_vectors(xp.asarray(rows))
-            found = assign(units, self.ready[0], distances=self.distances, rule=self.ready[1])
-            distances = (found.l2_dist_to_cent, found.cosine_dist_to_cent)
-            on_host = (None if values is None else to_numpy(values) for values in distances)
-            return _Assigned(valid, reasons, to_numpy(units), to_numpy(found.centroid), found.visits, *on_host)
+        found = self.placement.within_memory(self._assign, rows, assigned_at_once(len(rows)))
+        return _Assigned(valid, reasons, *found)
+
+    def _assign(self, rows: Array) -> tuple[Any, ...]:
+        """What ``_Assigned`` says of the valid rows, from their vectors on the device."""
+        units = unit_vectors(rows)
+        cells, rule = self.cells.where(units)
+        found = assign(units, cells, distances=self.distances, rule=rule)
+        distances = (found.l2_dist_to_cent, found.cosine_dist_to_cent)
+        on_host = (None if values is None else to_numpy(values) for values in distances)
+        return to_numpy(units), to_numpy(found.centroid), found.visits, *on_host
 
 
 _ASSIGNMENT = "semdedup_assignment"

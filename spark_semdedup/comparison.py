@@ -15,7 +15,7 @@ from pyspark.sql import types as T
 from pyspark.sql.pandas.types import to_arrow_schema
 
 from spark_semdedup.coverage import Decoder, visits_from
-from spark_semdedup.devices import Placement
+from spark_semdedup.devices import Batch, Placement
 from spark_semdedup.errors import InvalidRowsError, shown
 from spark_semdedup.kernels.arrays import Array, beside, to_numpy
 from spark_semdedup.kernels.assignment import Visits
@@ -102,9 +102,8 @@ class GroupComparison:
         )
         group = group.take(order)
         units = self.decode(vectors.take(order), group["id"])
-        module = self.placement.module()
-        with self.placement.explained(*units.shape):
-            return self._compare(group, module.asarray(units))
+        batch = Batch(self.how.batch_size)
+        return self.placement.within_memory(lambda units: self._compare(group, units), units, batch)
 
     def _compare(self, group: pd.DataFrame, units: Array) -> pd.DataFrame:
         tile, other = group["tile"].to_numpy(), group["other"].iat[0]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -18,8 +19,9 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from spark_semdedup.columns import binary_rows
-from spark_semdedup.devices import Placement
+from spark_semdedup.devices import Batch, Placement, vector_bytes
 from spark_semdedup.errors import SemDedupError, shown
+from spark_semdedup.kernels.arrays import Array, beside
 from spark_semdedup.kernels.assignment import Cells, VisitRule, Visits, visited_cells
 from spark_semdedup.kernels.coverage import NearestCells, WithinReach
 from spark_semdedup.kernels.sketch import pays
@@ -177,6 +179,35 @@ def _with_invalid(places: Places, valid: np.ndarray, own: np.ndarray) -> Places:
     )
 
 
+@dataclass
+class ReadyCells:
+    """The centroids (k, d) as rows are assigned to them, and which further cells rows visit: made ready once in each
+    task, on its device, which the driver may lack."""
+
+    centroids: np.ndarray
+    spherical: bool
+    coverage: Coverage
+    made: tuple[Cells, VisitRule | None] | None = None
+
+    def where(self, units: Array) -> tuple[Cells, VisitRule | None]:
+        """Where ``units`` are."""
+        if self.made is None:
+            cells = Cells.of(beside(units, self.centroids), spherical=self.spherical)
+            self.made = cells, self.coverage.rule(cells)
+        return self.made
+
+    def visits(self, own: np.ndarray, units: Array) -> Visits:
+        """Of rows whose own cells are given."""
+        cells, rule = self.where(units)
+        return visited_cells(units, cells, beside(units, own), rule) if rule else Visits.none()
+
+
+def assigned_at_once(rows: int) -> Batch:
+    """A batch of ``rows`` rows that are assigned; their number is Spark's own setting."""
+    setting = "spark.sql.execution.arrow.maxRecordsPerBatch"
+    return Batch(rows, "rows assigned at once", setting, rows_per_bound=1, needs=vector_bytes)
+
+
 Decoder: TypeAlias = "Callable[[pd.Series | pa.Array, pd.Series | pa.Array], np.ndarray]"
 """Makes a matrix of unit vectors, float32 (n, d), of a group's or a batch's vectors; takes its ids for messages."""
 
@@ -199,17 +230,14 @@ def route_assigned(
         schema.add(column)
 
     def visit(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        xp = placement.module()
-        cells = Cells.of(xp.asarray(centroids), spherical=spherical)
-        rule = router.coverage.rule(cells)
+        ready = ReadyCells(centroids, spherical, router.coverage)
         for batch in batches:
             if not batch.num_rows:
                 continue
             units = decode(batch.column("embedding"), batch.column("id"))
             own = batch.column("centroid").to_numpy()
             _refuse_foreign(units, own, batch.column("id"), centroids)
-            with placement.explained(*units.shape):
-                visits = visited_cells(xp.asarray(units), cells, xp.asarray(own), rule) if rule else Visits.none()
+            visits = placement.within_memory(partial(ready.visits, own), units, assigned_at_once(len(units)))
             columns = [batch.column(name) for name in carried]
             columns += [binary_rows(units), pa.array(own, pa.int32())]
             columns += router.columns(own, visits, batch.column("hash"))

@@ -10,10 +10,12 @@ import logging
 import math
 import os
 import socket
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import ModuleType
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -21,9 +23,14 @@ from pyspark import TaskContext
 from pyspark.sql import SparkSession
 
 from spark_semdedup.errors import SemDedupError
+from spark_semdedup.kernels.arrays import Array
+from spark_semdedup.kernels.memory import BlockSizes, lacks_device_memory
 from spark_semdedup.params import HasBackend
+from spark_semdedup.planning import device_bytes
 
 log = logging.getLogger("spark_semdedup")
+
+T = TypeVar("T")
 
 INSTALL_GPU = "pip install 'spark-semdedup[gpu-cu12]' (or gpu-cu13, by the CUDA version) on every executor"
 
@@ -86,6 +93,26 @@ def gpu_lacking() -> str | None:
     return None
 
 
+def vector_bytes(rows: int, dim: int) -> int:
+    """Bytes of float32 vectors: the least that a task which holds ``rows`` of them takes."""
+    return 4 * rows * dim
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a task works on at once, in the terms of those who set it; for messages."""
+
+    rows: int
+    """At first: halved where a GPU's memory does not suffice."""
+    name: str = "batchSize"
+    bound: str = "maxClusterRows"
+    """The setting that bounds how many vectors a task holds."""
+    rows_per_bound: int = 2
+    """How many rows for each of that setting's: a task compares two tiles."""
+    needs: Callable[[int, int], int] = device_bytes
+    """Bytes of GPU memory for so many rows of such a length, about."""
+
+
 @dataclass(frozen=True)
 class Placement:
     """Where a job's tasks compute, known on the driver before they start; travels to them."""
@@ -98,6 +125,8 @@ class Placement:
     """As Spark schedules GPUs (``spark.task.resource.gpu.amount``); None where it does not."""
     slots: int | None = None
     """Tasks that one executor runs at once; None where only the executor knows."""
+    blocks: BlockSizes = field(default_factory=BlockSizes, compare=False, repr=False)
+    """Of this task: each unpickles a placement of its own."""
 
     @classmethod
     def of(cls, spark: SparkSession, backend: str, memory_fraction: float) -> Placement:
@@ -137,19 +166,81 @@ class Placement:
         tasks = math.ceil(slots / devices) if self.tasks_per_gpu is None else min(self.tasks_per_gpu, slots)
         return self.memory_fraction / tasks
 
+    def within_memory(self, work: Callable[[Array], T], vectors: np.ndarray, batch: Batch) -> T:
+        """``work`` of the vectors, a float matrix (n, d), on this task's device.
+
+        Where the GPU's memory does not suffice ``work``, which gives the same whenever it is called, is called again in
+        blocks half as large, for as long as they can be halved. They stay so for the rest of the task, which a warning
+        tells once. Raises ``SemDedupError`` where nothing is left to halve, or the vectors themselves do not fit.
+        """
+        on_device = self.on_device(vectors, batch)
+        before = self.blocks.halvings
+        with self._explained(vectors, batch):
+            found = self.blocks.fitted(lambda: work(on_device), batch.rows)
+        if self.blocks.halvings > before:
+            # On the executor's stderr: with no handler set up, as in Spark's workers, logging writes warnings there.
+            log.log(
+                logging.INFO if before else logging.WARNING,
+                "%s=%d takes more GPU memory than this task has at deviceMemoryFraction=%g%s: going on with %d, which "
+                "gives the same answer",
+                batch.name,
+                batch.rows,
+                self.memory_fraction,
+                _in_words(_gpu_memory()),
+                self.blocks.left_of(batch.rows),
+            )
+        return found
+
+    def on_device(self, vectors: np.ndarray, batch: Batch) -> Array:
+        """The vectors as an array of this task's module. Raises ``SemDedupError`` where they do not fit."""
+        with self._explained(vectors, batch):
+            return self.module().asarray(vectors)
+
     @contextmanager
-    def explained(self, rows: int, dim: int) -> Iterator[None]:
-        """Makes one line of a lack of GPU memory while a task works on ``rows`` vectors of length ``dim``."""
+    def _explained(self, vectors: np.ndarray, batch: Batch) -> Iterator[None]:
+        """Makes one line of a lack of GPU memory."""
         try:
             yield
-        except MemoryError as error:  # CuPy's OutOfMemoryError is one
-            if not type(error).__module__.startswith("cupy"):
+        except Exception as error:
+            if not lacks_device_memory(error):
                 raise
-            raise SemDedupError(
-                f"{rows} rows of length {dim} do not fit into a task's share of its GPU at deviceMemoryFraction="
-                f"{self.memory_fraction:g}: lower maxClusterRows or batchSize, raise deviceMemoryFraction, or let "
-                "fewer tasks share a GPU (spark.task.resource.gpu.amount)"
-            ) from error
+            raise SemDedupError(self._does_not_fit(len(vectors), vectors.shape[1], batch)) from error
+
+    def _does_not_fit(self, rows: int, dim: int, batch: Batch) -> str:
+        """Says what to change, with values where what is needed and what is there tell them."""
+        needed, memory = batch.needs(rows, dim), _gpu_memory()
+        raised = lowered = ""
+        if memory is not None and needed > memory[0] > 0:
+            fraction = math.ceil(100 * self.memory_fraction * needed / memory[0]) / 100
+            fitting = _rows_that_fit(memory[0], dim, batch.needs) // batch.rows_per_bound
+            raised = f" to {fraction:g}" if fraction <= 1 else ""
+            lowered = f" to {fitting}" if fitting else ""
+        least = self.blocks.left_of(batch.rows)
+        halved = f" even with {batch.name} lowered from {batch.rows} to {least}" if least < batch.rows else ""
+        return (
+            f"{rows} rows of length {dim} need about {_mib(needed)} and do not fit into a task's share of its GPU at "
+            f"deviceMemoryFraction={self.memory_fraction:g}{_in_words(memory)}{halved}: raise deviceMemoryFraction"
+            f"{raised}, lower {batch.bound}{lowered}, or let fewer tasks share a GPU (spark.task.resource.gpu.amount)"
+        )
+
+
+def _gpu_memory() -> tuple[int, int] | None:
+    """Bytes that this task's arrays may take, and bytes of its GPU that nothing takes; None where CuPy is not used."""
+    cupy = sys.modules.get("cupy")
+    return None if cupy is None else (cupy.get_default_memory_pool().get_limit(), cupy.cuda.Device().mem_info[0])
+
+
+def _in_words(memory: tuple[int, int] | None) -> str:
+    return "" if memory is None else f" ({_mib(memory[0])}; of the whole GPU {_mib(memory[1])} are free)"
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:,.0f} MiB"
+
+
+def _rows_that_fit(available: int, dim: int, needs: Callable[[int, int], int]) -> int:
+    fixed = needs(0, dim)
+    return max(0, available - fixed) // (needs(1, dim) - fixed)
 
 
 def _executor_slots(spark: SparkSession) -> int | None:

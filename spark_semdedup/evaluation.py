@@ -34,7 +34,7 @@ from spark_semdedup.clustering import EmbeddingKMeansModel
 from spark_semdedup.columns import field as column_field
 from spark_semdedup.columns import id_column, matrix_from_binary
 from spark_semdedup.datasets import read_manifest, read_run_manifest
-from spark_semdedup.devices import Placement, resolve_backend
+from spark_semdedup.devices import Batch, Placement, resolve_backend, vector_bytes
 from spark_semdedup.errors import SemDedupError, shown
 from spark_semdedup.files import Files, join
 from spark_semdedup.kernels import max_similarity
@@ -47,6 +47,8 @@ from spark_semdedup.sampling import collect_arrow
 log = logging.getLogger("spark_semdedup")
 
 SAMPLE_ROWS = 1000
+_AT_ONCE = Batch(1024, "sampled rows compared at once", "sample_rows", rows_per_bound=1, needs=vector_bytes)
+
 MISSED = 10
 """Missed pairs that are listed, at most."""
 
@@ -297,20 +299,23 @@ class _Comparison:
 
     def entries(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """For each batch of rows at most one entry per sampled row: its best in the batch, if that is a duplicate."""
-        xp = self.placement.module()
-        with self.placement.explained(*self.sample.units.shape):
-            sample_units = xp.asarray(self.sample.units)
-            for batch in batches:
-                valid = batch.filter(pc.is_null(batch.column("reason")))
-                if valid.num_rows:
-                    yield self._compare(valid, sample_units, xp)
+        sampled = self.placement.on_device(self.sample.units, _AT_ONCE)
+        for batch in batches:
+            valid = batch.filter(pc.is_null(batch.column("reason")))
+            if valid.num_rows:
+                yield self._compare(valid, sampled)
 
-    def _compare(self, batch: pa.RecordBatch, sample_units: Array, xp: Any) -> pa.RecordBatch:
+    def _compare(self, batch: pa.RecordBatch, sampled: Array) -> pa.RecordBatch:
         ids, keys = batch.column("id"), [batch.column(f"key_{i}") for i in range(len(self.sample.keys))]
         order, limits = self.sample.preceding(ids, keys, self.ranking)
-        units = xp.asarray(matrix_from_binary(batch.column("unit"))[order])
-        # Screened in float32 on a GPU, too: there the rows' way from the JVM takes longer than the product.
-        scores, columns = (to_numpy(found) for found in max_similarity(sample_units, units, limits))
+
+        def compared(units: Array) -> tuple[np.ndarray, ...]:
+            # Screened in float32 on a GPU, too: there the rows' way from the JVM takes longer than the product.
+            found = max_similarity(sampled, units, limits, batch_size=_AT_ONCE.rows)
+            return tuple(map(to_numpy, found))
+
+        units = matrix_from_binary(batch.column("unit"))[order]
+        scores, columns = self.placement.within_memory(compared, units, _AT_ONCE)
         rows = np.flatnonzero((columns >= 0) & (scores.astype(np.float64) >= self.threshold))
         neighbours = pa.array(order[columns[rows]])
         found = [pa.array(rows), pa.array(scores[rows])]

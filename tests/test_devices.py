@@ -145,21 +145,6 @@ def test_settings_that_make_products_inexact_are_refused(monkeypatch, gpus, name
         Placement("gpu", 0.4, 1, 1).module()
 
 
-def test_a_lack_of_gpu_memory_is_told_in_one_line_with_what_to_change():
-    cupys = type("OutOfMemoryError", (MemoryError,), {"__module__": "cupy.cuda.memory"})
-    with pytest.raises(SemDedupError) as caught, Placement("gpu", 0.4, 4, 8).explained(40_000, 768):
-        raise cupys("Out of memory allocating 125 bytes")
-    message = str(caught.value)
-    assert "\n" not in message
-    for part in ("40000 rows of length 768", "deviceMemoryFraction=0.4", "maxClusterRows", "batchSize"):
-        assert part in message
-
-
-def test_a_lack_of_host_memory_is_not_blamed_on_a_gpu():
-    with pytest.raises(MemoryError), Placement("gpu", 0.4, 1, 1).explained(1, 1):
-        raise MemoryError
-
-
 @pytest.mark.parametrize(
     ("precision", "backend", "used"),
     [

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from spark_semdedup.kernels.memory import halved
+
 Array = Any
 """A ``numpy.ndarray`` or a ``cupy.ndarray``. (CuPy is never imported unless an array of it is at hand.)"""
 
@@ -30,10 +32,11 @@ def to_numpy(array: Array) -> np.ndarray:
 def rows_per_block(xp: ModuleType, bytes_per_row: int, block_bytes: int = BLOCK_BYTES) -> int:
     """Rows to work on at once, so that ``bytes_per_row`` of temporaries for each stay near ``block_bytes``.
 
-    A GPU wants large blocks (its bandwidth hides in many threads), a CPU core ones that stay in its cache.
+    A GPU wants large blocks (its bandwidth hides in many threads), a CPU core ones that stay in its cache; where a
+    GPU's memory did not suffice they are smaller (``memory``).
     """
     factor = 1 if xp is np else 256
-    return max(1, factor * block_bytes // max(1, bytes_per_row))
+    return max(1, halved(factor * block_bytes) // max(1, bytes_per_row))
 
 
 def marked_pairs(marked: Array) -> tuple[Array, Array]:

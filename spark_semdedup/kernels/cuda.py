@@ -49,6 +49,7 @@ import numpy as np
 from spark_semdedup.kernels.arithmetic import float64_screening_error, screening_error
 from spark_semdedup.kernels.arrays import Array, array_module, to_numpy
 from spark_semdedup.kernels.cuda_source import SOURCE
+from spark_semdedup.kernels.memory import halved
 
 MAX_DIMENSION = 4096
 """Largest d. The tree is unrolled when the kernels are compiled, so code grows with d."""
@@ -123,7 +124,7 @@ def max_similarity(
     rows = xp.ascontiguousarray(rows)
     columns = rows if same else xp.ascontiguousarray(columns)
     with _cublas_settings():
-        return _staged(rows, columns, limits, min(batch_size, _MAX_PANEL_ROWS), precision, capacity)
+        return _staged(rows, columns, limits, min(halved(batch_size), _MAX_PANEL_ROWS), precision, capacity)
 
 
 def _staged(
@@ -239,7 +240,7 @@ def _screened(state: _State, precision: str, capacity: int) -> Array:
     rows = _operand(state.rows, kind)
     columns = rows if state.columns is state.rows else _operand(state.columns, kind)
     products = _Products(xp, kind, state)
-    chunk_rows = max(_CHUNK_ROWS // state.panel_rows, 1) * state.panel_rows
+    chunk_rows = max(halved(_CHUNK_ROWS) // state.panel_rows, 1) * state.panel_rows
     candidates = _Candidates(xp, min(chunk_rows, n), capacity)
     margin = slack(state.d, precision)
     screen = _kernel("screen", PRODUCT_BYTES=np.dtype(kind.dtype).itemsize)
@@ -322,7 +323,7 @@ class _Products:
 
 def _block_width(state: _State, itemsize: int) -> int:
     """Columns multiplied at once: no more than there are, than a block of threads reads, than the workspace holds."""
-    most = min(16 * _VECTORS * _THREADS // itemsize, _BLOCK_BYTES // (itemsize * state.panel_rows))
+    most = min(16 * _VECTORS * _THREADS // itemsize, halved(_BLOCK_BYTES) // (itemsize * state.panel_rows))
     return max(min(most // _ALIGNED * _ALIGNED, _round_up(state.columns.shape[0], _ALIGNED)), _ALIGNED)
 
 

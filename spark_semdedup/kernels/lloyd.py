@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from spark_semdedup.kernels.arrays import Array, array_module, to_numpy
+from spark_semdedup.kernels.memory import halved
 
 BATCH_ROWS = 32768
 """Rows scored at once, at most."""
@@ -207,7 +208,7 @@ def _squares(rows: Array) -> Array:
 
 def _batches(x: Array, columns: int, batch_rows: int) -> Iterator[Array]:
     """Consecutive rows of ``x``: at most ``batch_rows``, and ``SCORE_BYTES`` of float32 ``columns`` for them."""
-    step = max(1, min(batch_rows, SCORE_BYTES // (4 * columns)))
+    step = max(1, min(halved(batch_rows), halved(SCORE_BYTES) // (4 * columns)))
     for start in range(0, x.shape[0], step):
         yield x[start : start + step]
 

@@ -32,6 +32,7 @@ import numpy as np
 from spark_semdedup.kernels import cuda
 from spark_semdedup.kernels.arithmetic import exact_pair_dots, float64_screening_error, screening_error
 from spark_semdedup.kernels.arrays import Array, array_module, lower_at, marked_pairs, rows_per_block
+from spark_semdedup.kernels.memory import halved
 
 PRECISIONS = ("float32", "float16")
 
@@ -115,7 +116,7 @@ def max_similarity(
 
 def row_panel(xp: ModuleType, batch_size: int) -> int:
     """Rows multiplied at once."""
-    return min(batch_size, _PANEL_ROWS) if xp is np else batch_size
+    return min(halved(batch_size), _PANEL_ROWS) if xp is np else halved(batch_size)
 
 
 def _sign_zeros(rows: Array, columns: Array, scores: Array, indices: Array) -> None:
