@@ -11,6 +11,7 @@ from pyspark.ml.util import DefaultParamsReadable, DefaultParamsWritable
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from spark_semdedup.accounting import check_neighbours
 from spark_semdedup.clustering import VISIT_ROWS, EmbeddingKMeans, EmbeddingKMeansModel, FittedSample
 from spark_semdedup.columns import id_column, refuse_shadowed
 from spark_semdedup.comparison import SIMILARITY_COLUMNS
@@ -159,6 +160,7 @@ class SemDedupModel(CentroidsModel, SemDedupStageParams):
             deduplicated=without_ids(dataset, name, unwanted),
             invalid=_with_reason(dataset, name, invalid_ids),
             compared=compared,
+            ranking=Ranking.of(self),
             workload=workload,
         )
 
@@ -233,8 +235,14 @@ class SemDedupResult:
     """What all of them are made from: ``SIMILARITY_COLUMNS``, ``centroid``, ``compared``, ``reason`` and the rank keys
     of every row."""
 
+    ranking: Ranking = field(repr=False)
     workload: Workload | None = field(repr=False)
     """What the comparison was estimated to take when it was planned; None where it was read back."""
+
+    def check(self) -> None:
+        """Raises ``AccountingError`` unless ids are unique and each ``max_id`` is the row's own or that of a valid row
+        which precedes it; one job over ids and rank keys. (The program checks so at the end of every run.)"""
+        check_neighbours(self.compared, self.ranking)
 
     def counts(self) -> dict[str, int]:
         """Rows in, invalid rows, clusters that hold rows, pairs compared; one small job over what is kept."""

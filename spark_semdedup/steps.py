@@ -392,7 +392,7 @@ class _Run:
     def check(self) -> None:
         """Every row of the input is somewhere, once, and for a reason; an ``AccountingError`` otherwise."""
         with self.job.progress.stage(_TITLES["check"]):
-            check_neighbours(self.result().compared, Ranking.of(self.estimator))
+            self.result().check()
             kept, skipped = (Ids.read(self.facts("keep")[name]) for name in ("ids", "skipped"))
             duplicates = Ids.read(self.facts("identify")["ids"])
             check_rows(Ids.read(self.facts("compare")["ids"]), kept, duplicates, skipped)
@@ -524,7 +524,14 @@ def pairwise(job: Job, clusters: str, target: Target, settings: Settings, centro
         counts.update({"rows": found["rows"], "clusters": found["clusters"]})
     with job.progress.stage("compare") as counts:
         # Computes everything, with all tasks, before fewer of them write it.
-        pairs = compared.agg(F.coalesce(F.sum("compared"), F.lit(0)).alias("pairs")).collect()[0]["pairs"]
+        totals = compared.agg(F.count(F.lit(1)).alias("rows"), F.coalesce(F.sum("compared"), F.lit(0)).alias("pairs"))
+        compared_rows, pairs = totals.collect()[0]
+        if compared_rows != found["rows"]:
+            raise AccountingError(
+                f"the input changed while it was read: {found['rows']} rows at first, {compared_rows} when they were "
+                "compared; nothing was written; run again on a fixed input"
+            )
+        check_neighbours(compared, ranking)
         narrow = compared.select(*SIMILARITY_COLUMNS).coalesce(files_for(found["rows"]))
         written = write_dataset(job.files, narrow, folder, _manifest("similarities", summary, params))
         compared.unpersist()
