@@ -29,7 +29,7 @@ from spark_semdedup import demo, steps
 from spark_semdedup.clustering import EmbeddingKMeans
 from spark_semdedup.datasets import Source, Target
 from spark_semdedup.duplicates import IdentifyDuplicates, RemoveDuplicates
-from spark_semdedup.errors import SemDedupError
+from spark_semdedup.errors import SemDedupError, shown
 from spark_semdedup.evaluation import MISSED, SAMPLE_ROWS
 from spark_semdedup.pairwise import PairwiseSimilarity
 from spark_semdedup.params import (
@@ -48,6 +48,7 @@ from spark_semdedup.params import (
     SemDedupParams,
     SemDedupStageParams,
 )
+from spark_semdedup.redaction import redacted
 from spark_semdedup.report import is_expected, one_line
 from spark_semdedup.session import given_session, local_session
 from spark_semdedup.sizing import Hardware
@@ -231,7 +232,8 @@ def target_from(args: argparse.Namespace, *, needs_folder: bool = True) -> Targe
 def _pairs(option: str, texts: Sequence[str]) -> dict[str, str]:
     for text in texts:
         if not text.partition("=")[1] or text.startswith("="):
-            raise UsageError(f"{option} {text}: it must be NAME=VALUE")
+            shown_text = text if text.isidentifier() else "(not shown, it may hold a secret)"
+            raise UsageError(f"{option} {shown_text}: it must be NAME=VALUE")
     return dict(text.split("=", 1) for text in texts)
 
 
@@ -530,6 +532,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _set_up_logging(verbose)
     running = _Running()
     try:
+        _refuse_broken(arguments)
         args = make_parser().parse_args(arguments)
         command = COMMANDS[args.command]
         step = command.prepare(args, _settings(args, command.params))
@@ -540,13 +543,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except Exception as error:  # whatever it is, the user gets one line and a status
         if verbose:
-            traceback.print_exc()
+            sys.stderr.write(redacted(traceback.format_exc()))
         hint = "" if is_expected(error) or verbose else " (--verbose tells more)"
         _say(f"error: {one_line(error)}{hint}")
         return 1 if running.began or not is_expected(error) else 2
     finally:
         running.end()
     return 0
+
+
+def _refuse_broken(arguments: Sequence[str]) -> None:
+    """Bytes that are not valid in the locale's encoding come as halves of surrogate pairs; the JVM cannot take them."""
+    for argument in arguments:
+        if any("\ud800" <= character <= "\udfff" for character in argument):
+            raise UsageError(f"argument {shown(argument)} cannot be used: it is not valid Unicode")
 
 
 def _settings(args: argparse.Namespace, params: dict[str, Param[Any]]) -> dict[str, Any]:
@@ -598,7 +608,7 @@ def _interrupted(*_: object) -> NoReturn:
 
 
 def _say(text: str) -> None:
-    print(f"{PROGRAM}: {text}", file=sys.stderr, flush=True)
+    print(f"{PROGRAM}: {redacted(text)}", file=sys.stderr, flush=True)
 
 
 class _OneLine(logging.Formatter):

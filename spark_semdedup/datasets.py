@@ -20,6 +20,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from spark_semdedup.errors import FolderInUseError, ResultExistsError, SemDedupError, shown
 from spark_semdedup.files import Files, is_within, join
+from spark_semdedup.redaction import COLUMN_PARAMS, redacted_values
 from spark_semdedup.report import one_line
 
 MANIFEST = "_semdedup.json"
@@ -56,7 +57,7 @@ class Source:
         try:
             if self.table is not None:
                 return spark.table(self.table)
-            reader = spark.read.format(self.format).options(**self.options)
+            reader = with_options(spark.read.format(self.format), self.options)
             if self.glob is not None:
                 reader = reader.option("pathGlobFilter", self.glob)
             return reader.load(list(self.paths))
@@ -122,19 +123,26 @@ class Target:
 
     def save(self, rows: DataFrame, path: str) -> None:
         """Writes rows in this target's format to a folder."""
-        rows.write.format(self.format).options(**self.options).mode("append").save(path)
+        with_options(rows.write.format(self.format), self.options).mode("append").save(path)
 
     def read_back(self, rows: DataFrame, path: str) -> DataFrame:
         """What ``save`` wrote."""
-        reader = rows.sparkSession.read.format(self.format).options(**self.options)
+        reader = with_options(rows.sparkSession.read.format(self.format), self.options)
         return (reader.schema(rows.schema) if self.format in _WITHOUT_SCHEMA else reader).load(path)
 
     def save_table(self, rows: DataFrame) -> None:
         """Writes rows to the table."""
         assert self.table is not None
-        writer = rows.write.mode("overwrite" if self.overwrite else "errorifexists").options(**self.options)
+        writer = with_options(rows.write.mode("overwrite" if self.overwrite else "errorifexists"), self.options)
         # Without a format the catalog's own default decides (Delta on Databricks).
         (writer if self.format == "parquet" else writer.format(self.format)).saveAsTable(self.table)
+
+
+def with_options(reader_or_writer: Any, options: Mapping[str, str]) -> Any:
+    """Sets options one by one: ``options(**options)`` has no place for one that is called ``self``."""
+    for name, value in options.items():
+        reader_or_writer = reader_or_writer.option(name, value)
+    return reader_or_writer
 
 
 def _refuse_overlap(files: Files, output: str, reads: Mapping[str, Sequence[str]]) -> None:
@@ -165,8 +173,10 @@ def delete_dataset(files: Files, path: str) -> None:
 
 
 def finish(files: Files, path: str, manifest: Mapping[str, Any], name: str = MANIFEST) -> None:
-    """Writes the manifest, which makes the folder valid, and takes the mark away."""
-    files.write_text(join(path, name), json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+    """Writes the manifest, which makes the folder valid, and takes the mark away. Secrets are not written: a path that
+    is to be compared with one in a manifest must be redacted too."""
+    said = redacted_values(manifest, verbatim=COLUMN_PARAMS)
+    files.write_text(join(path, name), json.dumps(said, indent=2, ensure_ascii=False) + "\n")
     files.delete(join(path, UNFINISHED))
 
 
@@ -214,9 +224,11 @@ def read_run_manifest(files: Files, path: str, param: str) -> dict[str, Any]:
 
 def _parsed(files: Files, path: str, name: str, place: str) -> dict[str, Any]:
     try:
-        manifest: dict[str, Any] = json.loads(files.read_text(join(path, name)))
-    except ValueError as error:
+        manifest = json.loads(files.read_text(join(path, name)))
+    except (ValueError, RecursionError) as error:
         raise SemDedupError(f"{place}: {name} in it is not valid JSON ({error})") from error
+    if not isinstance(manifest, dict):
+        raise SemDedupError(f"{place}: {name} in it is not a JSON object: it is none that this program wrote")
     return manifest
 
 

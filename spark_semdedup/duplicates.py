@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pyspark.ml import Transformer
-from pyspark.ml.util import DefaultParamsReadable, DefaultParamsWritable
+from pyspark.ml.util import DefaultParamsWritable
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
@@ -11,9 +11,10 @@ from pyspark.sql import types as T
 from spark_semdedup.columns import field, id_column
 from spark_semdedup.errors import SemDedupError, shown
 from spark_semdedup.params import DecisionParams, HasDuplicatesPath, HasIdCol
+from spark_semdedup.persistence import StageReadable
 
 
-class IdentifyDuplicates(Transformer, DecisionParams, DefaultParamsReadable, DefaultParamsWritable):
+class IdentifyDuplicates(Transformer, DecisionParams, StageReadable, DefaultParamsWritable):
     """Keeps the rows of ``PairwiseSimilarity``'s output that are duplicates.
 
     A row is a duplicate when ``max_id`` is not its own id and its float32 score, widened to double, is at least the
@@ -40,7 +41,7 @@ class IdentifyDuplicates(Transformer, DecisionParams, DefaultParamsReadable, Def
         return (F.col("max_id") != F.col("id")) & (score >= F.lit(self.similarity_threshold()))
 
 
-class RemoveDuplicates(Transformer, HasIdCol, HasDuplicatesPath, DefaultParamsReadable, DefaultParamsWritable):
+class RemoveDuplicates(Transformer, HasIdCol, HasDuplicatesPath, StageReadable, DefaultParamsWritable):
     """The rows whose id is not among the duplicates' (left anti join); every column untouched.
 
     The duplicates, a table with a column ``id``, come from ``duplicatesPath`` (Parquet; can be saved with the stage)

@@ -140,16 +140,19 @@ class Files:
 def _named(path: str) -> Iterator[None]:
     """Java's exceptions as errors of one line that name the path."""
     try:
+        path.encode()  # half a surrogate pair cannot be sent to the JVM: the connection to it would break
         yield
     except Py4JJavaError as error:
         reason = str(error.java_exception.getMessage() or error.java_exception.toString())
         raise _unusable(path, reason) from error
     except PySparkException as error:
         raise _unusable(path, str(error)) from error
+    except UnicodeEncodeError as error:
+        raise _unusable(path, "it is not valid Unicode") from error
 
 
 def _unusable(path: str, reason: str) -> SemDedupError:
-    first = reason.strip().splitlines()[0].removeprefix("java.net.URISyntaxException: ")
+    first = (reason.strip().splitlines() or ["no reason given"])[0].removeprefix("java.net.URISyntaxException: ")
     return SemDedupError(f"path {shown(path, 400)} cannot be used: {first}")
 
 

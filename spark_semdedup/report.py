@@ -18,6 +18,7 @@ from pyspark.errors import PySparkException
 
 import spark_semdedup
 from spark_semdedup.errors import SemDedupError, error_from_worker
+from spark_semdedup.redaction import COLUMN_PARAMS, redacted, redacted_values
 
 # --- progress -----------------------------------------------------------------------------------------------
 
@@ -80,7 +81,7 @@ class Progress:
         self._write(f"{text}\n{self._begun}" if self._stream.isatty() else f"{self._begun}{text}\n")
 
     def _write(self, text: str) -> None:
-        self._stream.write(text)
+        self._stream.write(redacted(text))
         self._stream.flush()
 
 
@@ -118,14 +119,15 @@ class Summary:
     versions: dict[str, str] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """The counts at the top level, then everything else."""
+        """The counts at the top level, then everything else; without secrets that paths may hold."""
         rest = asdict(self)
         counts = rest.pop("counts")
         decided = {} if self.coverage is None else {"complete_eps": rest["complete_eps"]}
         del rest["complete_eps"]
         present = {name: value for name, value in rest.items() if value is not None}
         finished = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        return {"step": present.pop("step"), **counts, **present, **decided, "finished": finished}
+        whole = {"step": present.pop("step"), **counts, **present, **decided, "finished": finished}
+        return dict(redacted_values(whole, verbatim=COLUMN_PARAMS))
 
     @classmethod
     def from_dict(cls, said: Mapping[str, Any]) -> Summary:
@@ -143,7 +145,7 @@ class Summary:
             aligned([(name.replace("_", " "), self._count(name)) for name in self.counts], right=True),
             aligned(self._decisions()),
             aligned([(stage, f"{seconds:,.1f} s") for stage, seconds in self.seconds.items()], right=True),
-            aligned(list(self.results.items())),
+            aligned([(name, redacted(place)) for name, place in self.results.items()]),
         ]
         return "\n\n".join(block for block in blocks if block)
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from pyspark.ml import Estimator
-from pyspark.ml.util import DefaultParamsReadable, DefaultParamsWritable
+from pyspark.ml.util import DefaultParamsWritable
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
@@ -27,7 +27,7 @@ from spark_semdedup.pairwise import (
     plan_for,
 )
 from spark_semdedup.params import DEFAULTS, SemDedupStageParams
-from spark_semdedup.persistence import CentroidsModel
+from spark_semdedup.persistence import CentroidsModel, StageReadable
 from spark_semdedup.ranking import Ranking
 from spark_semdedup.regions import VisitSample
 from spark_semdedup.sizing import Hardware, Sizing, size_up
@@ -35,7 +35,7 @@ from spark_semdedup.validation import check_ids
 from spark_semdedup.workload import Workload
 
 
-class SemDedup(Estimator, SemDedupStageParams, DefaultParamsReadable, DefaultParamsWritable):
+class SemDedup(Estimator, SemDedupStageParams, StageReadable, DefaultParamsWritable):
     """Finds rows that mean the same and keeps one of each.
 
     ``fit`` fits the centroids, the model's ``transform`` gives the rows to keep, with all their columns.

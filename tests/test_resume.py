@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -331,7 +330,7 @@ def test_a_process_killed_at_random_moments_goes_on(data, expected, tmp_path):
     start = time.monotonic()
     subprocess.run([*command, "--output", str(tmp_path / "timed"), *options], check=True, capture_output=True)
     whole = time.monotonic() - start
-    moments = random.Random(20261121)
+    moments = np.random.default_rng(20261121)
     killed = 0
     for attempt in range(KILLS):
         output = tmp_path / f"out {attempt}"
