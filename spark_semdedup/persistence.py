@@ -24,7 +24,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from spark_semdedup.columns import list_rows
-from spark_semdedup.errors import SemDedupError
+from spark_semdedup.errors import SemDedupError, shown
 from spark_semdedup.params import SemDedupParams
 
 
@@ -63,19 +63,53 @@ class _CentroidsReader(MLReader):
         self._class = cls
 
     def load(self, path: str) -> Any:
-        metadata = DefaultParamsReader.loadMetadata(path, _context(self))
+        """Raises ``SemDedupError`` for a folder that holds something else, or centroids that cannot be used."""
+        metadata = self._metadata(path)
         expected = f"{self._class.__module__}.{self._class.__name__}"
         if metadata["class"] != expected:
-            raise SemDedupError(f"{path} holds a {metadata['class']}, not a {expected}")
-        rows = self.sparkSession.read.parquet(f"{path}/data").orderBy("centroid").collect()
-        if [row.centroid for row in rows] != list(range(len(rows))):
-            raise SemDedupError(f"{path}/data does not hold centroids 0 to {len(rows) - 1}, each once")
-        model = self._class(
-            centroids=np.array([row.vector for row in rows], np.float32), history=metadata.get("history", ())
-        )
+            raise SemDedupError(f"saved model {shown(path, 400)} holds a {metadata['class']}, not a {expected}")
+        model = self._class(centroids=self._centroids(path), history=metadata.get("history", ()))
         model._resetUid(metadata["uid"])
         DefaultParamsReader.getAndSetParams(model, metadata)
         return model
+
+    def _metadata(self, path: str) -> dict[str, Any]:
+        try:
+            metadata: Any = DefaultParamsReader.loadMetadata(path, _context(self))
+        except ValueError as error:
+            raise SemDedupError(
+                f"saved model {shown(path, 400)}: metadata in it is not valid JSON ({error})"
+            ) from error
+        if not isinstance(metadata, dict) or "class" not in metadata:
+            raise SemDedupError(f"saved model {shown(path, 400)}: metadata in it names no class")
+        return metadata
+
+    def _centroids(self, path: str) -> np.ndarray:
+        """float32 (k, d), as they were saved."""
+        place = f"saved model {shown(path, 400)}"
+        found = self.sparkSession.read.parquet(f"{path}/data")
+        if not {"centroid", "vector"} <= set(found.columns):
+            raise SemDedupError(f"{place}: data in it lacks the columns centroid and vector")
+        rows = found.orderBy("centroid").collect()
+        if not rows or [row.centroid for row in rows] != list(range(len(rows))):
+            raise SemDedupError(f"{place} does not hold centroids 0 to k - 1, each once, but {len(rows)} rows")
+        return centroid_matrix([row.vector for row in rows], place)
+
+
+def centroid_matrix(values: Any, what: str) -> np.ndarray:
+    """Centroids as a float32 matrix (k, d); a ``SemDedupError`` for what is none, or has NaN or infinite elements."""
+    try:
+        centroids = np.asarray(values, np.float32)
+    except (TypeError, ValueError):
+        raise SemDedupError(f"{what}: centroids cannot be used: they must be k vectors of one length") from None
+    if centroids.ndim != 2 or not centroids.size:
+        raise SemDedupError(
+            f"{what}: centroids of shape {centroids.shape} cannot be used: they must be k vectors of one length"
+        )
+    if not np.isfinite(centroids).all():
+        first = int(np.flatnonzero(~np.isfinite(centroids).all(axis=1))[0])
+        raise SemDedupError(f"{what}: centroid {first} has a NaN or infinite element: all must be finite")
+    return centroids
 
 
 ModelT = TypeVar("ModelT", bound="CentroidsModel")
@@ -92,7 +126,9 @@ class CentroidsModel(Model, SemDedupParams, MLReadable, MLWritable):
 
     def __init__(self, *, centroids: np.ndarray | None = None, history: Sequence[float] = (), **params: Any) -> None:
         super().__init__(**params)
-        self._centroids = np.zeros((0, 0), np.float32) if centroids is None else np.asarray(centroids, np.float32)
+        # pyspark.ml makes models without any before it fills them.
+        unset = np.zeros((0, 0), np.float32)
+        self._centroids = unset if centroids is None else centroid_matrix(centroids, type(self).__name__)
         self.history = tuple(history)
 
     @classmethod
