@@ -35,7 +35,7 @@ from spark_semdedup.datasets import (
     write_dataset,
 )
 from spark_semdedup.devices import resolve_backend
-from spark_semdedup.duplicates import IdentifyDuplicates, RemoveDuplicates, without_ids
+from spark_semdedup.duplicates import IdentifyDuplicates, RemoveDuplicates, count_similarities, without_ids
 from spark_semdedup.errors import ResultExistsError, SemDedupError, shown
 from spark_semdedup.evaluation import Evaluation, Evaluator, check_counts, noting_faults
 from spark_semdedup.files import Files, is_within, join
@@ -50,7 +50,7 @@ from spark_semdedup.ranking import Ranking
 from spark_semdedup.report import Progress, Summary, versions
 from spark_semdedup.semdedup import SemDedup, SemDedupModel, SemDedupResult
 from spark_semdedup.sizing import Hardware, Sizing, size_up
-from spark_semdedup.validation import check_ids
+from spark_semdedup.validation import check_ids, check_length
 
 log = logging.getLogger("spark_semdedup")
 
@@ -129,9 +129,7 @@ def _load_model(job: Job, path: str, param: str) -> EmbeddingKMeansModel:
 def run(job: Job, source: Source, target: Target, settings: Settings, saved: SavedCentroids | None = None) -> Summary:
     """Deduplicates ``source`` into the folder ``target.path``, laid out as DESIGN 4 says."""
     whole = _Run.checked(job, source, target, settings, saved or SavedCentroids())
-    whole.clear()
     job.progress.begin(4)
-    begin(job.files, whole.folder)
     model = whole.fit()
     result = whole.compare(model)
     whole.identify()
@@ -166,6 +164,8 @@ class _Run:
         if estimator.value("handleInvalid") == "skip":
             refuse_shadowed(rows, ["reason"], "handleInvalid='skip'")
         backend, clusterer = _resolve(job, estimator, fits=loaded is None)
+        if loaded is not None:
+            _check_length(rows, estimator, loaded)
         target.try_writing(job.files, rows)
         model = None
         if loaded is not None:
@@ -188,6 +188,9 @@ class _Run:
     def fit(self) -> SemDedupModel:
         with self.job.progress.stage("load centroids" if self.model else "fit centroids") as counts:
             model: SemDedupModel = self.model or self.estimator.fit(self.rows)
+            # What a fit refuses, repeated ids say, is refused before an earlier result goes.
+            self.clear()
+            begin(self.job.files, self.folder)
             model.clustering.save(self.place("centroids"))
             counts["centroids"] = len(model.centroids)
         return model
@@ -274,16 +277,18 @@ def cluster(
     invalid_stay = estimator.value("handleInvalid") != "error"
     refuse_shadowed(rows, [*ASSIGNED, *(["reason"] if invalid_stay else [])], "cluster")
     backend, clusterer = _resolve(job, estimator, fits=loaded is None)
+    if loaded is not None:
+        _check_length(rows, estimator, loaded)
     model = loaded and EmbeddingKMeansModel(centroids=loaded.centroids, history=loaded.history, **settings)
     summary = Summary("cluster", backend=backend, clusterer=clusterer)
-    folder = _cleared(job, target)
     job.progress.begin(2)
 
-    begin(job.files, folder)
     with job.progress.stage("load centroids" if model else "fit centroids") as counts:
         if model is not None:  # a fit checks them
             check_ids(rows, id_column(rows, model.value("idCol")), model.value("idCol"))
         model = model or estimator.fit(rows)
+        folder = _cleared(job, target)
+        begin(job.files, folder)
         model.save(join(folder, "_centroids"))
         counts["centroids"] = len(model.centroids)
     with job.progress.stage("assign and write") as counts:
@@ -338,8 +343,8 @@ def pairwise(job: Job, clusters: str, target: Target, settings: Settings, centro
         found = _cluster_sizes(rows)
         if not found["rows"]:
             raise SemDedupError(f"input={shown(clusters, 400)} is empty: it must have at least one row")
+        comparison = params.compared(rows)  # refuses what it can before an earlier result is deleted
         folder = _cleared(job, target)
-        comparison = params.compared(rows)
         compared = comparison.rows.persist()
         summary.planned = comparison.workload.facts()
         job.progress.note(comparison.workload.in_words())
@@ -376,6 +381,7 @@ def identify(job: Job, similarities: str, target: Target, settings: Settings) ->
     _refuse_incomplete(params, threshold, manifest, similarities)
     rows = Source((similarities,)).read(job.spark)
     params.transform(rows)  # checks the columns
+    total = count_similarities(rows)
     said = {name: value for name, value in (manifest or {}).items() if name in _ABOUT_COVERAGE}
     summary = Summary("identify", threshold=threshold, eps=_eps(params), **said)
     folder = _cleared(job, target)
@@ -384,7 +390,7 @@ def identify(job: Job, similarities: str, target: Target, settings: Settings) ->
     with job.progress.stage("identify duplicates") as counts:
         about = _manifest("duplicates", summary, params)
         counts["duplicates"] = _write_duplicates(job, rows, params, folder, about)
-        summary.counts = {"rows_in": rows.count(), "duplicates": counts["duplicates"]}
+        summary.counts = {"rows_in": total, "duplicates": counts["duplicates"]}
     summary.results = {"duplicates": folder}
     return _complete(job, summary, params)
 
@@ -411,6 +417,7 @@ def remove(
         aside = Source((invalid,)).read(job.spark)
         unwanted = unwanted.unionAll(aside.select(id_column(aside, params.value("idCol")).alias("id")))
     remaining = params.setDuplicates(unwanted).transform(rows)
+    total = check_ids(rows, id_column(rows, params.value("idCol")), params.value("idCol"))
     target.try_writing(job.files, rows)
     folder = _cleared(job, target) if target.table is None else None
     summary = Summary("remove")
@@ -420,7 +427,7 @@ def remove(
         counts["kept"] = _write_remaining(
             job, remaining, target, folder or "", _manifest("deduplicated", summary, params)
         )
-        summary.counts = {"rows_in": rows.count(), "duplicates": found.count()}
+        summary.counts = {"rows_in": total, "duplicates": found.count()}
         summary.counts |= {"invalid": aside.count()} if invalid is not None else {}
         summary.counts["kept"] = counts["kept"]
     summary.results = {"deduplicated": folder or f"table {target.table}"}
@@ -559,6 +566,11 @@ def _check_columns(rows: DataFrame, params: HasColumns, ranking: Ranking, *, clu
         field(rows, "centroid", "column")
     if clustered or ranking.by:
         ranking.key_columns(rows, id_)
+
+
+def _check_length(rows: DataFrame, params: HasColumns, model: EmbeddingKMeansModel) -> None:
+    name = params.value("embeddingCol")
+    check_length(rows, embedding_column(rows, name), name, model.centroids.shape[1])
 
 
 def _resolve(job: Job, params: Any, *, fits: bool) -> tuple[str, str | None]:
