@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -141,12 +142,16 @@ class Target:
         return rows.sparkSession.table(self.table).count()
 
 
+_NAME_PART = re.compile(r"`(?:[^`]|``)*`|[^.`]+")
+"""A part of a table's name: catalog, schema or table. In backticks it may have dots."""
+
+
 def _table_exists(spark: SparkSession, table: str) -> bool:
     """Whether a table is there; ``SemDedupError`` where its name is none, or its schema is not there."""
     try:
         if spark.catalog.tableExists(table):
             return True
-        schema = table.rpartition(".")[0]
+        schema = ".".join(_NAME_PART.findall(table)[:-1])
         there = not schema or spark.catalog.databaseExists(schema)
     except (PySparkException, Py4JJavaError) as error:
         raise SemDedupError(f"outputTable={shown(table)} cannot be used: {one_line(error)}") from error

@@ -61,17 +61,19 @@ def is_utf8(text: Column) -> Column:
 
 
 def check_length(df: DataFrame, embedding: Column, name: str, dim: int) -> None:
-    """A ``SemDedupError`` where no embedding has the length of the centroids it is to be compared with; otherwise one
-    small job, which ends at the first row that has it."""
+    """A ``SemDedupError`` where all embeddings have another length than the centroids they are to be compared with.
+
+    Otherwise one small job, which ends at the first row that fits.
+    """
     length = F.size(embedding).alias("length")
     if df.where(F.size(embedding) == dim).select(length).head(1):
         return
-    there = df.where(F.size(embedding) > 0).select(length).head(1)
-    other = f"length {there[0]['length']}" if there else "no elements"
-    raise SemDedupError(
-        f"embeddingCol={shown(name)} has embeddings of {other}, but the centroids have length {dim}: give the "
-        "centroids that were fitted on such embeddings"
-    )
+    others = df.where(F.size(embedding) > 0).select(length).head(1)
+    if others:
+        raise SemDedupError(
+            f"embeddingCol={shown(name)} has embeddings of length {others[0]['length']}, but the centroids have length "
+            f"{dim}: give the centroids that were fitted on such embeddings"
+        )
 
 
 def invalid_row(id_: object, reason: str, column: str) -> InvalidRowsError:

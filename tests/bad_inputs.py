@@ -741,6 +741,13 @@ NAMES = [
         "`идентификатор`, `嵌入`, an emoji",
         Rows(id_name="идентификатор", name="嵌入", more={"🙂": [1, 2, 3]}),
     ),
+    accepted(
+        "names in another case",
+        "`ID` and `Embedding` for `id` and `embedding`",
+        Rows(),
+        idCol="ID",
+        embeddingCol="Embedding",
+    ),
     refused(
         "`reason`, with skip",
         "the column that skip appends",
