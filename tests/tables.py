@@ -47,8 +47,8 @@ def _cell(text: str) -> str:
     text = " ".join(text.split())
     parts = text.split("`")
     if len(parts) % 2 == 0 or text.startswith("“"):  # backticks that belong to the text itself
-        parts = [text.replace("`", "\\`")]
-    escaped = [part if i % 2 else re.sub(r"([*_<\[\]~])", r"\\\1", part) for i, part in enumerate(parts)]
+        parts = [text]
+    escaped = [part if i % 2 else re.sub(r"([\\`*_<\[\]~])", r"\\\1", part) for i, part in enumerate(parts)]
     return "`".join(escaped).replace("|", "\\|")
 
 

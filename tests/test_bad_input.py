@@ -209,3 +209,4 @@ def test_the_committed_tables_are_up_to_date():
 
 def test_a_line_of_the_table_shows_text_as_it_is():
     assert tables._cell("`a|b` *x*\n<y>") == r"`a\|b` \*x\* \<y>"
+    assert tables._cell("“a\\b `c`”") == r"“a\\b \`c\`”"
