@@ -202,11 +202,19 @@ def add_output_format(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--output-table", metavar="TABLE", help="table to write them to, instead of a folder")
 
 
+_HAVE_SCHEMAS = ("parquet", "orc")
+"""Formats whose files say which columns they have, and whose readers can ask all of them."""
+
+
 def source_from(args: argparse.Namespace) -> Source:
     """The input that options describe; ``UsageError`` where they describe none, or two."""
     if (args.input is None) == (args.input_table is None):
         raise UsageError(f"--input and --input-table are both {'unset' if args.input is None else 'set'}: give one")
     options = _pairs("--input-option", args.input_option)
+    if args.input_format in _HAVE_SCHEMAS and "mergeschema" not in map(str.lower, options):
+        # Spark looks into one file otherwise: columns that only others have would be lost without a word, and a file
+        # that cannot be read would be found after hours.
+        options["mergeSchema"] = "true"
     return Source(tuple(args.input or ()), args.input_table, args.input_format, options, args.input_glob)
 
 

@@ -288,6 +288,8 @@ class EmbeddingKMeansModel(CentroidsModel, _EmbeddingKMeansParams):
         self, dataset: DataFrame, distances: Sequence[str] = ASSIGNED[1:], router: Router | None = None
     ) -> _Assigner:
         k, dim = self._centroids.shape
+        if not k:
+            raise SemDedupError(f"{type(self).__name__} has no centroids: give it some (centroids=…), or fit it")
         if self.value("embeddingDim") not in (None, dim):
             raise SemDedupError(
                 f"embeddingDim={self.value('embeddingDim')} contradicts the model's {k} centroids of length {dim}"

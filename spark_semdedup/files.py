@@ -63,6 +63,16 @@ class Files:
             system, hadoop_path = self._locate(path)
             return str(system.makeQualified(hadoop_path).toString())
 
+    def real(self, path: str) -> str:
+        """The full path, links of a local file system followed; other file systems have none or keep them to
+        themselves."""
+        with _named(path):
+            system, hadoop_path = self._locate(path)
+            uri = system.makeQualified(hadoop_path).toUri()
+            if uri.getScheme() != "file":
+                return str(uri.toString())
+            return f"file:{self._jvm.java.io.File(uri.getPath()).getCanonicalPath()}"
+
     def delete(self, path: str) -> None:
         """Removes a file, or a folder with all it holds; nothing happens where nothing is."""
         with _named(path):

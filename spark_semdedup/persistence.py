@@ -159,10 +159,23 @@ def _read_centroids(spark: SparkSession, path: str) -> np.ndarray:
     collected = rows.select("centroid", "vector").orderBy("centroid").collect()
     if [row.centroid for row in collected] != list(range(k)):
         raise SemDedupError(f"{place}: their numbers are not 0 to {k - 1}, each once")
-    with np.errstate(over="ignore"):
-        centroids = np.array([row.vector for row in collected], np.float32)
+    with np.errstate(over="ignore"):  # doubles beyond float32 are infinite, and refused
+        return centroid_matrix([row.vector for row in collected], shown(path, 400))
+
+
+def centroid_matrix(values: Any, what: str) -> np.ndarray:
+    """Centroids as a float32 matrix (k, d); a ``SemDedupError`` for what is none, or has NaN or infinite elements."""
+    try:
+        centroids = np.asarray(values, np.float32)
+    except (TypeError, ValueError):
+        raise SemDedupError(f"{what}: centroids cannot be used: they must be k vectors of one length") from None
+    if centroids.ndim != 2 or not centroids.size:
+        raise SemDedupError(
+            f"{what}: centroids of shape {centroids.shape} cannot be used: they must be k vectors of one length"
+        )
     if not np.isfinite(centroids).all():
-        raise SemDedupError(f"{place}: they have null, NaN or infinite elements")
+        first = int(np.flatnonzero(~np.isfinite(centroids).all(axis=1))[0])
+        raise SemDedupError(f"{what}: centroid {first} has a NaN or infinite element: all must be finite")
     return centroids
 
 
@@ -180,7 +193,9 @@ class CentroidsModel(Model, SemDedupParams, MLReadable, MLWritable):
 
     def __init__(self, *, centroids: np.ndarray | None = None, history: Sequence[float] = (), **params: Any) -> None:
         super().__init__(**params)
-        self._centroids = np.zeros((0, 0), np.float32) if centroids is None else np.asarray(centroids, np.float32)
+        # pyspark.ml makes models without any before it fills them.
+        unset = np.zeros((0, 0), np.float32)
+        self._centroids = unset if centroids is None else centroid_matrix(centroids, type(self).__name__)
         self.history = tuple(history)
 
     @classmethod

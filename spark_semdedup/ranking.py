@@ -18,7 +18,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from spark_semdedup.columns import field, quoted
+from spark_semdedup.columns import field, quoted, shown_type
 from spark_semdedup.errors import SemDedupError, shown
 from spark_semdedup.params import RankingParams
 
@@ -85,7 +85,12 @@ class Ranking:
         Each ``rankBy`` column becomes two: whether it is null, and its value.
         """
         if self.distance:
-            return [quoted(field(df, self.distance, "whichToKeep").name)]
+            found = field(df, self.distance, "whichToKeep")
+            if not isinstance(found.dataType, (T.FloatType, T.DoubleType)):
+                raise SemDedupError(
+                    f"column {self.distance!r} is of type {shown_type(found.dataType)}: it must be float or double"
+                )
+            return [quoted(found.name)]
         if self.seed is not None:
             return [F.xxhash64(id_.cast("string"), F.lit(self.seed))]
         columns: list[Column] = []
@@ -132,7 +137,7 @@ def _sortable(found: T.StructField) -> tuple[Column, Column]:
         days = F.unix_date(F.to_date(column)).cast("long")
         return (days * 86_400 + clock) * 1_000_000 + micros, F.lit(0).cast("long")
     raise SemDedupError(
-        f"rankBy={shown(found.name)} is of type {type_.simpleString()}: it must be a number, boolean, string, binary, "
+        f"rankBy={shown(found.name)} is of type {shown_type(type_)}: it must be a number, boolean, string, binary, "
         "decimal, date or timestamp"
     )
 

@@ -13,7 +13,7 @@ from pyspark.sql import functions as F
 
 from spark_semdedup.accounting import check_neighbours
 from spark_semdedup.clustering import VISIT_ROWS, EmbeddingKMeans, EmbeddingKMeansModel, FittedSample
-from spark_semdedup.columns import id_column, refuse_shadowed
+from spark_semdedup.columns import embedding_column, id_column, quoted, refuse_shadowed, unused_name
 from spark_semdedup.comparison import SIMILARITY_COLUMNS
 from spark_semdedup.coverage import Coverage, Router
 from spark_semdedup.duplicates import IdentifyDuplicates, without_ids
@@ -31,7 +31,7 @@ from spark_semdedup.persistence import CentroidsModel, StageReadable
 from spark_semdedup.ranking import Ranking
 from spark_semdedup.regions import VisitSample
 from spark_semdedup.sizing import Hardware, Sizing, size_up
-from spark_semdedup.validation import check_ids
+from spark_semdedup.validation import check_ids, check_length
 from spark_semdedup.workload import Workload
 
 
@@ -198,8 +198,10 @@ class SemDedupModel(CentroidsModel, SemDedupStageParams):
         return known.sample if known is not None and same else None
 
     def _checked_rows(self, dataset: DataFrame) -> int:
-        name = self.value("idCol")
-        return check_ids(dataset, id_column(dataset, name), name)
+        name, vectors = self.value("idCol"), self.value("embeddingCol")
+        total = check_ids(dataset, id_column(dataset, name), name)
+        check_length(dataset, embedding_column(dataset, vectors), vectors, self._centroids.shape[1])
+        return total
 
 
 @dataclass(frozen=True)
@@ -213,9 +215,10 @@ class _FittedOn:
 
 def _with_reason(dataset: DataFrame, id_name: str, invalid_ids: DataFrame) -> DataFrame:
     """The input's invalid rows, all their columns, and a column ``reason``."""
-    found = invalid_ids.select(F.col("id").alias("semdedup_invalid_id"), F.col("reason").alias("semdedup_reason"))
-    joined = dataset.join(found, id_column(dataset, id_name) == F.col("semdedup_invalid_id"))
-    return joined.drop("semdedup_invalid_id").withColumnRenamed("semdedup_reason", "reason")
+    id_, reason = (unused_name(name, dataset) for name in ("semdedup_invalid_id", "semdedup_reason"))
+    found = invalid_ids.select(F.col("id").alias(id_), F.col("reason").alias(reason))
+    joined = dataset.join(found, id_column(dataset, id_name) == F.col(id_))
+    return joined.select(*map(quoted, dataset.columns), F.col(reason).alias("reason"))
 
 
 @dataclass(frozen=True)

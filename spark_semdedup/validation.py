@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
+from pyspark.sql import types as T
 
 from spark_semdedup.errors import InvalidRowsError, SemDedupError, shown
 
@@ -16,9 +17,12 @@ def check_ids(df: DataFrame, id_: Column, name: str) -> int:
     """
     counts = df.groupBy(id_.alias("id")).agg(F.count(F.lit(1)).alias("rows"))
     repeated = F.when(F.col("rows") > 1, F.col("id"))
+    is_text = isinstance(counts.schema["id"].dataType, T.StringType)
+    garbled = ~is_utf8(F.col("id")) if is_text else F.lit(False)
     found = counts.agg(
         F.coalesce(F.sum("rows"), F.lit(0)).alias("rows"),
         F.coalesce(F.sum(F.when(F.col("id").isNull(), F.col("rows"))), F.lit(0)).alias("nulls"),
+        F.count(F.when(garbled, 1)).alias("garbled"),
         F.count(repeated).alias("repeated"),
         F.min(repeated).alias("example"),
     ).first()
@@ -27,12 +31,49 @@ def check_ids(df: DataFrame, id_: Column, name: str) -> int:
         raise SemDedupError("the input is empty: it must have at least one row")
     if found["nulls"]:
         raise SemDedupError(f"idCol={shown(name)} is null in {found['nulls']} rows: every row needs an id of its own")
+    if found["garbled"]:
+        raise SemDedupError(
+            f"idCol={shown(name)} is not UTF-8 text in {found['garbled']} rows: write the ids again in that encoding, "
+            "or give another column"
+        )
     if found["repeated"]:
         raise SemDedupError(
             f"idCol={shown(name)} is not unique: {found['repeated']} ids stand in more than one row, for example "
             f"{shown(found['example'])}; drop exact repeats first (dropDuplicates([{shown(name)}]))"
         )
     return int(found["rows"])
+
+
+def refuse_stream(df: DataFrame) -> None:
+    """A ``SemDedupError`` for a DataFrame that never ends."""
+    if df.isStreaming:
+        raise SemDedupError(
+            "the input is a stream: it must be a table that ends, since each row is compared with others"
+        )
+
+
+def is_utf8(text: Column) -> Column:
+    """Whether a string column's bytes are UTF-8. Spark's readers do not look, but Arrow does, on the way to Python."""
+    if hasattr(F, "is_valid_utf8"):  # Spark 4, where decode fails on other bytes
+        return F.is_valid_utf8(text)  # type: ignore[no-any-return, unused-ignore]
+    binary = text.cast("binary")
+    return F.encode(F.decode(binary, "UTF-8"), "UTF-8") == binary
+
+
+def check_length(df: DataFrame, embedding: Column, name: str, dim: int) -> None:
+    """A ``SemDedupError`` where all embeddings have another length than the centroids they are to be compared with.
+
+    Otherwise one small job, which ends at the first row that fits.
+    """
+    length = F.size(embedding).alias("length")
+    if df.where(F.size(embedding) == dim).select(length).head(1):
+        return
+    others = df.where(F.size(embedding) > 0).select(length).head(1)
+    if others:
+        raise SemDedupError(
+            f"embeddingCol={shown(name)} has embeddings of length {others[0]['length']}, but the centroids have length "
+            f"{dim}: give the centroids that were fitted on such embeddings"
+        )
 
 
 def invalid_row(id_: object, reason: str, column: str) -> InvalidRowsError:
