@@ -154,13 +154,15 @@ def _read_centroids(spark: SparkSession, path: str) -> np.ndarray:
     length = F.coalesce(F.size("vector"), F.lit(-1))
     found = rows.agg(F.count("*").alias("k"), F.min(length).alias("least"), F.max(length).alias("most")).collect()
     k, least, most = found[0]
-    if not k or least != most or least < 1 or k * most > MOST_NUMBERS:
-        raise SemDedupError(f"{place}: {k} vectors of lengths {least} to {most}")
+    if not k:
+        raise SemDedupError(f"{place}: there are no rows")
+    if least != most or least < 1 or k * most > MOST_NUMBERS:
+        raise SemDedupError(f"{place}: {k} vectors of lengths {least} to {most}; they must be of one length above 0")
     collected = rows.select("centroid", "vector").orderBy("centroid").collect()
     if [row.centroid for row in collected] != list(range(k)):
         raise SemDedupError(f"{place}: their numbers are not 0 to {k - 1}, each once")
     with np.errstate(over="ignore"):  # doubles beyond float32 are infinite, and refused
-        return centroid_matrix([row.vector for row in collected], shown(path, 400))
+        return centroid_matrix([row.vector for row in collected], place)
 
 
 def centroid_matrix(values: Any, what: str) -> np.ndarray:
