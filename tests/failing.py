@@ -1,10 +1,10 @@
 """Failures made on purpose: what the driver of a real cluster runs in a process of its own, and where its tasks stop.
 
-A run has places: ``sample`` (the fit's), ``assign`` and ``compare``. The driver arms one of them. The first task to come
-there tells its process ids and waits; the driver strikes, with ``os.kill`` for example, and releases the task, if it
-still lives. So nothing depends on time, and the product knows nothing of it: the driver wraps the functions that it
-sends to the tasks. A fourth, ``remove``, lies between two jobs: what the comparison found is kept, and rows are about to
-be removed; there the driver strikes on its own.
+A run has places: ``sample`` (the fit's), ``assign`` and ``compare``. The driver arms one of them. The first task to
+come there tells its process ids and waits; the driver strikes, with ``os.kill`` for example, and releases the task, if
+it still lives. So nothing depends on time, and the product knows nothing of it: the driver wraps the functions that it
+sends to the tasks. A fourth, ``remove``, lies between two jobs: what the comparison found is kept, and rows are about
+to be removed; there the driver strikes on its own.
 """
 
 from __future__ import annotations

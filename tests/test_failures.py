@@ -8,7 +8,6 @@ is what runs on the clusters.
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -26,7 +25,7 @@ import pyarrow.parquet as pq
 import pyspark
 import pytest
 import vectors
-from failing import Outcome, is_alive, wait_for
+from failing import Outcome, wait_for
 from failures import FAILURES
 
 ROOT = Path(__file__).parents[1]
@@ -312,8 +311,8 @@ def test_same_answer(request, name):
     cluster = where if isinstance(where, Cluster) else where.mended()
     usual = cluster.without_failure(scenario.params)
     outcome = cluster.do(failing.run, scenario.strike, scenario.when, scenario.params)
-    print(outcome.arrival, outcome.endings, outcome.executors_lost, outcome.stages_again, outcome.speculative)  # noqa
-    assert scenario.happened(outcome)
+    told = (outcome.arrival, outcome.endings, outcome.executors_lost, outcome.stages_again, outcome.speculative)
+    assert scenario.happened(outcome), told
     same_answer(outcome, usual, scenario.params)
 
 
