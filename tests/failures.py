@@ -20,6 +20,8 @@ SAME = "the same centroids, similarities, duplicates and rows that remain, bit f
 
 _CLUSTER = "tests/test_failures.py::test_same_answer"
 
+_LINEAGE = "tests/test_lineage.py"
+
 
 def _same(name: str, done: str, promised: str = SAME) -> Failure:
     return Failure(name, done, promised, f"{_CLUSTER}[{name}]")
@@ -83,9 +85,9 @@ FAILURES: list[Failure] = [
     _same(
         "a Python worker hangs",
         "SIGSTOP to the Python process that compares a group",
-        f"{SAME}; what ends it is speculation (spark.speculation=true), or, from Spark 4.1 on, "
-        "spark.python.worker.idleTimeoutSeconds with spark.python.worker.killOnIdleTimeout=true. With Spark's "
-        "defaults, and in 3.5 at all without speculation, the job waits for ever",
+        f"{SAME}, with spark.speculation=true: a copy of the task on another host wins, and Spark ends the first. From "
+        "Spark 4.1 on, spark.python.worker.idleTimeoutSeconds with killOnIdleTimeout=true is to end it, too (4.0 only "
+        "logs it; not tried here). With Spark's defaults nothing does: the job waits for ever",
     ),
     _same(
         "a disk is full",
@@ -105,5 +107,43 @@ FAILURES: list[Failure] = [
     _same(
         "the master of the cluster is killed",
         "SIGKILL to a standalone cluster's master during the assignment; a running application does not need it",
+    ),
+    Failure(
+        "ids are drawn anew by Spark",
+        "ids made by uuid(), rand(), monotonically_increasing_id() and the like: others at the next look",
+        "refused before any work, in one line that names the function; taken once the rows are persisted, checkpointed "
+        "or written",
+        f"{_LINEAGE}::test_ids_drawn_by_spark_are_refused",
+    ),
+    Failure(
+        "ids are drawn anew by a Python function",
+        "ids made by udf(lambda: str(uuid4())), which Spark takes for deterministic",
+        "refused: ids that users' functions have a part in are computed twice and compared",
+        f"{_LINEAGE}::test_ids_drawn_by_a_python_function_are_refused",
+    ),
+    Failure(
+        "ranks are drawn anew",
+        "rankBy names a column made by rand()",
+        "refused; whichToKeep='random' ranks by a hash of id and seed",
+        f"{_LINEAGE}::test_ranks_drawn_by_spark_are_refused",
+    ),
+    Failure(
+        "rows come in another order",
+        "rows are dealt to partitions at random and shuffled in them, anew at every look",
+        SAME,
+        f"{_LINEAGE}::test_rows_may_come_in_any_order",
+    ),
+    Failure(
+        "embeddings are computed otherwise each time",
+        "embeddings made by a Python function with random results",
+        "similarities, duplicates and rows that remain are those of one look: every row is kept or removed, as its "
+        "similarity says",
+        f"{_LINEAGE}::test_embeddings_are_those_of_one_look",
+    ),
+    Failure(
+        "rows come and go",
+        "a row is there in the comparison, but not when rows are removed, or the other way round",
+        "the program fails: rows in must be those kept, removed and set aside. No manifest makes the result valid",
+        f"{_LINEAGE}::test_rows_that_are_not_there_each_time_are_noticed",
     ),
 ]
