@@ -10,6 +10,7 @@ from pyspark.sql import types as T
 
 from spark_semdedup.columns import field, id_column, refuse_id_type, shown_type, unused_name
 from spark_semdedup.errors import SemDedupError, shown
+from spark_semdedup.lineage import refuse_drawn
 from spark_semdedup.params import DecisionParams, HasDuplicatesPath, HasIdCol
 from spark_semdedup.persistence import StageReadable
 
@@ -96,7 +97,9 @@ class RemoveDuplicates(Transformer, HasIdCol, HasDuplicatesPath, StageReadable, 
         return self
 
     def _transform(self, dataset: DataFrame) -> DataFrame:
-        return without_ids(dataset, self.value("idCol"), self._find_duplicates(dataset))
+        name = self.value("idCol")
+        refuse_drawn(dataset, name, "idCol")
+        return without_ids(dataset, name, self._find_duplicates(dataset))
 
     def _find_duplicates(self, dataset: DataFrame) -> DataFrame:
         path = self.value("duplicatesPath")

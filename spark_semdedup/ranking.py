@@ -20,6 +20,7 @@ from pyspark.sql import types as T
 
 from spark_semdedup.columns import field, quoted, shown_type
 from spark_semdedup.errors import SemDedupError, shown
+from spark_semdedup.lineage import refuse_drawn
 from spark_semdedup.params import RankingParams
 
 DISTANCES = {"cosine": "cosine_dist_to_cent", "l2": "l2_dist_to_cent"}
@@ -82,7 +83,8 @@ class Ranking:
     def key_columns(self, df: DataFrame, id_: Column) -> list[Column]:
         """The key columns, never null, as the array code takes them: int, float, string or binary.
 
-        Each ``rankBy`` column becomes two: whether it is null, and its value.
+        Each ``rankBy`` column becomes two: whether it is null, and its value. One that is drawn at random is refused:
+        after a failure, tasks that compare the same rows could rank them in different orders.
         """
         if self.distance:
             found = field(df, self.distance, "whichToKeep")
@@ -96,6 +98,7 @@ class Ranking:
         columns: list[Column] = []
         for name, _ in self.by:
             found = _resolve(df, name)
+            refuse_drawn(df, name, "rankBy")
             column, filler = _sortable(found)
             columns += [F.isnull(column).cast("int"), F.coalesce(column, filler)]
         return columns

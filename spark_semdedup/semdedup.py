@@ -72,7 +72,20 @@ class SemDedup(Estimator, SemDedupStageParams, StageReadable, DefaultParamsWrita
 
 
 class SemDedupModel(CentroidsModel, SemDedupStageParams):
-    """Deduplicates with fitted centroids; see ``SemDedup``."""
+    """Deduplicates with fitted centroids; see ``SemDedup``.
+
+    Spark computes the rows of ``dataset`` anew for every look at them, and parts of them once more after a failure.
+    What is decided does not depend on how often:
+
+    * Ids must be the same each time, or duplicates would stay, or other rows be removed: those drawn by ``uuid()``,
+      ``rand()``, ``monotonically_increasing_id()`` or a Python function are refused, and columns of ``rankBy`` by the
+      first of these. (``persist()`` holds drawn values as long as no executor is lost, ``checkpoint()`` or a written
+      table for good. Those of an RDD cannot be told from others: the caller answers for them.)
+    * The order of rows, and their partitions, matter nowhere: rows are chosen and placed by hashes of their ids.
+    * Embeddings are taken from one look, the comparison's; ``run`` keeps what came of it.
+    * Rows that are there at one look and not at another (a ``sample`` or ``limit`` after a shuffle, files that change)
+      are not noticed here: the program ``spark-semdedup`` counts, and fails where rows are missing or too many.
+    """
 
     _fitted_on: _FittedOn | None = None
 

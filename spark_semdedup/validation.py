@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import logging
+
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from spark_semdedup.errors import InvalidRowsError, SemDedupError, shown
+from spark_semdedup.lineage import refuse_drawn
+
+log = logging.getLogger("spark_semdedup")
 
 
 def check_ids(df: DataFrame, id_: Column, name: str) -> int:
     """Counts the rows, in one job; refuses an empty input and null or duplicate ids, naming examples.
 
     Only ids are read and shuffled. Null or duplicate ids are errors whatever ``handleInvalid`` says (DESIGN 3.7):
-    nobody could say which row an output line means.
+    nobody could say which row an output line means. So are ids that are not the same whenever they are computed: those
+    of Spark's functions are known from the plan (``lineage``), those of users' functions are looked at twice.
     """
+    made = refuse_drawn(df, name, "idCol")
+    if made.is_numbered:
+        log.warning(
+            "idCol=%s is made by row_number(): where rows tie in its order, Spark may number them anew whenever it "
+            "reads them; write the rows and read them back first, or order them by columns that do not tie",
+            shown(name),
+        )
     counts = df.groupBy(id_.alias("id")).agg(F.count(F.lit(1)).alias("rows"))
     repeated = F.when(F.col("rows") > 1, F.col("id"))
     is_text = isinstance(counts.schema["id"].dataType, T.StringType)
@@ -25,6 +38,7 @@ def check_ids(df: DataFrame, id_: Column, name: str) -> int:
         F.count(F.when(garbled, 1)).alias("garbled"),
         F.count(repeated).alias("repeated"),
         F.min(repeated).alias("example"),
+        F.bit_xor(F.xxhash64("id")).alias("print"),
     ).first()
     assert found is not None  # an aggregate without groups always gives one row
     if found["rows"] == 0:
@@ -41,6 +55,8 @@ def check_ids(df: DataFrame, id_: Column, name: str) -> int:
             f"idCol={shown(name)} is not unique: {found['repeated']} ids stand in more than one row, for example "
             f"{shown(found['example'])}; drop exact repeats first (dropDuplicates([{shown(name)}]))"
         )
+    if made.is_opaque:
+        _refuse_changed(df, id_, name, found["print"])
     return int(found["rows"])
 
 
@@ -73,6 +89,17 @@ def check_length(df: DataFrame, embedding: Column, name: str, dim: int) -> None:
         raise SemDedupError(
             f"embeddingCol={shown(name)} has embeddings of length {others[0]['length']}, but the centroids have length "
             f"{dim}: give the centroids that were fitted on such embeddings"
+        )
+
+
+def _refuse_changed(df: DataFrame, id_: Column, name: str, fingerprint: int) -> None:
+    """Computes the ids again, and refuses them where they are others. Spark takes a Python function for deterministic
+    unless told otherwise, so its plan says nothing of ``udf(lambda: str(uuid4()))``."""
+    again = df.select(id_.alias("id")).agg(F.bit_xor(F.xxhash64("id")).alias("print")).first()
+    if again is None or again["print"] != fingerprint:
+        raise SemDedupError(
+            f"idCol={shown(name)} has other values when it is computed again, so a function that it is made by draws "
+            "them anew each time: write the rows and read them back (or checkpoint() them) first"
         )
 
 
