@@ -19,7 +19,6 @@ from pyspark.sql import types as T
 
 from spark_semdedup.errors import SemDedupError, shown
 from spark_semdedup.kernels.coverage import NORM_TOLERANCE
-from spark_semdedup.validation import refuse_stream
 
 ListArray: TypeAlias = "pa.ListArray | pa.LargeListArray | pa.FixedSizeListArray"
 
@@ -33,6 +32,14 @@ FLOAT16_NORM_TOLERANCE = 2e-3
 
 
 # --- Spark columns ------------------------------------------------------------------------------------------
+
+
+def refuse_stream(df: DataFrame) -> None:
+    """A ``SemDedupError`` for a DataFrame that never ends."""
+    if df.isStreaming:
+        raise SemDedupError(
+            "the input is a stream: it must be a table that ends, since each row is compared with others"
+        )
 
 
 def quoted(name: str) -> Column:

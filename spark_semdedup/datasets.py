@@ -19,11 +19,11 @@ from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 
+from spark_semdedup.columns import refuse_stream
 from spark_semdedup.errors import FolderInUseError, ResultExistsError, SemDedupError, shown
 from spark_semdedup.files import Files, is_within, join
 from spark_semdedup.redaction import COLUMN_PARAMS, redacted_values
 from spark_semdedup.report import one_line
-from spark_semdedup.validation import refuse_stream
 
 MANIFEST = "_semdedup.json"
 RUN_MANIFEST = "_manifest.json"

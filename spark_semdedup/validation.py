@@ -60,14 +60,6 @@ def check_ids(df: DataFrame, id_: Column, name: str) -> int:
     return int(found["rows"])
 
 
-def refuse_stream(df: DataFrame) -> None:
-    """A ``SemDedupError`` for a DataFrame that never ends."""
-    if df.isStreaming:
-        raise SemDedupError(
-            "the input is a stream: it must be a table that ends, since each row is compared with others"
-        )
-
-
 def is_utf8(text: Column) -> Column:
     """Whether a string column's bytes are UTF-8. Spark's readers do not look, but Arrow does, on the way to Python."""
     if hasattr(F, "is_valid_utf8"):  # Spark 4, where decode fails on other bytes
