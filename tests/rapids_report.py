@@ -56,7 +56,7 @@ class Query:
 
 
 _LINE = re.compile(r"^(?P<indent> *)(?P<sign>[*!#@ ]) ?(?P<kind>Exec|Partitioning|Output|Expression)? ?<(?P<name>\w+)\$?> ?(?P<said>.*)$")
-_UDF = re.compile(r"^(\w+)\(")
+_UDF = re.compile(r"^([\w<>]+)\(")
 
 
 def queries(log: str) -> list[Query]:
