@@ -55,7 +55,7 @@ class Query:
     operators: tuple[Operator, ...]
 
 
-_LINE = re.compile(r"^(?P<indent> *)(?P<sign>[*!#@ ]) ?(?P<kind>Exec|Partitioning|Output|Expression)? ?<(?P<name>\w+)\$?> ?(?P<said>.*)$")
+_LINE = re.compile(r"^(?P<indent> *)(?P<sign>[*!#@]) ?(?P<kind>[A-Z][a-z]+)? ?<(?P<name>\w+)\$?> ?(?P<said>.*)$")
 _UDF = re.compile(r"^([\w<>]+)\(")
 
 
@@ -95,17 +95,19 @@ def _operators(lines: list[str]) -> Iterator[Operator]:
 
 def _why_not(line: re.Match[str], expressions: list[re.Match[str]]) -> str:
     """The plugin's reasons, without the numbers that Spark gives columns anew in each session."""
-    reasons = [line["said"], *(e["said"] for e in expressions if e["sign"] == "!")]
-    told = [re.split(r" because ", reason, maxsplit=1)[-1] for reason in reasons]
-    parts = [part for each in told for part in each.split("; ") if "not all expressions can be replaced" not in part]
-    return "; ".join(dict.fromkeys(re.sub(r"#\d+L?", "", part) for part in parts))
+    own, *below = (
+        re.sub(r"#\d+L?", "", each["said"]).split(" because ", maxsplit=1)[-1]
+        for each in (line, *(e for e in expressions if e["sign"] == "!"))
+    )
+    parts = [part for part in own.split("; ") if part != "not all expressions can be replaced"]
+    return "; ".join(parts or dict.fromkeys(below))
 
 
 # --- the job ----------------------------------------------------------------------------------------------------
 
 
 @contextmanager
-def explaining_session(plugin: str, *, aqe: bool = False) -> Iterator:
+def explaining_session(plugin: str) -> Iterator:
     """A local session with the plugin, which explains all plans and replaces nothing.
 
     Without adaptive execution each query has one plan and hence one report, and the plugin can tell of broadcast joins,
@@ -119,7 +121,7 @@ def explaining_session(plugin: str, *, aqe: bool = False) -> Iterator:
         "spark.rapids.sql.mode": "explainOnly",
         "spark.rapids.sql.explain": "ALL",
         "spark.sql.cache.serializer": "com.nvidia.spark.ParquetCachedBatchSerializer",
-        "spark.sql.adaptive.enabled": str(aqe).lower(),
+        "spark.sql.adaptive.enabled": "false",
         "spark.sql.autoBroadcastJoinThreshold": "-1",
         "spark.sql.shuffle.partitions": "2",
     }
@@ -140,7 +142,7 @@ def run_job(plugin: str, folder: Path) -> None:
 
     few = folder / "input"
     few.mkdir()
-    pq.write_table(pq.read_table(SAMPLE).slice(0, 300), few / "part.parquet")
+    pq.write_table(pq.read_table(SAMPLE).slice(0, 1000), few / "part.parquet")
     with explaining_session(plugin) as spark:
 
         class Marking(Progress):
@@ -156,28 +158,61 @@ def run_job(plugin: str, folder: Path) -> None:
             steps.run(job, Source((str(few),)), Target(str(folder / kind.replace(" ", "-"))), params)
 
 
+_TILED = {"maxClusterRows": 200}  # so that there are clusters of several tiles, whose entries are merged
 JOBS = {
-    "own cluster": {"maxClusterRows": 64},  # so that there are clusters of several tiles, whose entries are merged
-    "exact": {"coverage": "exact"},
+    "grouped": _TILED,
+    "streamed": {**_TILED, "execution": "streamed"},
+    "streamed, exact coverage": {"execution": "streamed", "coverage": "exact"},
 }
 
 
 def report(plugin: Path) -> list[Query]:
-    """Runs the jobs in a process of their own (a session's plugins and jars are chosen when it starts)."""
+    """Runs the jobs in a process of their own: a session's plugins are chosen when it starts."""
     with tempfile.TemporaryDirectory() as folder:
-        done = subprocess.run(
-            [sys.executable, __file__, str(plugin), folder], capture_output=True, text=True, check=False, cwd=folder
-        )
-        if done.returncode:
-            raise RuntimeError(done.stderr[-3000:])
-        return queries(done.stderr)
+        command = [sys.executable, __file__, str(plugin), folder]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
+    if done.returncode:
+        raise RuntimeError(f"the job failed:\n{done.stderr[-3000:]}")
+    return queries(done.stderr)
+
+
+# --- the table --------------------------------------------------------------------------------------------------
+
+_HEAD = """# What would run on the GPU
+
+Made by `python tests/rapids_report.py` and checked by the tests: what {plugin} says of every plan that a job executes with
+Spark {spark}, in the plugin's mode `explainOnly`, which needs no GPU. Each table is a query, its operators in the order in
+which rows pass them. Python functions stand in brackets: `sample` takes the rows to fit on, `rows` assigns rows to
+centroids, `compare_group` and `compare_partition` compare those of a task. Queries that were told before are left out.
+"""
+
+
+def rendered(found: list[Query], plugin: Path) -> str:
+    """The Markdown that ``GOLDEN`` holds."""
+    parts = [_HEAD.format(plugin=f"`{plugin.name}`", spark=SPARK_LINE)]
+    told: list[tuple[Operator, ...]] = []
+    stage = ""
+    for query in found:
+        if query.operators in told or not query.stage:
+            continue
+        told.append(query.operators)
+        if query.stage != stage:
+            stage = query.stage
+            parts.append(f"## {stage}\n")
+        rows = [
+            f"| {op.name} | {'GPU' if op.why_not is None else 'CPU'} | {op.why_not or ''} |" for op in query.operators
+        ]
+        parts.append("\n".join(["| operator | on | why not on the GPU |", "|---|---|---|", *reversed(rows), ""]))
+    return "\n".join(parts)
 
 
 if __name__ == "__main__":
     if len(sys.argv) == 3:
         run_job(sys.argv[1], Path(sys.argv[2]))
     else:
-        for query in report(jar()):
-            print("-----", query.stage)
-            for op in query.operators:
-                print("  " * op.depth, op.name, "" if op.why_not is None else f"    <<< {op.why_not}")
+        found_jar = jar()
+        if found_jar is None:
+            sys.exit("the plugin's jar is not in build/jars: run make rapids-jar")
+        GOLDEN.parent.mkdir(exist_ok=True)
+        GOLDEN.write_text(rendered(report(found_jar), found_jar))
+        print(GOLDEN)
