@@ -180,10 +180,11 @@ def report(plugin: Path) -> list[Query]:
 
 _HEAD = """# What would run on the GPU
 
-Made by `python tests/rapids_report.py` and checked by the tests: what {plugin} says of every plan that a job executes with
-Spark {spark}, in the plugin's mode `explainOnly`, which needs no GPU. Each table is a query, its operators in the order in
-which rows pass them. Python functions stand in brackets: `sample` takes the rows to fit on, `rows` assigns rows to
-centroids, `compare_group` and `compare_partition` compare those of a task. Queries that were told before are left out.
+Made by `python tests/rapids_report.py` and checked by the tests: what {plugin} says of every plan
+that a job executes with Spark {spark} in the mode `explainOnly`, which needs no GPU. Each table is a query, its
+operators in the order in which rows pass them. Python functions stand in brackets: `sample` takes the rows to fit on,
+`rows` assigns rows to centroids, `compare_group` and `compare_partition` compare those of a task. Queries told
+before are left out.
 """
 
 
