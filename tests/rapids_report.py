@@ -17,8 +17,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyspark
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+    from spark_semdedup.report import Progress
 
 ROOT = Path(__file__).parents[1]
 SPARK_LINE = ".".join(pyspark.__version__.split(".")[:2])
@@ -139,27 +145,32 @@ def run_job(plugin: str, folder: Path) -> None:
     from spark_semdedup import steps
     from spark_semdedup.datasets import Source, Target
     from spark_semdedup.files import Files
-    from spark_semdedup.report import Progress
 
     few = folder / "input"
     few.mkdir()
     pq.write_table(pq.read_table(SAMPLE).slice(0, 1000), few / "part.parquet")
     with explaining_session(plugin) as spark:
-
-        class Marking(Progress):
-            @contextmanager
-            def stage(self, title):
-                spark._jvm.java.lang.System.err.println(f"{MARK}{kind}: {title}")
-                with super().stage(title) as counts:
-                    yield counts
-
         saved = None  # the first job fits centroids, the others use them
         for number, (kind, settings) in enumerate(JOBS.items()):
-            job = steps.Job(spark, Files(spark), Marking())
+            job = steps.Job(spark, Files(spark), marking(spark, kind))
             fit = {} if saved else {"k": 4}
             output = str(folder / f"result-{number}")
             steps.run(job, Source((str(few),)), Target(output), {"backend": "cpu", **fit, **settings}, saved)
             saved = saved or steps.SavedCentroids(f"{output}/centroids")
+
+
+def marking(spark: SparkSession, kind: str) -> Progress:
+    """Marks the log, which the JVM writes, where a stage begins."""
+    from spark_semdedup.report import Progress
+
+    class Marking(Progress):
+        @contextmanager
+        def stage(self, title: str) -> Iterator[dict[str, int]]:
+            spark._jvm.java.lang.System.err.println(f"{MARK}{kind}: {title}")
+            with super().stage(title) as counts:
+                yield counts
+
+    return Marking()
 
 
 _TILED = {"maxClusterRows": 200}  # so that there are clusters of several tiles, whose entries are merged
