@@ -31,7 +31,7 @@ from spark_semdedup.columns import (
     refuse_shadowed,
 )
 from spark_semdedup.coverage import Coverage, ReadyCells, Router, assigned_at_once, collect_visits, tile_hash
-from spark_semdedup.devices import Placement, resolve_backend
+from spark_semdedup.devices import Placement, plugin_active, resolve_backend
 from spark_semdedup.errors import SemDedupError
 from spark_semdedup.kernels import unit_vectors
 from spark_semdedup.kernels.arrays import Array, to_numpy
@@ -255,7 +255,8 @@ class EmbeddingKMeansModel(CentroidsModel, _EmbeddingKMeansParams):
         wanted = FIT_ROWS_PER_CENTROID * len(self._centroids)
         fraction = min(1.0, wanted / total)
         id_ = id_column(dataset, self.value("idCol"))
-        sample = self.unit_rows(dataset.where(in_lowest(id_, fraction)), Ranking())
+        lists = plugin_active(dataset.sparkSession)  # only numbers leave the GPU then
+        sample = self.unit_rows(dataset.where(in_lowest(id_, fraction)), Ranking(), lists=lists)
         counts = sample.groupBy("centroid").agg(F.count(F.lit(1)).alias("rows")).collect()
         return {row["centroid"]: row["rows"] / fraction for row in counts if row["centroid"] >= 0}
 
@@ -263,7 +264,9 @@ class EmbeddingKMeansModel(CentroidsModel, _EmbeddingKMeansParams):
         """The same with the cells that the sample's rows visit."""
         fraction = min(1.0, max(SIZE_ROWS, 16 * len(self._centroids)) / total)
         sample = dataset.where(in_lowest(id_column(dataset, self.value("idCol")), fraction))
-        return collect_visits(self.unit_rows(sample, Ranking(), Router(coverage)), 1 / fraction)
+        lists = plugin_active(dataset.sparkSession)
+        routed = self.unit_rows(sample, Ranking(), Router(coverage, lists=lists), lists=lists)
+        return collect_visits(routed, 1 / fraction)
 
     def _with_assignment(self, dataset: DataFrame, *, units: bool) -> DataFrame:
         """The dataset with one struct column more. A scalar pandas UDF: Spark sends it the embedding alone and

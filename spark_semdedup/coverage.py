@@ -278,5 +278,6 @@ def placed(rows: DataFrame) -> DataFrame:
 def collect_visits(rows: DataFrame, scale: float) -> VisitSample:
     """The sample of visits from ``rows`` with ``centroid`` and ``cells``, each of which stands for ``scale`` rows."""
     found = collect_arrow(rows.where("centroid >= 0").select("centroid", "cells"))
-    cells = [value.as_py() for value in found["cells"]]
+    lists = not isinstance(rows.schema["cells"].dataType, T.BinaryType)
+    cells = [value.values.to_numpy() if lists else value.as_py() for value in found["cells"]]
     return VisitSample(found["centroid"].to_numpy(), visits_from(cells), scale)
