@@ -213,6 +213,16 @@ def test_versions_are_the_same_everywhere():
     assert set(wheels) == {spark_semdedup.__version__}
 
 
+def test_the_databricks_script_installs_what_the_package_asks_for():
+    """But for what the runtime has itself, of which it must not get a second one."""
+    asked = set(re.findall(r'^ +"([^"; ]+)["; ]', (ROOT / "pyproject.toml").read_text(), re.MULTILINE))
+    script = (CONF / "databricks" / "init.sh").read_text()
+    installed = set(re.findall(r"'([\w-]+[=>][^']*)'", script))
+    assert len(installed) == 5
+    assert installed <= asked
+    assert "pyspark" not in {re.split("[=>]", each)[0] for each in installed}
+
+
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_scripts_parse_and_can_be_run(name: str):
     path = CONF / name

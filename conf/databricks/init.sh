@@ -15,5 +15,8 @@ else
     "https://repo1.maven.org/maven2/com/nvidia/rapids-4-spark_2.13/$version/$jar"
 fi
 
-# "[gpu-cu12]": CuPy, cuML and spark-rapids-ml for CUDA 12, which the runtime has.
-/databricks/python/bin/pip install --no-cache-dir "$(ls $folder/spark_semdedup-*.whl)[gpu-cu12]"
+# The package without what it needs, for pip does not know the runtime's own pyspark, pandas and pyarrow, and would put
+# another pyspark beside them; then what the runtime lacks: faiss, and the extra gpu-cu12 (the runtime has CUDA 12).
+/databricks/python/bin/pip install --no-cache-dir --no-deps "$folder"/spark_semdedup-*.whl
+/databricks/python/bin/pip install --no-cache-dir 'faiss-cpu>=1.14.2' \
+  'spark-rapids-ml==26.6.*' 'cuml-cu12==26.6.*' 'raft-dask-cu12==26.6.*' 'cupy-cuda12x==14.2.*'
