@@ -13,6 +13,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -106,7 +107,7 @@ def _why_not(line: re.Match[str], expressions: list[re.Match[str]]) -> str:
         for each in (line, *(e for e in expressions if e["sign"] == "!"))
     )
     parts = [part for part in own.split("; ") if part != "not all expressions can be replaced"]
-    return "; ".join(parts or dict.fromkeys(below))
+    return textwrap.shorten("; ".join(parts or dict.fromkeys(below)), 120, placeholder=" …")
 
 
 # --- the job ----------------------------------------------------------------------------------------------------
