@@ -346,10 +346,10 @@ def floor(path: Path, summary: dict[str, Any]) -> dict[str, float]:
         yield from batches
 
     def pack(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        from spark_semdedup.columns import binary_rows, matrix
+        from spark_semdedup.columns import matrix, packed_rows
 
         for batch in batches:
-            yield pa.RecordBatch.from_arrays([batch.column(0), binary_rows(matrix(batch.column(1), d)[1])], ["id", "u"])
+            yield pa.RecordBatch.from_arrays([batch.column(0), packed_rows(matrix(batch.column(1), d)[1])], ["id", "u"])
 
     def run(rows) -> float:  # type: ignore[no-untyped-def]
         return timed(lambda: rows.write.save(format="noop", mode="overwrite"))

@@ -25,7 +25,7 @@ from pyspark.sql import SparkSession
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from spark_semdedup import SemDedupModel
-from spark_semdedup.columns import list_rows
+from spark_semdedup.columns import packed_rows
 from spark_semdedup.kernels import exact_dots, nearest_centroids, unit_vectors
 from spark_semdedup.persistence import local_frame
 from spark_semdedup.planning import default_max_rows, worker_bytes
@@ -68,7 +68,7 @@ class Found:
 
 def deduplicate(spark: SparkSession, x: np.ndarray, centroids: np.ndarray) -> Found:
     """The answer for rows whose id is their position."""
-    df = local_frame(spark, pa.table({"id": np.arange(len(x)), "embedding": list_rows(x)}))
+    df = local_frame(spark, pa.table({"id": np.arange(len(x)), "embedding": packed_rows(x, lists=True)}))
     start = time.perf_counter()
     result = SemDedupModel(centroids=centroids, whichToKeep="first").run(df)
     pairs = result.counts()["pairs"]

@@ -21,16 +21,17 @@ from pyspark.sql.pandas.functions import pandas_udf
 
 from spark_semdedup import clusterers
 from spark_semdedup.columns import (
-    binary_rows,
     embedding_column,
     field,
     id_column,
     matrix,
+    packed,
+    packed_type,
     quoted,
     refuse_shadowed,
 )
 from spark_semdedup.coverage import Coverage, ReadyCells, Router, assigned_at_once, collect_visits, tile_hash
-from spark_semdedup.devices import Placement, resolve_backend
+from spark_semdedup.devices import Placement, plugin_active, resolve_backend
 from spark_semdedup.errors import SemDedupError
 from spark_semdedup.kernels import unit_vectors
 from spark_semdedup.kernels.arrays import Array, to_numpy
@@ -210,9 +211,11 @@ class EmbeddingKMeansModel(CentroidsModel, _EmbeddingKMeansParams):
         invalid = assigned.where(F.col(f"{_ASSIGNMENT}.reason").isNotNull())
         return valid, invalid.select(*map(quoted, dataset.columns), F.col(f"{_ASSIGNMENT}.reason").alias("reason"))
 
-    def unit_rows(self, dataset: DataFrame, ranking: Ranking, router: Router | None = None) -> DataFrame:
-        """What the pairwise step of one job needs, and nothing else: ``id``, ``key_0`` …, ``unit`` (binary),
-        ``centroid``, ``reason``; where rows visit further cells, what ``router`` says of them.
+    def unit_rows(
+        self, dataset: DataFrame, ranking: Ranking, router: Router | None = None, *, lists: bool = False
+    ) -> DataFrame:
+        """What the pairwise step of one job needs, and nothing else: ``id``, ``key_0`` …, ``unit`` (binary or, with
+        ``lists``, a list), ``centroid``, ``reason``; where rows visit further cells, what ``router`` says of them.
 
         One crossing from the JVM to Python and back, in which rows are normalised, assigned and given their rank
         keys. Invalid rows have a reason and a negative centroid (many different ones, so that they spread).
@@ -225,7 +228,8 @@ class EmbeddingKMeansModel(CentroidsModel, _EmbeddingKMeansParams):
         schema = T.StructType([source.schema[i] for i in range(len(carried))])
         if ranking.distance:
             schema.add("key_0", T.FloatType())
-        schema.add("unit", T.BinaryType()).add("centroid", T.IntegerType()).add("reason", T.StringType())
+        schema.add("unit", packed_type(T.FloatType(), lists=lists))
+        schema.add("centroid", T.IntegerType()).add("reason", T.StringType())
         for column in router.fields if router else ():
             schema.add(column)
         distance, width = ranking.distance, len(carried)
@@ -239,7 +243,7 @@ class EmbeddingKMeansModel(CentroidsModel, _EmbeddingKMeansParams):
                     columns.append(found.spread(getattr(found, distance), np.float32(0)))
                 scattered = (-1 - batch.column("hash").to_numpy() % 1000).astype(np.int32)
                 own = np.where(found.valid, found.spread_numpy(found.centroid), scattered)
-                columns += [found.spread_units(), pa.array(own), pa.array(found.reasons, pa.string())]
+                columns += [found.spread_units(lists=lists), pa.array(own), pa.array(found.reasons, pa.string())]
                 if router:
                     columns += router.columns(own, found.spread_visits(), batch.column("hash"))
                 yield pa.RecordBatch.from_arrays(columns, names=schema.names)
@@ -251,7 +255,8 @@ class EmbeddingKMeansModel(CentroidsModel, _EmbeddingKMeansParams):
         wanted = FIT_ROWS_PER_CENTROID * len(self._centroids)
         fraction = min(1.0, wanted / total)
         id_ = id_column(dataset, self.value("idCol"))
-        sample = self.unit_rows(dataset.where(in_lowest(id_, fraction)), Ranking())
+        lists = plugin_active(dataset.sparkSession)  # only numbers leave the GPU then
+        sample = self.unit_rows(dataset.where(in_lowest(id_, fraction)), Ranking(), lists=lists)
         counts = sample.groupBy("centroid").agg(F.count(F.lit(1)).alias("rows")).collect()
         return {row["centroid"]: row["rows"] / fraction for row in counts if row["centroid"] >= 0}
 
@@ -259,7 +264,9 @@ class EmbeddingKMeansModel(CentroidsModel, _EmbeddingKMeansParams):
         """The same with the cells that the sample's rows visit."""
         fraction = min(1.0, max(SIZE_ROWS, 16 * len(self._centroids)) / total)
         sample = dataset.where(in_lowest(id_column(dataset, self.value("idCol")), fraction))
-        return collect_visits(self.unit_rows(sample, Ranking(), Router(coverage)), 1 / fraction)
+        lists = plugin_active(dataset.sparkSession)
+        routed = self.unit_rows(sample, Ranking(), Router(coverage, lists=lists), lists=lists)
+        return collect_visits(routed, 1 / fraction)
 
     def _with_assignment(self, dataset: DataFrame, *, units: bool) -> DataFrame:
         """The dataset with one struct column more. A scalar pandas UDF: Spark sends it the embedding alone and
@@ -377,14 +384,9 @@ class _Assigned:
         spread = pd.Series(self.spread_numpy(values))
         return spread if self.valid.all() else spread.astype(spread.dtype.name.capitalize()).mask(~self.valid, pd.NA)
 
-    def spread_units(self) -> pa.Array:
-        """Unit vectors as binary; an empty value at invalid rows."""
-        units = binary_rows(self.units)
-        if self.valid.all():
-            return units
-        lengths = np.where(self.valid, 4 * self.units.shape[1], 0)
-        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-        return pa.Array.from_buffers(pa.binary(), len(self.valid), [None, pa.py_buffer(offsets), units.buffers()[2]])
+    def spread_units(self, *, lists: bool) -> pa.Array:
+        """Unit vectors, packed; an empty value at invalid rows."""
+        return packed(self.units.ravel(), np.where(self.valid, self.units.shape[1], 0), lists=lists)
 
     def spread_unit_objects(self) -> pd.Series:
         spread = pd.Series([None] * len(self.valid), dtype=object)

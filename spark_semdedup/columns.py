@@ -196,31 +196,40 @@ def float16_from_bits(bits: ListArray) -> pa.Array:
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values), mask=bits.is_null())
 
 
-def binary_rows(rows: np.ndarray) -> pa.Array:
-    """A float32 matrix (n, d) as n binary values of 4·d bytes, without copying a row.
+def packed(numbers: np.ndarray, counts: np.ndarray, *, lists: bool = False) -> pa.Array:
+    """Numbers of n rows one after the other, ``counts`` (n,) of each row, as n binary values, or as n lists; no copy.
 
-    Inside the job unit vectors travel as binary: the JVM copies them as one piece, where it would walk an array
-    element by element on the way to and from Arrow.
+    Inside the job vectors and numbers of cells travel as binary: the JVM copies them as one piece, where it would walk
+    an array element by element on the way to and from Arrow. The RAPIDS Accelerator takes only lists to Python and back
+    without leaving the GPU (its supported-operators page, PythonMapInArrowExec), so where it does they are lists.
     """
-    n, d = rows.shape
-    if n * d * 4 >= 2**31:
+    numbers = np.ascontiguousarray(numbers)
+    if numbers.nbytes >= 2**31:
         raise SemDedupError(
-            f"a batch of {n} embeddings of length {d} passes 2 GiB: lower spark.sql.execution.arrow.maxRecordsPerBatch"
+            f"a batch of {len(counts)} rows with {numbers.size} numbers passes 2 GiB: lower "
+            "spark.sql.execution.arrow.maxRecordsPerBatch"
         )
-    offsets = np.arange(n + 1, dtype=np.int32) * np.int32(4 * d)
-    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(np.ascontiguousarray(rows, np.float32))]
-    return pa.Array.from_buffers(pa.binary(), n, buffers)
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+    if lists:
+        return pa.ListArray.from_arrays(pa.array(offsets), pa.array(numbers))
+    offsets *= np.int32(numbers.itemsize)
+    return pa.Array.from_buffers(pa.binary(), len(counts), [None, pa.py_buffer(offsets), pa.py_buffer(numbers)])
 
 
-def list_rows(rows: np.ndarray) -> pa.Array:
-    """A float32 matrix (n, d) as n Arrow lists, without copying a row."""
-    n, d = rows.shape
-    offsets = np.arange(n + 1, dtype=np.int32) * np.int32(d)
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(np.ascontiguousarray(rows, np.float32).ravel()))
+def packed_type(element: T.DataType, *, lists: bool = False) -> T.DataType:
+    """The Spark type of what ``packed`` gives."""
+    return T.ArrayType(element) if lists else T.BinaryType()
 
 
-def matrix_from_binary(values: pa.Array) -> np.ndarray:
-    """The inverse of ``binary_rows``; null-free, all of one length, at least one row."""
+def packed_rows(rows: np.ndarray, *, lists: bool = False) -> pa.Array:
+    """A float32 matrix (n, d) as n values of d numbers each (``packed``)."""
+    return packed(np.ascontiguousarray(rows, np.float32).ravel(), np.full(*rows.shape), lists=lists)
+
+
+def matrix_from_packed(values: pa.Array) -> np.ndarray:
+    """The inverse of ``packed_rows``; null-free, all of one length, at least one row."""
+    if not (pa.types.is_binary(values.type) or pa.types.is_large_binary(values.type)):
+        return values.flatten().to_numpy().reshape(len(values), -1)
     values = values.cast(pa.binary())  # spark.sql.execution.arrow.useLargeVarTypes brings large_binary
     offsets = np.frombuffer(values.buffers()[1], np.int32)[values.offset : values.offset + len(values) + 1]
     data = np.frombuffer(values.buffers()[2], np.uint8)[offsets[0] : offsets[-1]]

@@ -18,7 +18,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from spark_semdedup.columns import binary_rows
+from spark_semdedup.columns import packed, packed_rows, packed_type
 from spark_semdedup.devices import Batch, Placement, vector_bytes
 from spark_semdedup.errors import SemDedupError, shown
 from spark_semdedup.kernels.arrays import Array, beside
@@ -32,7 +32,15 @@ from spark_semdedup.sampling import collect_arrow
 _TILE_SEED = 1_000_033
 """Of the hash that says which tile a row belongs to; not one a user would take for the fit sample's."""
 
-PLACE = T.StructType().add("task", T.LongType()).add("tile", T.IntegerType()).add("other", T.IntegerType())
+PLACES = T.StructType(
+    [
+        T.StructField("tasks", T.ArrayType(T.LongType())),
+        T.StructField("tiles", T.ArrayType(T.IntegerType())),
+        T.StructField("others", T.ArrayType(T.IntegerType())),
+    ]
+)
+"""Of one row: its tasks and, for each, its tile and the other one. Three lists, not one of structs, which the RAPIDS
+Accelerator takes from Python on the CPU only."""
 
 
 @dataclass(frozen=True)
@@ -115,54 +123,52 @@ def tile_hash(id_: Column) -> Column:
     return F.pmod(F.xxhash64(id_, F.lit(_TILE_SEED)), F.lit(2**31))
 
 
-def cells_column(rows: int, visits: Visits) -> pa.Array:
-    """The cells that each of ``rows`` rows visits, as binary: int32 numbers one after the other."""
+def cells_column(rows: int, visits: Visits, *, lists: bool = False) -> pa.Array:
+    """The cells that each of ``rows`` rows visits: int32 numbers one after the other, as binary or as lists."""
     if 4 * len(visits.cells) >= 2**31:
         raise SemDedupError(
             f"a batch of {rows} rows visits {len(visits.cells)} clusters, which passes 2 GiB: lower "
             "spark.sql.execution.arrow.maxRecordsPerBatch, eps or k"
         )
-    offsets = np.concatenate([[0], np.cumsum(np.bincount(visits.rows, minlength=rows))]).astype(np.int32)
-    cells = np.ascontiguousarray(visits.cells, np.int32)
-    return pa.Array.from_buffers(pa.binary(), rows, [None, pa.py_buffer(offsets * np.int32(4)), pa.py_buffer(cells)])
+    return packed(visits.cells.astype(np.int32), np.bincount(visits.rows, minlength=rows), lists=lists)
 
 
-def visits_from(cells: Sequence[bytes]) -> Visits:
-    """The inverse of ``cells_column``."""
-    counts = np.fromiter((len(each) // 4 for each in cells), np.int64, len(cells))
+def visits_from(cells: Sequence[Any]) -> Visits:
+    """The inverse of ``cells_column``: of binary values, or of lists as int32 arrays."""
+    counts = np.fromiter((memoryview(each).nbytes // 4 for each in cells), np.int64, len(cells))
     return Visits(np.repeat(np.arange(len(cells)), counts), np.frombuffer(b"".join(cells), np.int32))
 
 
-def places_column(rows: int, places: Places) -> pa.Array:
-    """The tasks that each of ``rows`` rows goes to: lists of ``PLACE``."""
-    offsets = np.concatenate([[0], np.cumsum(np.bincount(places.rows, minlength=rows))]).astype(np.int32)
-    columns = [pa.array(places.task), pa.array(places.tile), pa.array(places.other)]
-    structs = pa.StructArray.from_arrays(columns, names=PLACE.names)
-    return pa.ListArray.from_arrays(pa.array(offsets), structs)
+def places_columns(rows: int, places: Places) -> list[pa.Array]:
+    """The tasks that each of ``rows`` rows goes to: the columns ``PLACES``."""
+    counts = np.bincount(places.rows, minlength=rows)
+    return [packed(numbers, counts, lists=True) for numbers in (places.task, places.tile, places.other)]
 
 
 @dataclass(frozen=True)
 class Router:
-    """Makes the columns that send assigned rows to their tasks: ``cells`` and, with a plan, ``places``."""
+    """Makes the columns that send assigned rows to their tasks: ``cells`` and, with a plan, ``PLACES``."""
 
     coverage: Coverage
     plan: RegionPlan | None = None
+    lists: bool = False
+    """Whether vectors and cells travel as lists (``columns.packed``)."""
 
     @property
     def fields(self) -> list[T.StructField]:
-        found = [T.StructField("cells", T.BinaryType())]
-        return found + ([T.StructField("places", T.ArrayType(PLACE))] if self.plan else [])
+        cells = T.StructField("cells", packed_type(T.IntegerType(), lists=self.lists))
+        return [cells, *(PLACES.fields if self.plan else [])]
 
     def columns(self, own: np.ndarray, visits: Visits, hashes: Any) -> list[pa.Array]:
         """For a batch of rows: their own cells, int (n,), negative where a row has none; the cells they visit; and
         ``tile_hash``, an Arrow array."""
-        found = [cells_column(len(own), visits)]
+        found = [cells_column(len(own), visits, lists=self.lists)]
         if self.plan is not None:
             valid = np.flatnonzero(own >= 0)
             place = np.cumsum(own >= 0) - 1
             there = Visits(place[visits.rows], visits.cells)
             places = self.plan.places(own[valid], there, hashes.to_numpy()[valid])
-            found.append(places_column(len(own), _with_invalid(places, valid, own)))
+            found += places_columns(len(own), _with_invalid(places, valid, own))
         return found
 
 
@@ -215,7 +221,7 @@ Decoder: TypeAlias = "Callable[[pd.Series | pa.Array, pd.Series | pa.Array], np.
 def route_assigned(
     rows: DataFrame, router: Router, decode: Decoder, centroids: np.ndarray, placement: Placement, *, spherical: bool
 ) -> DataFrame:
-    """Routes rows that were assigned before, by us or by others: ``unit``, binary, instead of ``embedding``, and the
+    """Routes rows that were assigned before, by us or by others: ``unit``, packed, instead of ``embedding``, and the
     router's columns. (``EmbeddingKMeansModel.unit_rows`` does so where it assigns.)
 
     ``rows``: ``embedding``, which ``decode`` makes unit vectors of, ``centroid``, which says a row's own cell among
@@ -225,7 +231,7 @@ def route_assigned(
     hashed = tile_hash(F.col("id")).alias("hash")
     source = rows.select(*carried, "embedding", F.col("centroid").cast("bigint"), hashed)
     schema = T.StructType([source.schema[name] for name in carried])
-    schema.add("unit", T.BinaryType()).add("centroid", T.IntegerType())
+    schema.add("unit", packed_type(T.FloatType(), lists=router.lists)).add("centroid", T.IntegerType())
     for column in router.fields:
         schema.add(column)
 
@@ -239,7 +245,7 @@ def route_assigned(
             _refuse_foreign(units, own, batch.column("id"), centroids)
             visits = placement.within_memory(partial(ready.visits, own), units, assigned_at_once(len(units)))
             columns = [batch.column(name) for name in carried]
-            columns += [binary_rows(units), pa.array(own, pa.int32())]
+            columns += [packed_rows(units, lists=router.lists), pa.array(own, pa.int32())]
             columns += router.columns(own, visits, batch.column("hash"))
             yield pa.RecordBatch.from_arrays(columns, names=schema.names)
 
@@ -261,13 +267,17 @@ def _refuse_foreign(units: np.ndarray, own: np.ndarray, ids: pa.Array, centroids
 
 def placed(rows: DataFrame) -> DataFrame:
     """Each row once for every task it takes part in, with ``task``, ``tile`` and ``other``."""
-    kept = [name for name in rows.columns if name != "places"]
-    exploded = rows.select(*kept, F.explode("places").alias("place"))
-    return exploded.select(*kept, *(F.col(f"place.{name}").alias(name) for name in PLACE.names))
+    kept = [name for name in rows.columns if name not in PLACES.names]
+    exploded = rows.select(*kept, "tiles", "others", F.posexplode("tasks").alias("place", "task"))
+    place = F.col("place") + 1
+    return exploded.select(
+        *kept, "task", F.element_at("tiles", place).alias("tile"), F.element_at("others", place).alias("other")
+    )
 
 
 def collect_visits(rows: DataFrame, scale: float) -> VisitSample:
     """The sample of visits from ``rows`` with ``centroid`` and ``cells``, each of which stands for ``scale`` rows."""
     found = collect_arrow(rows.where("centroid >= 0").select("centroid", "cells"))
-    cells = [value.as_py() for value in found["cells"]]
+    lists = not isinstance(rows.schema["cells"].dataType, T.BinaryType)
+    cells = [value.values.to_numpy() if lists else value.as_py() for value in found["cells"]]
     return VisitSample(found["centroid"].to_numpy(), visits_from(cells), scale)

@@ -71,6 +71,12 @@ def _probe_executors(spark: SparkSession) -> list[str | None]:
     return [row.lacking for row in spark.range(0, tasks, 1, tasks).mapInArrow(probe, "lacking string").collect()]
 
 
+def plugin_active(spark: SparkSession) -> bool:
+    """Whether the RAPIDS Accelerator replaces operators of plans by its own on the GPU (or, explaining, would)."""
+    loaded = "com.nvidia.spark.SQLPlugin" in (spark.conf.get("spark.plugins", None) or "")
+    return loaded and (spark.conf.get("spark.rapids.sql.enabled", None) or "true").lower() == "true"
+
+
 def slots(spark: SparkSession) -> int:
     """Tasks that run at once, as far as the driver knows; a Spark Connect client does not, so a guess."""
     context = getattr(spark, "sparkContext", None)

@@ -32,7 +32,7 @@ from pyspark.sql import types as T
 
 from spark_semdedup.clustering import EmbeddingKMeansModel
 from spark_semdedup.columns import field as column_field
-from spark_semdedup.columns import id_column, matrix_from_binary
+from spark_semdedup.columns import id_column, matrix_from_packed
 from spark_semdedup.datasets import read_manifest, read_run_manifest
 from spark_semdedup.devices import Batch, Placement, resolve_backend, vector_bytes
 from spark_semdedup.errors import SemDedupError, shown
@@ -319,7 +319,7 @@ class _Comparison:
             found = max_similarity(sampled, units, limits, batch_size=_AT_ONCE.rows)
             return tuple(map(to_numpy, found))
 
-        units = matrix_from_binary(batch.column("unit"))[order]
+        units = matrix_from_packed(batch.column("unit"))[order]
         scores, columns = self.placement.within_memory(compared, units, _AT_ONCE)
         rows = np.flatnonzero((columns >= 0) & (scores.astype(np.float64) >= self.threshold))
         neighbours = pa.array(order[columns[rows]])
@@ -446,7 +446,7 @@ class Evaluator:
         )
         found = found.take(pa.array(order)).combine_chunks()
         columns = {name: found[name].combine_chunks() for name in found.column_names}
-        units = matrix_from_binary(columns["unit"])
+        units = matrix_from_packed(columns["unit"])
         keys = tuple(columns[name] for name in names)
         return Sample(columns["id"], keys, units, columns["centroid"].to_numpy(), seed, last)
 

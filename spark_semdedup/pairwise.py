@@ -27,7 +27,7 @@ from spark_semdedup.columns import (
     is_float16_bits,
     lengths,
     matrix,
-    matrix_from_binary,
+    matrix_from_packed,
     quoted,
 )
 from spark_semdedup.comparison import SIMILARITY_COLUMNS, GroupComparison, merge
@@ -40,7 +40,7 @@ from spark_semdedup.coverage import (
     route_assigned,
     tile_hash,
 )
-from spark_semdedup.devices import Placement, slots
+from spark_semdedup.devices import Placement, plugin_active, slots
 from spark_semdedup.errors import InvalidRowsError, SemDedupError, shown
 from spark_semdedup.kernels import unit_vectors
 from spark_semdedup.kernels.arithmetic import norms
@@ -143,11 +143,13 @@ class PairwiseSimilarity(
         placement = Placement.of_params(rows.sparkSession, self)
         fraction = min(1.0, max(SIZE_ROWS, 16 * len(model.centroids)) / max(total, 1))
         some = rows.where(in_lowest(F.col("id"), fraction))
-        routed = route_assigned(some, Router(coverage), decode, model.centroids, placement, spherical=spherical)
+        router = Router(coverage, lists=plugin_active(rows.sparkSession))
+        routed = route_assigned(some, router, decode, model.centroids, placement, spherical=spherical)
         sample = collect_visits(routed, 1 / fraction)
         plan = plan_for(sample, model.centroids, coverage, rows.sparkSession, self)
         workload = Workload.of_regions(coverage, sample, model.centroids, plan)
-        routed = route_assigned(rows, Router(coverage, plan), decode, model.centroids, placement, spherical=spherical)
+        router = Router(coverage, plan, travel_as_lists(rows.sparkSession, self))
+        routed = route_assigned(rows, router, decode, model.centroids, placement, spherical=spherical)
         return compare_regions(routed, plan, workload, ranking, self)
 
     def _model(self) -> EmbeddingKMeansModel:
@@ -220,6 +222,12 @@ def compare_clusters(
     )
 
 
+def travel_as_lists(spark: SparkSession, params: PairwiseParams) -> bool:
+    """Whether unit vectors travel as lists, with which the whole way to the comparison is on the GPU plan. A grouped
+    pandas UDF takes neither lists nor binary from there, and without the plugin binary takes less time."""
+    return params.value("execution") == "streamed" and plugin_active(spark)
+
+
 def plan_for(
     sample: VisitSample, centroids: np.ndarray, coverage: Coverage, spark: SparkSession, params: PairwiseParams
 ) -> RegionPlan:
@@ -272,15 +280,18 @@ def _place(rows: DataFrame, centroids: np.ndarray, plan: Plan) -> DataFrame:
 
     Done in the JVM by a join with the plan, a table of one row per cluster. The tile is a hash of the id.
     """
-    table = [(int(c), int(t), keys) for c, t, keys in zip(centroids, plan.tiles, plan.keys_by_tile(), strict=True)]
-    lookup = rows.sparkSession.createDataFrame(table, "plan_centroid bigint, tiles int, keys array<array<bigint>>")
+    # The keys of all tiles of a cluster in one list, as many for each: joins of lists of lists stay on the CPU.
+    keys = ([key for of_tile in by_tile for key in of_tile] for by_tile in plan.keys_by_tile())
+    table = [(int(c), int(t), k) for c, t, k in zip(centroids, plan.tiles, keys, strict=True)]
+    lookup = rows.sparkSession.createDataFrame(table, "plan_centroid bigint, tiles int, keys array<bigint>")
     joined = rows.join(F.broadcast(lookup), F.col("centroid") == F.col("plan_centroid"), "left")
     # A cluster missing in the estimate is small, and rows of no cluster (negative) are not compared: a key of their
     # own, below zero, where the plan has none.
     own = F.when(F.col("centroid") < 0, F.col("centroid")).otherwise(-(F.col("centroid") + 1_000_000))
     hashed = F.pmod(tile_hash(F.col("id")), F.coalesce("tiles", F.lit(1)))
     tile = F.when(F.coalesce("tiles", F.lit(1)) == 1, F.lit(0)).otherwise(hashed).cast("int")
-    tasks = F.coalesce(F.element_at("keys", F.col("tile") + 1), F.array(own.cast("bigint")))
+    of_tile = F.slice("keys", F.col("tile") * F.col("tiles") + 1, F.col("tiles"))
+    tasks = F.coalesce(of_tile, F.array(own.cast("bigint")))
     return joined.withColumn("tile", tile).select(*rows.columns, "tile", F.posexplode(tasks).alias("other", "task"))
 
 
@@ -288,9 +299,9 @@ def _place(rows: DataFrame, centroids: np.ndarray, plan: Plan) -> DataFrame:
 
 
 def decode_units(vectors: pd.Series | pa.Array, ids: pd.Series | pa.Array) -> np.ndarray:
-    """Unit vectors from the binary values that travel inside a job."""
+    """Unit vectors from the values that travel inside a job."""
     if isinstance(vectors, pa.Array):
-        return matrix_from_binary(vectors)
+        return matrix_from_packed(vectors)
     return np.frombuffer(b"".join(vectors), np.float32).reshape(len(vectors), -1)
 
 

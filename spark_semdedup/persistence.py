@@ -28,7 +28,7 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 from pyspark.sql.pandas.types import from_arrow_schema
 
-from spark_semdedup.columns import is_float_array, list_rows
+from spark_semdedup.columns import is_float_array, packed_rows
 from spark_semdedup.errors import SemDedupError, shown
 from spark_semdedup.params import SemDedupParams
 
@@ -54,7 +54,7 @@ class _CentroidsWriter(MLWriter):
         frame = local_frame(self.sparkSession, pa.table({"value": [metadata]}))
         frame.coalesce(1).write.text(f"{path}/metadata")
         ids = pa.array(range(len(model.centroids)), pa.int32())
-        table = pa.table({"centroid": ids, "vector": list_rows(model.centroids)})
+        table = pa.table({"centroid": ids, "vector": packed_rows(model.centroids, lists=True)})
         local_frame(self.sparkSession, table).coalesce(1).write.parquet(f"{path}/data")
 
 

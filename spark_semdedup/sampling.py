@@ -20,7 +20,7 @@ import pyarrow as pa
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from spark_semdedup.columns import binary_rows, commonest_length, lengths, list_rows, matrix, matrix_from_binary
+from spark_semdedup.columns import commonest_length, lengths, matrix, matrix_from_packed, packed_rows
 from spark_semdedup.errors import SemDedupError
 from spark_semdedup.kernels import unit_vectors
 from spark_semdedup.validation import invalid_row
@@ -56,7 +56,7 @@ class FitSample:
             raise ValueError("the sample is not on the driver")
         chosen = self.found.filter(pa.array(self.found["length"].to_numpy() == self.dim))
         order = np.argsort(chosen["hash"].to_numpy(), kind="stable")[places]
-        units = [matrix_from_binary(chunk) for chunk in chosen["unit"].chunks if len(chunk)]
+        units = [matrix_from_packed(chunk) for chunk in chosen["unit"].chunks if len(chunk)]
         return np.concatenate(units)[order]
 
     def dataframe(self) -> DataFrame:
@@ -71,7 +71,9 @@ class FitSample:
 def _decode(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     for batch in batches:
         if batch.num_rows:
-            yield pa.RecordBatch.from_arrays([list_rows(matrix_from_binary(batch.column("unit")))], ["unit"])
+            yield pa.RecordBatch.from_arrays(
+                [packed_rows(matrix_from_packed(batch.column("unit")), lists=True)], ["unit"]
+            )
 
 
 def fit_sample(
@@ -159,7 +161,7 @@ def _sampler(
                     hashes = part.column("hash").filter(pa.array(valid))
                     sizes = pa.array(np.full(len(rows), each, np.int32))
                     yield pa.RecordBatch.from_arrays(
-                        [hashes, sizes, binary_rows(unit_vectors(rows))], ["hash", "length", "unit"]
+                        [hashes, sizes, packed_rows(unit_vectors(rows))], ["hash", "length", "unit"]
                     )
 
     return sample

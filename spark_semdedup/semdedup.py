@@ -25,6 +25,7 @@ from spark_semdedup.pairwise import (
     compare_regions,
     decode_units,
     plan_for,
+    travel_as_lists,
 )
 from spark_semdedup.params import DEFAULTS, SemDedupStageParams
 from spark_semdedup.persistence import CentroidsModel, StageReadable
@@ -181,13 +182,14 @@ class SemDedupModel(CentroidsModel, SemDedupStageParams):
         """Assigns rows, sends them to their tasks and compares them there."""
         clustering = self.clustering
         coverage = Coverage.of(self, self.similarity_threshold())
+        lists = travel_as_lists(dataset.sparkSession, self)
         if not coverage.visits:
-            rows = clustering.unit_rows(dataset, ranking)
+            rows = clustering.unit_rows(dataset, ranking, lists=lists)
             sizes = ClusterSizes(self._cluster_sizes(dataset, clustering), self._centroids.shape[1])
             return compare_clusters(rows, sizes, ranking, decode_units, self)
         sample = self._visits(dataset, clustering, coverage)
         plan = plan_for(sample, self._centroids, coverage, dataset.sparkSession, self)
-        rows = clustering.unit_rows(dataset, ranking, Router(coverage, plan))
+        rows = clustering.unit_rows(dataset, ranking, Router(coverage, plan, lists), lists=lists)
         workload = Workload.of_regions(coverage, sample, self._centroids, plan)
         return compare_regions(rows, plan, workload, ranking, self)
 

@@ -11,16 +11,15 @@ from pyspark.ml.linalg import Vectors, VectorUDT
 from pyspark.sql import types as T
 
 from spark_semdedup.columns import (
-    binary_rows,
     commonest_length,
     embedding_column,
     field,
     float16_from_bits,
     id_column,
     lengths,
-    list_rows,
     matrix,
-    matrix_from_binary,
+    matrix_from_packed,
+    packed_rows,
     quoted,
     refuse_shadowed,
 )
@@ -118,15 +117,15 @@ def test_float16_bits_as_integers():
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 5), (5, 1)])
-def test_rows_travel_as_binary_and_come_back(shape):
+@pytest.mark.parametrize(("lists", "type_"), [(False, pa.binary()), (True, pa.list_(pa.float32()))])
+def test_rows_travel_and_come_back(shape, lists, type_):
     rows = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-    binary = binary_rows(rows)
-    assert binary.type == pa.binary()
-    assert matrix_from_binary(binary).tobytes() == rows.tobytes()
-    assert matrix_from_binary(binary.slice(shape[0] - 1)).tobytes() == rows[-1].tobytes()
-    assert matrix_from_binary(pa.array(binary.to_pylist())).tobytes() == rows.tobytes()
-    assert list_rows(rows).to_pylist() == rows.tolist()
-    assert list_rows(np.asfortranarray(rows)).to_pylist() == rows.tolist()
+    packed = packed_rows(rows, lists=lists)
+    assert packed.type == type_
+    assert matrix_from_packed(packed).tobytes() == rows.tobytes()
+    assert matrix_from_packed(packed.slice(shape[0] - 1)).tobytes() == rows[-1].tobytes()
+    assert matrix_from_packed(pa.array(packed.to_pylist(), type_)).tobytes() == rows.tobytes()
+    assert packed_rows(np.asfortranarray(rows), lists=lists).equals(packed)
 
 
 # --- Spark --------------------------------------------------------------------------------------------------
@@ -204,5 +203,5 @@ def test_columns_that_a_stage_appends_must_not_be_there(spark):
 
 def test_large_binary_values_become_the_same_matrix():
     rows = np.array([[1.0, 2.0], [3.0, 4.0]], np.float32)
-    large = binary_rows(rows).cast(pa.large_binary())
-    assert matrix_from_binary(large).tolist() == rows.tolist()
+    large = packed_rows(rows).cast(pa.large_binary())
+    assert matrix_from_packed(large).tolist() == rows.tolist()

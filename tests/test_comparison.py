@@ -60,8 +60,11 @@ def test_streamed_equals_grouped_with_every_type_of_rank_key(spark, params):
         assert answer(model.copy().setParams(execution="streamed").similarities(df)) == grouped
 
 
-def test_invalid_rows_and_small_batches_streamed(spark):
-    """Batches of three rows: groups span several, and several groups lie in one."""
+@pytest.mark.parametrize("plugin", [False, True], ids=["binary", "lists"])
+def test_invalid_rows_and_small_batches_streamed(spark, monkeypatch, plugin):
+    """Batches of three rows: groups span several, and several groups lie in one. ``plugin``: whether vectors travel as
+    the RAPIDS Accelerator takes them."""
+    monkeypatch.setattr("spark_semdedup.pairwise.plugin_active", lambda spark: plugin)
     rng = np.random.default_rng(4)
     x = rng.standard_normal((40, 3)).astype(np.float32)
     rows = [(i, x[i].tolist()) for i in range(40)] + [(100, None), (101, [0.0, 0.0, 0.0]), (102, [1.0])]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from spark_semdedup.comparison import precision_for
-from spark_semdedup.devices import Placement
+from spark_semdedup.devices import Placement, plugin_active
 from spark_semdedup.errors import SemDedupError
 
 
@@ -156,3 +156,16 @@ def test_settings_that_make_products_inexact_are_refused(monkeypatch, gpus, name
 )
 def test_screening_precision(precision, backend, used):
     assert precision_for(precision, backend) == used
+
+
+@pytest.mark.parametrize(
+    ("conf", "active"),
+    [
+        ({}, False),
+        ({"spark.plugins": "org.example.Other"}, False),
+        ({"spark.plugins": "org.example.Other,com.nvidia.spark.SQLPlugin"}, True),
+        ({"spark.plugins": "com.nvidia.spark.SQLPlugin", "spark.rapids.sql.enabled": "False"}, False),
+    ],
+)
+def test_the_plugin_is_active_where_it_is_loaded_and_not_switched_off(conf, active):
+    assert plugin_active(SimpleNamespace(conf=conf)) is active

@@ -36,13 +36,12 @@ from spark_semdedup import (
     cli,
 )
 from spark_semdedup.columns import (
-    binary_rows,
     commonest_length,
     float16_from_bits,
     lengths,
-    list_rows,
     matrix,
-    matrix_from_binary,
+    matrix_from_packed,
+    packed_rows,
 )
 from spark_semdedup.datasets import MANIFEST, RUN_MANIFEST, Source, Target, read_manifest, read_run_manifest
 from spark_semdedup.errors import SemDedupError, shown
@@ -409,9 +408,9 @@ def test_rows_survive_the_way_through_arrow(n, d, data):
     rows = np.array(bits, np.uint32).view(np.float32).reshape(n, d)
     first = data.draw(st.integers(0, n - 1))
     for large in (False, True):
-        values = binary_rows(rows).cast(pa.large_binary()) if large else binary_rows(rows)
-        assert oracle.same_bits(matrix_from_binary(values[first:]), rows[first:])
-    back = list_rows(rows)
+        values = packed_rows(rows).cast(pa.large_binary()) if large else packed_rows(rows)
+        assert oracle.same_bits(matrix_from_packed(values[first:]), rows[first:])
+    back = packed_rows(rows, lists=True)
     assert oracle.same_bits(np.asarray(back.flatten()).reshape(n, d), rows)
 
 
