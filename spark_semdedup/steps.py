@@ -268,8 +268,7 @@ class _Run:
         files.delete(self.place(RUN_MANIFEST))
         self.stages.clear()
         files.write_text(self.place(UNFINISHED), "")
-        for name in (*RUN_RESULTS, EVALUATION):
-            files.delete(self.place(name))
+        delete_results(files, self.folder)
         self.stages.begin(identity)
 
     def _finished(self) -> Summary:
@@ -439,6 +438,12 @@ class _Run:
         finish(files, self.folder, manifest, RUN_MANIFEST)
         self._tidy()
         return summary
+
+
+def delete_results(files: Files, folder: str) -> None:
+    """Deletes what a run wrote into a folder, and an evaluation of it; other files stay."""
+    for name in (*RUN_RESULTS, EVALUATION):
+        files.delete(join(folder, name))
 
 
 # --- the parts ----------------------------------------------------------------------------------------------

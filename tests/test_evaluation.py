@@ -430,7 +430,7 @@ def test_the_function_and_the_command_agree(capsys, spark, data, done, tmp_path)
 def test_an_evaluation_goes_when_its_run_is_overwritten(spark, tmp_path):
     for name in ("evaluation.json", "summary.json", "mine.json"):
         (tmp_path / name).touch()
-    steps._Run(steps.Job.of(spark), str(tmp_path), *[None] * 6).clear()
+    steps.delete_results(steps.Job.of(spark).files, str(tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["mine.json"]
 
 

@@ -304,7 +304,7 @@ def test_any_source_and_target_is_read_or_refused_in_one_line(spark, tmp_path, p
         source.check(files)
         source.read(spark)
     with refused_at_most():
-        Target(f"{tmp_path}/{path}", format_, options).check(spark, files, {"input": [path]})
+        Target(f"{tmp_path}/{path}", format_, options).check(files, {"input": [path]})
 
 
 parts = st.lists(st.text("ab.", min_size=1, max_size=3), max_size=4)

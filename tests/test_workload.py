@@ -125,7 +125,7 @@ def test_a_run_says_it_in_one_line_and_its_summary_holds_it(capsys, spark, tmp_p
         f"{short_bytes(planned['shuffle_bytes'])} to shuffle, {planned['tasks']} tasks of at most 64 MiB"
     )
     said = [text for text in err.splitlines() if "to shuffle" in text]
-    assert said == [f"[2/4] assign and compare ... {line}"]
+    assert said == [f"[2/5] assign and compare ... {line}"]
     assert err.isascii()
 
 
