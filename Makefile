@@ -5,8 +5,9 @@
 # make bench     ours beside its peers on this machine's CPUs, under 30 minutes; bench-1m: a million rows, about an hour
 # make bench-gpu the kernel beside PyTorch's operations on this machine's GPU, under 5 minutes
 #
-# make rapids-jar fetches the RAPIDS Accelerator plugin (1 GB), with Maven, for the GPU settings in conf/ and for the tests
-#                that read what it says of our plans; they need no GPU, and are skipped without the jar
+# make jars      fetches, with Maven, the jars that some tests need, which are skipped without: rapids-jar, the RAPIDS
+#                Accelerator plugin (1 GB; also for the GPU settings in conf/; the tests need no GPU), and delta-jars, Delta
+#                Lake (8 MB; also for the notebook about it)
 #
 # A virtual environment is made in $(VENV) when it is missing, and installed again when pyproject.toml changes.
 
@@ -14,6 +15,8 @@ PYSPARK ?= 4.0.3
 VENV ?= .venv
 # The RAPIDS Accelerator's version. It is built for each line of Scala; PyPI's Spark 3.5 has 2.12, Spark 4 has 2.13.
 RAPIDS ?= 26.08.1
+# Delta Lake's version for the line of Spark (https://docs.delta.io/releases), as the RAPIDS Accelerator supports it too.
+DELTA ?= $(if $(filter 3.5.%,$(PYSPARK)),3.3.2,$(if $(filter 4.0.%,$(PYSPARK)),4.0.1,4.1.0))
 # For test-gpu: a Python that has CuPy, hypothesis, NumPy and pytest. Neither Spark nor Java is needed.
 GPU_PYTHON ?= python3
 # For bench: a folder of Parquet files with id and embedding (up to 64k rows), and where generated data goes.
@@ -26,9 +29,11 @@ installed_dev := $(VENV)/.installed-dev-$(PYSPARK)
 installed_bench := $(VENV)/.installed-bench-$(PYSPARK)
 scala := $(if $(filter 3.%,$(PYSPARK)),2.12,2.13)
 rapids_jar := build/jars/rapids-4-spark_$(scala)-$(RAPIDS).jar
+delta_jars := build/jars/delta-spark_$(scala)-$(DELTA).jar build/jars/delta-storage-$(DELTA).jar
 requirements := PYTHON='$(PYTHON)' PYSPARK='$(PYSPARK)' sh .ci/check-requirements.sh
 
-.PHONY: demo test lint format audit test-quick test-slow test-gpu bench bench-1m bench-gpu rapids-jar requirements clean
+.PHONY: demo test lint format audit test-quick test-slow test-gpu bench bench-1m bench-gpu jars rapids-jar delta-jars \
+  requirements clean
 
 demo: requirements $(installed)
 	$(bin)/spark-semdedup demo
@@ -83,14 +88,19 @@ $(BENCH_DIR)/rows-%: | $(installed)
 bench-gpu:
 	$(GPU_PYTHON) benchmarks/gpu_kernel.py
 
+jars: rapids-jar delta-jars
 rapids-jar: $(rapids_jar)
+delta-jars: $(delta_jars)
+
+$(rapids_jar): group := com.nvidia
+$(delta_jars): group := io.delta
 
 # Version 2.8 of the Maven plugin copies the file it is told; later ones, dependency:get and spark.jars.packages read its
-# POM first, which (26.08.1) names a parent that cannot be fetched.
-$(rapids_jar):
+# POM first, and that of rapids-4-spark 26.08.1 names a parent that cannot be fetched.
+$(rapids_jar) $(delta_jars):
 	mvn --quiet --batch-mode org.apache.maven.plugins:maven-dependency-plugin:2.8:copy \
-	  -Dartifact=com.nvidia:rapids-4-spark_$(scala):$(RAPIDS) -DoutputDirectory=build/jars.part
-	@mkdir -p build/jars && mv build/jars.part/$(@F) $@ && rmdir build/jars.part
+	  -Dartifact=$(group):$$(echo '$(@F)' | sed 's/-\([0-9.]*\)[.]jar$$/:\1/') -DoutputDirectory=$@.part
+	@mv $@.part/$(@F) $@ && rmdir $@.part
 
 requirements:
 	@$(requirements) >/dev/null
