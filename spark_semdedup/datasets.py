@@ -11,8 +11,9 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from py4j.protocol import Py4JJavaError
@@ -47,9 +48,17 @@ class Source:
     options: Mapping[str, str] = field(default_factory=dict)
     glob: str | None = None
     """Pattern that file names must match (Spark's ``pathGlobFilter``)."""
+    is_delta: bool = False
+    """Whether ``pinned`` found a Delta table."""
+    version: int | None = None
+    """The version of a Delta table to read, where ``options`` name none."""
 
     def check(self, files: Files) -> None:
-        """Raises ``SemDedupError`` for a path at which nothing is."""
+        """Raises ``SemDedupError`` for a path at which nothing is, and for several of a format that takes one."""
+        if self.format.lower() == "delta" and len(self.paths) > 1:
+            raise SemDedupError(
+                f"input={shown(' '.join(self.paths), 400)} names {len(self.paths)} paths: a Delta table has one"
+            )
         for path in self.paths:
             if files.matches(path):
                 continue
@@ -61,15 +70,51 @@ class Source:
 
     def read(self, spark: SparkSession) -> DataFrame:
         """The rows, lazily. ``SemDedupError`` where Spark cannot tell their columns."""
-        try:
+        with self._named():
+            reader = with_options(spark.read, self.options)
+            if self.version is not None:
+                reader = reader.option("versionAsOf", self.version)
             if self.table is not None:
-                rows = spark.table(self.table)
+                rows = reader.table(self.table)
                 refuse_stream(rows)
                 return rows
-            reader = with_options(spark.read.format(self.format), self.options)
             if self.glob is not None:
                 reader = reader.option("pathGlobFilter", self.glob)
-            return reader.load(list(self.paths))
+            return reader.format(self.format).load(list(self.paths))
+
+    def pinned(self, spark: SparkSession, version: int | None = None) -> Source:
+        """This source; where it is a Delta table, at ``version``, or at the newest one there is, unless its options say
+        which.
+
+        A DataFrame of a Delta table gives, at each action, what the table holds then (``getSnapshotToScan`` in Delta's
+        ``TahoeFileIndex.scala``), and a step reads its input more than once.
+        """
+        self.read(spark)  # says what is wrong with one that cannot be read
+        if not self._names_delta(spark):
+            return self
+        if any(name.lower() in ("versionasof", "timestampasof") for name in self.options):
+            return replace(self, is_delta=True)
+        return replace(self, is_delta=True, version=self._newest(spark) if version is None else version)
+
+    def _names_delta(self, spark: SparkSession) -> bool:
+        if self.table is None:
+            return self.format.lower() == "delta"
+        described = spark.sql(f"DESCRIBE TABLE EXTENDED {self.table}").where("col_name = 'Provider'").collect()
+        return any(row["data_type"].lower() == "delta" for row in described)  # a column may have that name, too
+
+    def _newest(self, spark: SparkSession) -> int:
+        """The number of a Delta table's newest version. SQL's DESCRIBE HISTORY would read all of the table's log."""
+        session, tables = spark._jsparkSession, spark._jvm.io.delta.tables.DeltaTable  # type: ignore
+        with self._named():
+            delta = tables.forPath(session, *self.paths) if self.table is None else tables.forName(session, self.table)
+            (newest,) = DataFrame(delta.history(1), spark).select("version").collect()
+            return int(newest["version"])
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """What Spark says against this source as one line that names it."""
+        try:
+            yield
         except (PySparkException, Py4JJavaError) as error:
             what = f"inputTable={shown(self.table)}" if self.table else f"input={shown(' '.join(self.paths), 400)}"
             form = "" if self.table else f" as {self.format}"

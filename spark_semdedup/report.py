@@ -116,6 +116,8 @@ class Summary:
     """What the comparison was estimated to take before it began (``Workload.facts``)."""
     backend: str | None = None
     clusterer: str | None = None
+    input_version: int | None = None
+    """The version of a Delta table that was read."""
     versions: dict[str, str] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
@@ -165,6 +167,8 @@ class Summary:
             lines.append(("backend", {"cpu": "cpu: NumPy", "gpu": "gpu: CuPy on the executors"}[self.backend]))
         if self.clusterer is not None:
             lines.append(("clusterer", self.clusterer))
+        if self.input_version is not None:
+            lines.append(("input", f"version {self.input_version} of the Delta table"))
         return lines
 
 

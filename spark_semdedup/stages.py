@@ -29,6 +29,9 @@ RUN = "run.json"
 COMPARED = "compared"
 """Folder, inside ``_stages``, of what the comparison gave for every row."""
 
+VERSION = "version of the input table"
+"""Name, in what a run is, of the version of a Delta table that it reads."""
+
 FREE_PARAMS = frozenset({"backend", "batchSize", "deviceMemoryFraction", "execution", "maxClusterRows", "precision"})
 """Params that never change the answer: a run may be resumed with other values."""
 
@@ -102,7 +105,8 @@ def identity_of(
     return {
         "input": digest([*source.paths, source.table, source.format, source.glob, dict(source.options)]),
         "input's columns": digest(rows.schema.simpleString()),
-        "input's data": fingerprint(files, rows, params),
+        VERSION: source.version,
+        "input's data": fingerprint(files, source, rows, params),
         "output of the rows that remain": digest([target.format, dict(target.options), target.table]),
         **about,
     }
@@ -126,10 +130,16 @@ def refuse_other_run(identity: Mapping[str, Any], before: Mapping[str, Any], fol
         )
 
 
-def fingerprint(files: Files, rows: DataFrame, params: HasColumns) -> str:
-    """Tells apart what ``rows`` read: by names, lengths and times of their files, or, where rows come from no files
-    (a database, say), by a hash of ids and embeddings, in one job."""
+def fingerprint(files: Files, source: Source, rows: DataFrame, params: HasColumns) -> str:
+    """Tells apart what ``rows``, read from ``source``, are: by names, lengths and times of their files, or, where rows
+    come from no files (a database, say), by a hash of ids and embeddings, in one job.
+
+    The files of one version of a Delta table never change, so their names tell. Of two versions they do not: a deletion
+    may leave all files and mark rows in them (deletion vectors).
+    """
     paths = rows.inputFiles()
+    if paths and source.is_delta:
+        return digest(["delta", source.version, *sorted(paths)])
     if not paths:
         id_, embedding = id_column(rows, params.value("idCol")), embedding_column(rows, params.value("embeddingCol"))
         hashed = rows.agg(F.count(F.lit(1)).alias("rows"), F.bit_xor(F.xxhash64(id_, embedding)).alias("hash")).first()

@@ -60,6 +60,7 @@ from spark_semdedup.stages import (
     COMPARED,
     FREE_PARAMS,
     STAGES,
+    VERSION,
     Stages,
     digest,
     fingerprint,
@@ -207,6 +208,7 @@ class _Run:
         threshold = estimator.similarity_threshold()
         Coverage.of(estimator, threshold)
         ranking = Ranking.of(estimator)
+        source = source.pinned(job.spark, cls._version_before(job, target))
         rows = _read(job, source, target)
         _check_columns(rows, estimator, ranking)
         if estimator.value("handleInvalid") == "skip":
@@ -215,8 +217,18 @@ class _Run:
         if loaded is not None:
             _check_length(rows, estimator, loaded)
         summary = Summary("run", backend=backend, clusterer=clusterer, threshold=threshold, eps=_eps(estimator))
+        summary.input_version = source.version
         _cover(summary, estimator)
         return cls(job, _folder(target), source, target, estimator, saved, loaded, rows, summary, [])
+
+    @staticmethod
+    def _version_before(job: Job, target: Target) -> int | None:
+        """The version of a Delta table that the run to go on with reads; None where none is to go on."""
+        if not target.resume or job.files.exists(join(_folder(target), RUN_MANIFEST)):
+            return None
+        before = Stages(job.files, _folder(target))
+        version: int | None = before.identity().get(VERSION) if before.begun else None
+        return version
 
     def place(self, name: str) -> str:
         return join(self.folder, name)
@@ -405,7 +417,7 @@ class _Run:
             duplicates = Ids.read(self.facts("identify")["ids"])
             check_rows(Ids.read(self.facts("compare")["ids"]), kept, duplicates, skipped)
             if self.rows.inputFiles() and self.identity["input's data"] != fingerprint(
-                self.job.files, self.source.read(self.job.spark), self.estimator
+                self.job.files, self.source, self.source.read(self.job.spark), self.estimator
             ):
                 raise AccountingError(
                     "the input changed while it was read: its files, their sizes or their times are not those of the "
@@ -461,6 +473,7 @@ def cluster(
     loaded, settings = saved.load(job, settings)
     ranking = Ranking.of(PairwiseSimilarity(rankBy=settings.pop("rankBy", None)))
     estimator = EmbeddingKMeans(**settings)
+    source = source.pinned(job.spark)
     rows = _read(job, source, target)
     _check_columns(rows, estimator, ranking)
     invalid_stay = estimator.value("handleInvalid") != "error"
@@ -604,6 +617,7 @@ def remove(
     _warn_foreign(read_manifest(job.files, duplicates, "duplicates", "duplicates"), duplicates)
     if invalid is not None:
         _warn_foreign(read_manifest(job.files, invalid, "invalid", "invalid"), invalid)
+    source = source.pinned(job.spark)
     rows = _read(job, source, target)
     id_column(rows, params.value("idCol"))
     found = Source((duplicates,)).read(job.spark)
@@ -676,7 +690,7 @@ def evaluate(
     check_counts(sample_rows, missed)
     source.check(job.files)
     file = _evaluation_file(job, target, source, result)
-    evaluator = Evaluator.of_run(source.read(job.spark), result, **settings)
+    evaluator = Evaluator.of_run(source.pinned(job.spark).read(job.spark), result, **settings)
     job.progress.begin(2)
     with job.progress.stage("sample") as counts:
         sample = evaluator.sample(sample_rows, seed)
