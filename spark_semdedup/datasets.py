@@ -89,9 +89,9 @@ class Source:
         A DataFrame of a Delta table gives, at each action, what the table holds then (``getSnapshotToScan`` in Delta's
         ``TahoeFileIndex.scala``), and a step reads its input more than once.
         """
-        self.read(spark)  # says what is wrong with one that cannot be read
         if not self._names_delta(spark):
             return self
+        self.read(spark)  # says what is wrong with one that cannot be read
         if any(name.lower() in ("versionasof", "timestampasof") for name in self.options):
             return replace(self, is_delta=True)
         return replace(self, is_delta=True, version=self._newest(spark) if version is None else version)
@@ -99,11 +99,12 @@ class Source:
     def _names_delta(self, spark: SparkSession) -> bool:
         if self.table is None:
             return self.format.lower() == "delta"
-        described = spark.sql(f"DESCRIBE TABLE EXTENDED {self.table}").where("col_name = 'Provider'").collect()
+        with self._named():
+            described = spark.sql(f"DESCRIBE TABLE EXTENDED {self.table}").where("col_name = 'Provider'").collect()
         return any(row["data_type"].lower() == "delta" for row in described)  # a column may have that name, too
 
     def _newest(self, spark: SparkSession) -> int:
-        """The number of a Delta table's newest version. SQL's DESCRIBE HISTORY would read all of the table's log."""
+        """The number of a Delta table's newest version. (SQL's DESCRIBE HISTORY takes absolute paths only.)"""
         session, tables = spark._jsparkSession, spark._jvm.io.delta.tables.DeltaTable  # type: ignore
         with self._named():
             delta = tables.forPath(session, *self.paths) if self.table is None else tables.forName(session, self.table)

@@ -16,7 +16,10 @@ import pyarrow as pa
 import pytest
 from test_cli import refusal
 
-pytestmark = pytest.mark.slow
+from spark_semdedup import SemDedup
+from spark_semdedup.datasets import Source
+from spark_semdedup.files import Files
+from spark_semdedup.stages import fingerprint
 
 EPS = delta_scenarios.EPS
 
@@ -82,6 +85,7 @@ def test_the_scenarios_have_something_to_tell():
 # --- in and out -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_table_is_read_and_the_rest_written_by_path(found):
     by_path = found["by_path"]
     assert succeeded(by_path)
@@ -92,16 +96,19 @@ def test_a_table_is_read_and_the_rest_written_by_path(found):
     assert "version 1 of the Delta table" in by_path["out"]
 
 
+@pytest.mark.slow
 def test_trying_to_write_leaves_nothing_behind(found):
     results = ["_manifest.json", "centroids", "deduplicated", "duplicates", "similarities", "summary.json"]
     assert found["by_path"]["in_folder"] == results
 
 
+@pytest.mark.slow
 def test_a_result_is_replaced_in_the_same_session(found):
     assert succeeded(found["by_path"]["again"])
     assert found["by_path"]["kept_again"] == KEPT
 
 
+@pytest.mark.slow
 def test_a_table_is_read_and_written_by_name(found):
     by_name = found["by_name"]
     assert succeeded(by_name)
@@ -110,6 +117,7 @@ def test_a_table_is_read_and_written_by_name(found):
     assert len(by_name["versions"]) == 2  # written, then replaced
 
 
+@pytest.mark.slow
 def test_an_older_version_is_read_when_asked_for(found):
     assert succeeded(found["by_path"]["old"])
     assert found["by_path"]["old_summary"]["rows_in"] == 50
@@ -120,6 +128,7 @@ def test_an_older_version_is_read_when_asked_for(found):
 # --- one version from beginning to end ------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_the_version_it_began_with(found):
     resumed = found["resumed"]
     assert resumed["stopped"]["status"] == 1
@@ -130,6 +139,7 @@ def test_a_run_goes_on_with_the_version_it_began_with(found):
     assert resumed["kept"] == KEPT
 
 
+@pytest.mark.slow
 def test_rows_that_arrive_meanwhile_are_not_in_a_run(found):
     busy = found["changed_meanwhile"]
     assert succeeded(busy)
@@ -137,21 +147,43 @@ def test_rows_that_arrive_meanwhile_are_not_in_a_run(found):
     assert busy["summary"] == summary(version=0)
 
 
+@pytest.mark.slow
 def test_a_finished_run_has_nothing_to_do_until_the_table_has_a_newer_version(found):
     assert succeeded(found["by_path"]["finished"])
     assert "nothing is left to do" in found["by_path"]["finished"]["err"]
     assert "version of the input table is 2, was 1" in said(found["by_path"]["moved_on"])
 
 
+@pytest.mark.slow
 def test_versions_are_told_apart_where_their_files_are_the_same(found):
     """Rows deleted with deletion vectors."""
     assert found["by_name"]["same_files"]
     assert "version of the input table is 1, was 0" in said(found["by_name"]["moved_on"])
 
 
+def test_the_data_of_two_versions_differ_even_with_the_same_files(spark, tmp_path):
+    spark.range(3).withColumnRenamed("id", "embedding").write.parquet(str(tmp_path / "rows"))
+    rows, files = spark.read.parquet(str(tmp_path / "rows")), Files(spark)
+    found = [fingerprint(files, Source(is_delta=True, version=version), rows, SemDedup()) for version in (1, 1, 2)]
+    assert found[0] == found[1] != found[2]
+
+
+def test_what_is_no_delta_table_is_read_as_it_is(spark, tmp_path):
+    spark.sql("CREATE DATABASE delta_test")
+    try:
+        # A column may have the name under which Spark tells a table's format.
+        spark.range(3).selectExpr("id", "'delta' AS Provider").write.saveAsTable("delta_test.docs")
+        spark.sql("CREATE VIEW delta_test.some AS SELECT * FROM delta_test.docs")
+        for source in (Source(table="delta_test.docs"), Source(table="delta_test.some"), Source(("a", "b"))):
+            assert source.pinned(spark) == source
+    finally:
+        spark.sql("DROP DATABASE delta_test CASCADE")
+
+
 # --- what the page about Delta says ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_duplicates_are_deleted_in_place_and_come_back(found):
     merged = found["merged"]
     assert succeeded(merged)
@@ -162,6 +194,7 @@ def test_duplicates_are_deleted_in_place_and_come_back(found):
     assert "RESTORE" in merged["versions"]
 
 
+@pytest.mark.slow
 def test_a_stream_writes_each_batch_once(found):
     streamed = found["streamed"]
     assert streamed["streamed"] == KEPT
@@ -175,6 +208,7 @@ def test_a_stream_writes_each_batch_once(found):
 # --- refusals -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_what_cannot_be_used_is_refused_in_one_line(found):
     refused = found["refused"]
     assert "cannot be read as delta: " in said(refused["not a table"])

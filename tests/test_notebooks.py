@@ -1,30 +1,24 @@
-"""The quickstart runs from top to bottom, and what it shows is true: a fresh run's outputs against brute force."""
+"""The notebooks run from top to bottom, and what they show is true: a fresh run's outputs against brute force."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from importlib import resources
-from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import nbformat
+import notebook_runs
 import numpy as np
 import oracle
 import pandas as pd
 import pytest
-from jupyter_client import AsyncKernelManager
-from jupyter_client.kernelspec import KernelSpecManager
-from nbclient import NotebookClient
+from notebook_runs import assert_clean, code_cells, machine_paths, number, numbers, output_kinds, printed
 
-NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "quickstart.ipynb"
+NAMES = ("quickstart", "databricks", "etl_pipeline")
 EPS = 0.05
 WAYS = ("hard", "easy", "first")
-
-MACHINE_PATH = re.compile(r"file:/|\b[A-Za-z]:\\+\w|(?<![\w.~:/<-])/(?!Volumes/|usr/share/)[\w.-]+/[\w.-]")
-"""An absolute path of two folders or more, except those that are alike everywhere."""
 
 KEEP_FACTS = """
 import json
@@ -37,47 +31,46 @@ with open("facts.json", "w") as file:
 """Run after the notebook's last cell, so that what it found can be compared in full."""
 
 
-# --- the committed file -------------------------------------------------------------------------------------
+# --- the committed files ------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def committed() -> nbformat.NotebookNode:
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
-    nbformat.validate(notebook)
-    return notebook
+    return notebook_runs.read("quickstart")
 
 
-def code_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
-    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+def test_all_notebooks_are_tested():
+    assert sorted(path.stem for path in notebook_runs.NOTEBOOKS.glob("*.ipynb")) == sorted(NAMES)
 
 
-def strings(node: Any) -> Iterator[str]:
-    """Every text in the file. Pictures are left out: in base64 any letters may stand side by side."""
-    if isinstance(node, str):
-        yield node
-    elif isinstance(node, dict):
-        for key, value in node.items():
-            if key != "image/png":
-                yield from strings(value)
-    elif isinstance(node, list):
-        for value in node:
-            yield from strings(value)
+@pytest.mark.parametrize("name", NAMES)
+def test_committed_notebook_was_run_in_order_and_is_small(name):
+    cells = code_cells(notebook_runs.read(name))
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    assert (notebook_runs.NOTEBOOKS / f"{name}.ipynb").stat().st_size < 300_000
 
 
-def machine_paths(notebook: nbformat.NotebookNode) -> list[str]:
-    return [text for text in strings(notebook) if MACHINE_PATH.search(text)]
+@pytest.mark.parametrize("name", NAMES)
+def test_committed_notebook_tells_nothing_of_a_machine(name):
+    notebook = notebook_runs.read(name)
+    assert machine_paths(notebook) == []
+    assert set(notebook.metadata) == {"kernelspec", "language_info"}
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert not any(cell.metadata for cell in notebook.cells)
 
 
-def test_committed_notebook_was_run_in_order_and_is_small(committed):
-    assert [cell.execution_count for cell in code_cells(committed)] == list(range(1, len(code_cells(committed)) + 1))
-    assert NOTEBOOK.stat().st_size < 300_000
+@pytest.mark.parametrize("name", NAMES)
+def test_committed_outputs_have_no_warnings_or_errors(name):
+    assert_clean(notebook_runs.read(name))
 
 
-def test_committed_notebook_tells_nothing_of_a_machine(committed):
-    assert machine_paths(committed) == []
-    assert set(committed.metadata) == {"kernelspec", "language_info"}
-    assert committed.metadata.kernelspec.name == "python3"
-    assert not any(cell.metadata for cell in committed.cells)
+@pytest.mark.parametrize("name", NAMES)
+def test_files_the_notebook_names_exist(name):
+    text = "".join(cell.source for cell in notebook_runs.read(name).cells if cell.cell_type == "markdown")
+    linked = re.findall(r"\]\(([^)#]+)\)", text)
+    assert linked
+    for target in linked:
+        assert (notebook_runs.NOTEBOOKS / target).exists(), target
 
 
 @pytest.mark.parametrize(
@@ -93,11 +86,7 @@ def test_paths_of_a_machine_are_recognised(text):
     "text", ["/Volumes/main/corpus", "https://a.org/home/x", "../README.md", "a/b/c", "</td></tr>"]
 )
 def test_other_paths_are_not_taken_for_a_machine_s(text):
-    assert MACHINE_PATH.search(text) is None
-
-
-def test_committed_outputs_have_no_warnings_or_errors(committed):
-    assert_clean(committed)
+    assert notebook_runs.MACHINE_PATH.search(text) is None
 
 
 def test_committed_counts_add_up(committed):
@@ -107,28 +96,7 @@ def test_committed_counts_add_up(committed):
     assert shown.common["hard", "hard"] == shown.kept == shown.loaded == shown.remaining
 
 
-def assert_clean(notebook: nbformat.NotebookNode) -> None:
-    for cell in code_cells(notebook):
-        for output in cell.outputs:
-            assert output.output_type != "error", (cell.id, output)
-            assert output.get("name") != "stderr", (cell.id, output.text)
-            assert "Warning" not in output.get("text", ""), (cell.id, output.text)
-
-
-# --- what the outputs say -----------------------------------------------------------------------------------
-
-
-def output_kinds(cell: nbformat.NotebookNode) -> list[str]:
-    """``stdout``, ``text/html``, ``image/png``, in their order; a stream may come in one piece or in several."""
-    kinds = []
-    for output in cell.outputs:
-        data = output.get("data", {})
-        kinds.append(next((kind for kind in ("image/png", "text/html") if kind in data), output.get("name", "?")))
-    return [kind for kind, _ in groupby(kinds)]
-
-
-def number(text: str) -> int:
-    return int(text.replace(",", ""))
+# --- what the quickstart's outputs say ----------------------------------------------------------------------
 
 
 class Pair(NamedTuple):
@@ -155,11 +123,10 @@ class Shown(NamedTuple):
 
     @classmethod
     def of(cls, notebook: nbformat.NotebookNode) -> Shown:
-        text, html = {}, {}
+        text, html = printed(notebook), {}
         for cell in code_cells(notebook):
-            text[cell.id] = "".join(o.text for o in cell.outputs if o.get("name") == "stdout")
             html[cell.id] = "".join(o.data.get("text/html", "") for o in cell.outputs if "data" in o)
-        counts = [number(found) for found in re.findall(r"\d[\d,]*", text["counts"])]
+        counts = numbers(text["counts"])
         removed_at = re.findall(r"eps (0\.\d+): ([\d,]+) removed", text["eps"])
         loaded, before = re.findall(r"[\d,]+\d", text["save"].splitlines()[1])
         assert loaded == before
@@ -192,24 +159,10 @@ class Run(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def run(committed, tmp_path_factory) -> Run:
-    """The notebook run by this interpreter in an empty folder.
-
-    With no folder to look for kernels in, ``python3`` is the interpreter that asks, whatever is registered on this
-    machine under that name.
-    """
+def run(tmp_path_factory) -> Run:
+    """The quickstart run by this interpreter in an empty folder."""
     folder = tmp_path_factory.mktemp("quickstart")
-    notebook = nbformat.from_dict(json.loads(json.dumps(committed)))
-    for cell in code_cells(notebook):
-        cell.outputs, cell.execution_count = [], None
-    notebook.cells.append(nbformat.v4.new_code_cell(KEEP_FACTS))
-    kernel = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=KernelSpecManager(kernel_dirs=[]))
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("PYSPARK_GATEWAY_PORT", "SPARK_REMOTE", "MPLBACKEND"):  # what another program may have chosen
-            patch.delenv(name, raising=False)
-        patch.setenv("IPYTHONDIR", str(folder / "ipython"))  # not the user's profile, whose startup files would run
-        resources_ = {"metadata": {"path": str(folder)}}
-        NotebookClient(notebook, km=kernel, timeout=300, record_timing=False, resources=resources_).execute()
+    notebook = notebook_runs.execute("quickstart", folder, after=[KEEP_FACTS])
     return Run(notebook, folder, json.loads((folder / "facts.json").read_text()))
 
 
@@ -247,7 +200,7 @@ def truth(run, sample) -> Truth:
 @pytest.mark.slow
 def test_notebook_runs_without_warnings_and_shows_what_is_committed(run, committed):
     assert_clean(run.notebook)
-    fresh = {cell.id: output_kinds(cell) for cell in code_cells(run.notebook)[:-1]}
+    fresh = {cell.id: output_kinds(cell) for cell in code_cells(run.notebook)}
     assert fresh == {cell.id: output_kinds(cell) for cell in code_cells(committed)}
     assert fresh["scores"] == ["image/png"]
     assert fresh["eps"] == ["image/png", "stdout"]
