@@ -30,7 +30,7 @@ BEFORE = {
 }
 """By the name of a notebook, the cell that stands in for its platform."""
 
-MACHINE_PATH = re.compile(r"file:/|\b[A-Za-z]:\\+\w|(?<![\w.~:/<-])/(?!Volumes/|usr/share/)[\w.-]+/[\w.-]")
+MACHINE_PATH = re.compile(r"file:/|\b[A-Za-z]:\\+\w|(?<![\w.~:/<}-])/(?!Volumes/|usr/share/)[\w.-]+/[\w.-]")
 """An absolute path of two folders or more, except those that are alike everywhere."""
 
 

@@ -83,7 +83,7 @@ def test_paths_of_a_machine_are_recognised(text):
 
 
 @pytest.mark.parametrize(
-    "text", ["/Volumes/main/corpus", "https://a.org/home/x", "../README.md", "a/b/c", "</td></tr>"]
+    "text", ["/Volumes/main/corpus", "https://a.org/home/x", "../README.md", "a/b/c", "</td></tr>", "{work}/kept/x"]
 )
 def test_other_paths_are_not_taken_for_a_machine_s(text):
     assert notebook_runs.MACHINE_PATH.search(text) is None
