@@ -151,7 +151,7 @@ class Scenarios:
         arguments = ("run", "--input-table", name, *to, *ALL)
         found = self.call(*arguments, "--output", output)
         files = self.spark.table(name).inputFiles()
-        self.spark.sql(f"DELETE FROM {name} WHERE id < 'doc 040'")
+        self.spark.sql(f"DELETE FROM {name} WHERE id < 'doc 040'")  # noqa: S608
         same_files = sorted(self.spark.table(name).inputFiles()) == sorted(files)
         moved_on = self.call(*arguments, "--output", output, "--resume")
         old, pin = self.folder / "by name, old", ("--input-option", "versionAsOf=0")
@@ -211,7 +211,7 @@ class Scenarios:
         arguments = ("run", "--input-table", name, "--output", output, *ALL)
         with mock.patch.object(steps._Run, "identify", side_effect=RuntimeError("stopped")):
             stopped = self.call(*arguments)
-        self.spark.sql(f"DELETE FROM {name} WHERE id < 'doc 060'")
+        self.spark.sql(f"DELETE FROM {name} WHERE id < 'doc 060'")  # noqa: S608
         self.later.write.format("delta").mode("append").saveAsTable(name)
         found = self.call(*arguments, "--resume")
         return found | {
