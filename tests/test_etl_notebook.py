@@ -85,7 +85,7 @@ def stream_by_brute_force(rows: pd.DataFrame, centroids: np.ndarray) -> Truth:
 
     def duplicates(chosen: np.ndarray, arrived: Sequence[int]) -> np.ndarray:
         at = [ids[i] for i in chosen]
-        order = oracle.order_rank_by(at, (list(arrived), True), ([words[i] for i in chosen], False))
+        order = oracle.order_rank_by(at, (list(arrived), False), ([words[i] for i in chosen], True))  # True: descending
         return oracle.duplicates(oracle.ranked(oracle.clusters(units[chosen], labels[chosen]), order), EPS)
 
     kept_so_far = np.array([], np.int64)
