@@ -9,6 +9,7 @@ import importlib.util
 import logging
 import math
 import os
+import re
 import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -87,10 +88,48 @@ def gpu_lacking() -> str | None:
     try:
         if cupy.cuda.runtime.getDeviceCount() == 0:
             return f"{host} has no GPU"
-        cupy.arange(2).sum().get()
-    except Exception as error:  # CuPy raises its own classes for driver, runtime and compiler faults
-        return f"CuPy cannot use a GPU on {host} ({str(error).splitlines()[0]})"
+        cupy.arange(2).sum().get()  # takes the driver, the runtime and the compiler
+    except Exception as error:  # CuPy raises its own classes for faults of all three
+        return f"CuPy cannot use a GPU on {host} ({fault_in_words(error, *_cuda_versions(cupy))})"
     return None
+
+
+def _cuda_versions(cupy: ModuleType) -> tuple[int, int]:
+    """The major version of CUDA that CuPy was built for, and the newest that the driver can run: 0 without a driver."""
+    try:
+        return cupy.cuda.runtime.runtimeGetVersion() // 1000, cupy.cuda.runtime.driverGetVersion() // 1000
+    except Exception:
+        return 0, 0
+
+
+def fault_in_words(error: Exception, built_for: int, driver_for: int) -> str:
+    """What an exception of CuPy's means, and what to install; ``built_for``, ``driver_for``: major versions of CUDA.
+
+    >>> fault_in_words(RuntimeError("cudaErrorInsufficientDriver: CUDA driver version is insufficient"), 13, 12)
+    'its NVIDIA driver runs CUDA 12 at most, CuPy is built for CUDA 13: install spark-semdedup[gpu-cu12], or a newer \
+driver'
+    """
+    said = (str(error).strip() or type(error).__name__).splitlines()[0]
+    # CUDA says "insufficient" of a driver that is not there at all, too.
+    if "cudaErrorInsufficientDriver" in said or "cudaErrorSystemDriverMismatch" in said:
+        if not driver_for:
+            return "there is no NVIDIA driver, or a container does not see it"
+        return (
+            f"its NVIDIA driver runs CUDA {driver_for} at most, CuPy is built for CUDA {built_for}: install "
+            f"spark-semdedup[gpu-cu{driver_for}], or a newer driver"
+        )
+    if "cudaErrorNoDevice" in said:
+        return "no GPU is seen; look at CUDA_VISIBLE_DEVICES and at what the container is given"
+    if "cudaErrorNoKernelImageForDevice" in said or "cudaErrorUnsupportedPtxVersion" in said:
+        return f"CuPy has no code for this GPU ({said}): install another release of CuPy or of the driver"
+    # Since version 13 CuPy loads the compiler when it is first used: https://github.com/cupy/cupy/issues/8317.
+    library = re.search(r"\blib(?:nvrtc|cublas|cudart|nvJitLink)[\w.-]*", said)
+    if library:
+        return (
+            f"{library[0].rstrip('.:')} is not found: the CUDA {built_for or ''} libraries are missing beside CuPy; "
+            f"install spark-semdedup[{f'gpu-cu{built_for}' if built_for else 'gpu-cu12'}], which brings them"
+        ).replace("CUDA  ", "CUDA ")
+    return said
 
 
 def vector_bytes(rows: int, dim: int) -> int:
@@ -255,13 +294,17 @@ _INEXACT = ("CUPY_TF32", "NVIDIA_TF32_OVERRIDE", "CUBLAS_EMULATE_SINGLE_PRECISIO
 """What makes CuPy or cuBLAS multiply less exactly than asked for, unless it is unset, empty or 0."""
 
 
+def inexact_settings() -> list[str]:
+    """Names of the environment variables that make this process multiply inexactly."""
+    return [name for name in _INEXACT if os.environ.get(name, "0") not in ("", "0")]
+
+
 def _refuse_inexact_products() -> None:
-    for name in _INEXACT:
-        if os.environ.get(name, "0") not in ("", "0"):
-            raise SemDedupError(
-                f"{name}={os.environ[name]} in the executors' environment: products would be off by more than the "
-                "bounds that candidates are screened by; unset it"
-            )
+    for name in inexact_settings():
+        raise SemDedupError(
+            f"{name}={os.environ[name]} in the executors' environment: products would be off by more than the bounds "
+            "that candidates are screened by; unset it"
+        )
 
 
 def _device(devices: int) -> int:
