@@ -52,6 +52,7 @@ from spark_semdedup.params import (
 from spark_semdedup.report import is_expected, one_line
 from spark_semdedup.session import SessionError, given_session, local_session
 from spark_semdedup.sizing import Hardware
+from spark_semdedup.surroundings import look_without_session
 
 PROGRAM = "spark-semdedup"
 
@@ -393,7 +394,7 @@ def _doctor(args: argparse.Namespace, settings: dict[str, Any]) -> Callable[[ste
 
 
 def _doctor_without_session(settings: dict[str, Any], error: SemDedupError) -> Diagnosis:
-    return doctor.diagnose(doctor.look_without_session(str(error)), settings)
+    return doctor.diagnose(look_without_session(str(error)), settings)
 
 
 def _demo_options(parser: argparse.ArgumentParser) -> None:
