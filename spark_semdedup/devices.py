@@ -14,24 +14,29 @@ import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import ModuleType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 from pyspark import TaskContext
+from pyspark.resource.profile import ResourceProfileBuilder
+from pyspark.resource.requests import TaskResourceRequests
 from pyspark.sql import SparkSession
 
 from spark_semdedup.errors import SemDedupError
 from spark_semdedup.kernels.arrays import Array
 from spark_semdedup.kernels.memory import BlockSizes, lacks_device_memory
-from spark_semdedup.params import HasBackend
+from spark_semdedup.params import HasBackend, PairwiseParams
 from spark_semdedup.planning import device_bytes
 
 log = logging.getLogger("spark_semdedup")
 
 T = TypeVar("T")
+
+PLUGIN = "com.nvidia.spark.SQLPlugin"
+"""The RAPIDS Accelerator, as ``spark.plugins`` names it."""
 
 INSTALL_GPU = "pip install 'spark-semdedup[gpu-cu12]' (or gpu-cu13, by the CUDA version) on every executor"
 
@@ -164,6 +169,8 @@ class Placement:
     """As Spark schedules GPUs (``spark.task.resource.gpu.amount``); None where it does not."""
     slots: int | None = None
     """Tasks that one executor runs at once; None where only the executor knows."""
+    stage_gpus: float | None = None
+    """GPUs of each task, where the stage asks for them itself (``taskGpuAmount``)."""
     blocks: BlockSizes = field(default_factory=BlockSizes, compare=False, repr=False)
     """Of this task: each unpickles a placement of its own."""
 
@@ -178,6 +185,26 @@ class Placement:
     def of_params(cls, spark: SparkSession, params: HasBackend) -> Placement:
         """As the Params of a stage say."""
         return cls.of(spark, params.value("backend"), params.value("deviceMemoryFraction"))
+
+    @classmethod
+    def of_comparison(cls, spark: SparkSession, params: PairwiseParams) -> Placement:
+        """For the tasks that compare, which may ask for GPUs of their own.
+
+        Raises ``SemDedupError`` where Spark cannot give them any.
+        """
+        placement, amount = cls.of_params(spark, params), params.value("taskGpuAmount")
+        if amount is None or placement.backend == "cpu":
+            return placement
+        _refuse_stage_resources(spark, amount, params.value("execution"))
+        return replace(placement, tasks_per_gpu=math.floor(1 / amount), stage_gpus=amount)
+
+    def stage_resources(self, spark: SparkSession) -> dict[str, Any]:
+        """Arguments of ``mapInArrow``: none where tasks have what all of the application's have."""
+        if self.stage_gpus is None:
+            return {}
+        cpus = int(spark.conf.get("spark.task.cpus", None) or 1)
+        tasks = TaskResourceRequests().cpus(cpus).resource("gpu", self.stage_gpus)
+        return {"profile": ResourceProfileBuilder().require(tasks).build}
 
     def module(self) -> ModuleType:
         """The array module of this task: NumPy, or CuPy with the task's own GPU made current and its memory bounded.
@@ -280,6 +307,30 @@ def _mib(size: int) -> str:
 def _rows_that_fit(available: int, dim: int, needs: Callable[[int, int], int]) -> int:
     fixed = needs(0, dim)
     return max(0, available - fixed) // (needs(1, dim) - fixed)
+
+
+def _refuse_stage_resources(spark: SparkSession, amount: float, execution: str) -> None:
+    master = spark.conf.get("spark.master", None) or ""
+    if execution != "streamed":
+        why = f"contradicts execution={execution!r}: a grouped pandas UDF takes no resources of its own; set streamed"
+    elif int(spark.version.split(".")[0]) < 4:  # SPARK-46812
+        why = f"needs Spark 4.0 or newer, this is {spark.version}: set spark.task.resource.gpu.amount"
+    elif master.startswith("local") and not master.startswith("local-cluster"):
+        why = f"needs a cluster, this is {master}: leave it unset"
+    elif PLUGIN in (spark.conf.get("spark.plugins", None) or "") and is_on_gpu_plan(spark):
+        # Not until the plugin passes the profile on: https://github.com/NVIDIA/cudf-spark/issues/10671.
+        why = "is not passed on by the RAPIDS Accelerator: set spark.task.resource.gpu.amount"
+    elif not spark.conf.get("spark.executor.resource.gpu.amount", None):
+        why = "needs executors with GPUs: set spark.executor.resource.gpu.amount"
+    else:
+        return
+    raise SemDedupError(f"taskGpuAmount={amount:g} {why}")
+
+
+def is_on_gpu_plan(spark: SparkSession) -> bool:
+    """Whether the plugin, where it is, puts steps on the GPU, rather than only explaining what it would do."""
+    on = (spark.conf.get("spark.rapids.sql.enabled", None) or "true") == "true"
+    return on and (spark.conf.get("spark.rapids.sql.mode", None) or "executeOnGPU").lower() == "executeongpu"
 
 
 def _executor_slots(spark: SparkSession) -> int | None:

@@ -29,7 +29,9 @@ RUN = "run.json"
 COMPARED = "compared"
 """Folder, inside ``_stages``, of what the comparison gave for every row."""
 
-FREE_PARAMS = frozenset({"backend", "batchSize", "deviceMemoryFraction", "execution", "maxClusterRows", "precision"})
+FREE_PARAMS = frozenset(
+    {"backend", "batchSize", "deviceMemoryFraction", "execution", "maxClusterRows", "precision", "taskGpuAmount"}
+)
 """Params that never change the answer: a run may be resumed with other values."""
 
 

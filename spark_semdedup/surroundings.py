@@ -22,7 +22,7 @@ import pyspark
 from pyspark import SparkContext
 from pyspark.sql import SparkSession
 
-from spark_semdedup.devices import slots
+from spark_semdedup.devices import PLUGIN, slots
 from spark_semdedup.errors import SemDedupError
 from spark_semdedup.report import one_line
 
@@ -53,8 +53,6 @@ SETTINGS = (
 
 PATIENCE = 120.0
 """Seconds that executors may take to answer."""
-
-PLUGIN = "com.nvidia.spark.SQLPlugin"
 
 
 # --- what is found ------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from pyspark import cloudpickle
 
-from spark_semdedup import cli, doctor, session, surroundings
+from spark_semdedup import cli, devices, doctor, session, surroundings
 from spark_semdedup.doctor import diagnose
 from spark_semdedup.surroundings import Findings, Worker
 
@@ -43,7 +43,7 @@ CLUSTER = LOCAL | {
     "spark.executor.resource.gpu.amount": "1",
     "spark.task.resource.gpu.amount": "0.25",
     "spark.sql.execution.arrow.maxRecordsPerBatch": "32768",
-    "spark.plugins": surroundings.PLUGIN,
+    "spark.plugins": devices.PLUGIN,
     "spark.rapids.memory.gpu.allocFraction": "0.4",
 }
 LAPTOP = Findings(CPU, "17.0.15", "4.0.3", "2.13.16", None, (CPU,), 8, LOCAL)
