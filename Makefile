@@ -1,8 +1,9 @@
 # make demo      try it on a small real corpus
 # make test      linters and types, the quick tests, then the slow ones
 # make test-gpu  the kernels on this machine's GPU
-# make test-matrix  the quick tests with each version of Spark and Python that is supported and here, in .venv-SPARK-PYTHON
+# make test-matrix  the quick tests with each version of Spark and Python that is supported and here, one by one
 # make env-archive  build/environment.tar.gz: the packages that executors need, for spark-submit --archives
+# make audit     known vulnerabilities of the packages installed; needs the network, so it is no part of make test
 # make bench     ours beside its peers on this machine's CPUs, under 30 minutes; bench-1m: a million rows, about an hour
 # make bench-gpu the kernel beside PyTorch's operations on this machine's GPU, under 5 minutes
 #
@@ -29,7 +30,7 @@ installed_dev := $(VENV)/.installed-dev-$(PYSPARK)
 installed_bench := $(VENV)/.installed-bench-$(PYSPARK)
 requirements := PYTHON='$(PYTHON)' PYSPARK='$(PYSPARK)' sh .ci/check-requirements.sh
 
-.PHONY: demo test lint format test-quick test-slow test-gpu test-matrix env-archive bench bench-1m bench-gpu requirements clean
+.PHONY: demo test lint format audit test-quick test-slow test-gpu test-matrix env-archive bench bench-1m bench-gpu requirements clean
 
 demo: requirements $(installed)
 	$(bin)/spark-semdedup demo
@@ -44,6 +45,14 @@ lint: requirements $(installed_dev)
 format: requirements $(installed_dev)
 	$(bin)/ruff check --fix .
 	$(bin)/ruff format .
+
+# pip-audit has a virtual environment of its own: its dependencies are not ours.
+audit: requirements $(installed)
+	@test -x $(VENV)-audit/bin/pip-audit || { $(bin)/python -m venv $(VENV)-audit && \
+	  $(VENV)-audit/bin/python -m pip install --quiet --disable-pip-version-check 'pip-audit==2.10.*'; } || { \
+	  rm -rf $(VENV)-audit; echo "audit: pip-audit could not be installed" >&2; exit 1; }
+	@$(bin)/python .ci/audit.py $(VENV)-audit/bin/pip-audit \
+	  "$$($(bin)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 
 test-quick: requirements $(installed_dev)
 	$(bin)/python -m pytest -m "not slow and not gpu"
@@ -117,4 +126,4 @@ $(installed_bench): $(installed)
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .venv-* build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis spark-warehouse
+	rm -rf $(VENV) $(VENV)-* build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis spark-warehouse

@@ -15,8 +15,11 @@
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from spark_semdedup.redaction import Redacting
 
 if TYPE_CHECKING:
     from spark_semdedup.clustering import EmbeddingKMeans, EmbeddingKMeansModel
@@ -68,6 +71,9 @@ _HOME = {
 }
 """The module each public name lives in. Imported when first asked for (PEP 562), so that ``spark_semdedup.kernels``
 can be used where pyspark is not installed: on a bare GPU machine."""
+
+
+logging.getLogger("spark_semdedup").addFilter(Redacting())
 
 
 def __getattr__(name: str) -> Any:

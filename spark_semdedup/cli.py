@@ -30,7 +30,7 @@ from spark_semdedup.clustering import EmbeddingKMeans
 from spark_semdedup.datasets import Source, Target
 from spark_semdedup.doctor import Diagnosis
 from spark_semdedup.duplicates import IdentifyDuplicates, RemoveDuplicates
-from spark_semdedup.errors import SemDedupError
+from spark_semdedup.errors import SemDedupError, shown
 from spark_semdedup.evaluation import MISSED, SAMPLE_ROWS
 from spark_semdedup.pairwise import PairwiseSimilarity
 from spark_semdedup.params import (
@@ -49,6 +49,7 @@ from spark_semdedup.params import (
     SemDedupParams,
     SemDedupStageParams,
 )
+from spark_semdedup.redaction import redacted
 from spark_semdedup.report import is_expected, one_line
 from spark_semdedup.session import SessionError, given_session, local_session
 from spark_semdedup.sizing import Hardware
@@ -203,11 +204,19 @@ def add_output_format(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--output-table", metavar="TABLE", help="table to write them to, instead of a folder")
 
 
+_HAVE_SCHEMAS = ("parquet", "orc")
+"""Formats whose files say which columns they have, and whose readers can ask all of them."""
+
+
 def source_from(args: argparse.Namespace) -> Source:
     """The input that options describe; ``UsageError`` where they describe none, or two."""
     if (args.input is None) == (args.input_table is None):
         raise UsageError(f"--input and --input-table are both {'unset' if args.input is None else 'set'}: give one")
     options = _pairs("--input-option", args.input_option)
+    if args.input_format in _HAVE_SCHEMAS and "mergeschema" not in map(str.lower, options):
+        # Spark looks into one file otherwise: columns that only others have would be lost without a word, and a file
+        # that cannot be read would be found after hours.
+        options["mergeSchema"] = "true"
     return Source(tuple(args.input or ()), args.input_table, args.input_format, options, args.input_glob)
 
 
@@ -233,7 +242,8 @@ def target_from(args: argparse.Namespace, *, needs_folder: bool = True) -> Targe
 def _pairs(option: str, texts: Sequence[str]) -> dict[str, str]:
     for text in texts:
         if not text.partition("=")[1] or text.startswith("="):
-            raise UsageError(f"{option} {text}: it must be NAME=VALUE")
+            shown_text = text if text.isidentifier() else "(not shown, it may hold a secret)"
+            raise UsageError(f"{option} {shown_text}: it must be NAME=VALUE")
     return dict(text.split("=", 1) for text in texts)
 
 
@@ -554,6 +564,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _set_up_logging(verbose)
     running = _Running()
     try:
+        _refuse_broken(arguments)
         args = make_parser().parse_args(arguments)
         command = COMMANDS[args.command]
         settings = _settings(args, command.params)
@@ -572,13 +583,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except Exception as error:  # whatever it is, the user gets one line and a status
         if verbose:
-            traceback.print_exc()
+            sys.stderr.write(redacted(traceback.format_exc()))
         hint = "" if is_expected(error) or verbose else " (--verbose tells more)"
         _say(f"error: {one_line(error)}{hint}")
         return 1 if running.began or not is_expected(error) else 2
     finally:
         running.end()
     return 0
+
+
+def _refuse_broken(arguments: Sequence[str]) -> None:
+    """Bytes that are not valid in the locale's encoding come as halves of surrogate pairs; the JVM cannot take them."""
+    for argument in arguments:
+        if any("\ud800" <= character <= "\udfff" for character in argument):
+            raise UsageError(f"argument {shown(argument)} cannot be used: it is not valid Unicode")
 
 
 def _settings(args: argparse.Namespace, params: dict[str, Param[Any]]) -> dict[str, Any]:
@@ -630,7 +648,7 @@ def _interrupted(*_: object) -> NoReturn:
 
 
 def _say(text: str) -> None:
-    print(f"{PROGRAM}: {text}", file=sys.stderr, flush=True)
+    print(f"{PROGRAM}: {redacted(text)}", file=sys.stderr, flush=True)
 
 
 class _OneLine(logging.Formatter):

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 from pyspark.ml import Estimator
-from pyspark.ml.util import DefaultParamsReadable, DefaultParamsWritable
+from pyspark.ml.util import DefaultParamsWritable
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
@@ -36,7 +36,7 @@ from spark_semdedup.kernels import unit_vectors
 from spark_semdedup.kernels.arrays import Array, to_numpy
 from spark_semdedup.kernels.assignment import Cells, Visits, assign
 from spark_semdedup.params import ClusteringParams, HasColumns, HasInvalid
-from spark_semdedup.persistence import CentroidsModel
+from spark_semdedup.persistence import CentroidsModel, StageReadable
 from spark_semdedup.ranking import Ranking
 from spark_semdedup.regions import VisitSample
 from spark_semdedup.sampling import fit_sample, in_lowest
@@ -64,7 +64,7 @@ class _EmbeddingKMeansParams(HasColumns, HasInvalid, ClusteringParams):
     pass
 
 
-class EmbeddingKMeans(Estimator, _EmbeddingKMeansParams, DefaultParamsReadable, DefaultParamsWritable):
+class EmbeddingKMeans(Estimator, _EmbeddingKMeansParams, StageReadable, DefaultParamsWritable):
     """Clusters embeddings by direction: KMeans on unit vectors.
 
     The centroids are fitted on the rows with the smallest ``xxhash64(id, seed)`` (``fitSampleRows``); the model
@@ -288,6 +288,8 @@ class EmbeddingKMeansModel(CentroidsModel, _EmbeddingKMeansParams):
         self, dataset: DataFrame, distances: Sequence[str] = ASSIGNED[1:], router: Router | None = None
     ) -> _Assigner:
         k, dim = self._centroids.shape
+        if not k:
+            raise SemDedupError(f"{type(self).__name__} has no centroids: give it some (centroids=…), or fit it")
         if self.value("embeddingDim") not in (None, dim):
             raise SemDedupError(
                 f"embeddingDim={self.value('embeddingDim')} contradicts the model's {k} centroids of length {dim}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,8 +19,10 @@ from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 
+from spark_semdedup.columns import refuse_stream
 from spark_semdedup.errors import FolderInUseError, ResultExistsError, SemDedupError, shown
 from spark_semdedup.files import Files, is_within, join
+from spark_semdedup.redaction import COLUMN_PARAMS, redacted_values
 from spark_semdedup.report import one_line
 
 MANIFEST = "_semdedup.json"
@@ -48,22 +51,34 @@ class Source:
     def check(self, files: Files) -> None:
         """Raises ``SemDedupError`` for a path at which nothing is."""
         for path in self.paths:
-            if not files.matches(path):
-                raise SemDedupError(f"input={shown(path, 400)} does not exist: give a file, a folder or a pattern")
+            if files.matches(path):
+                continue
+            if files.exists(path):
+                why = "is there, but as a pattern it matches nothing: put \\ before each of {} [] * ? in its name"
+            else:
+                why = "does not exist: give a file, a folder or a pattern"
+            raise SemDedupError(f"input={shown(path, 400)} {why}")
 
     def read(self, spark: SparkSession) -> DataFrame:
         """The rows, lazily. ``SemDedupError`` where Spark cannot tell their columns."""
         try:
             if self.table is not None:
-                return spark.table(self.table)
-            reader = spark.read.format(self.format).options(**self.options)
+                rows = spark.table(self.table)
+                refuse_stream(rows)
+                return rows
+            reader = with_options(spark.read.format(self.format), self.options)
             if self.glob is not None:
                 reader = reader.option("pathGlobFilter", self.glob)
             return reader.load(list(self.paths))
         except (PySparkException, Py4JJavaError) as error:
             what = f"inputTable={shown(self.table)}" if self.table else f"input={shown(' '.join(self.paths), 400)}"
             form = "" if self.table else f" as {self.format}"
-            raise SemDedupError(f"{what} cannot be read{form}: {one_line(error)}") from error
+            why = one_line(error)
+            if "UNABLE_TO_INFER_SCHEMA" in why:
+                why = "there are no files in it that can be (Spark skips names that begin with _ or .)"
+            if "CANNOT_MERGE" in why:
+                why += "; give all files the same types, or mergeSchema=false as an option to take those of one file"
+            raise SemDedupError(f"{what} cannot be read{form}: {why}") from error
 
 
 @dataclass(frozen=True)
@@ -88,6 +103,7 @@ class Target:
         """
         if self.path is None:
             return
+        _refuse_pattern(self.path)
         _refuse_overlap(files, self.path, reads)
         if self.overwrite or files.is_vacant(self.path) or (self.resume and can_resume(files, self.path)):
             return
@@ -99,8 +115,9 @@ class Target:
         )
 
     def refuse_existing_table(self, spark: SparkSession) -> None:
-        """Raises ``ResultExistsError`` for a table that is there already and may not be overwritten."""
-        if self.table is not None and not self.overwrite and spark.catalog.tableExists(self.table):
+        """Raises ``ResultExistsError`` for a table that is there already and may not be overwritten, and
+        ``SemDedupError`` for one that cannot be."""
+        if self.table is not None and _table_exists(spark, self.table) and not self.overwrite:
             raise ResultExistsError(
                 f"outputTable={shown(self.table)} exists already: give another name, or --overwrite to replace it"
             )
@@ -122,26 +139,61 @@ class Target:
 
     def save(self, rows: DataFrame, path: str) -> None:
         """Writes rows in this target's format to a folder."""
-        rows.write.format(self.format).options(**self.options).mode("append").save(path)
+        with_options(rows.write.format(self.format), self.options).mode("append").save(path)
 
     def read_back(self, rows: DataFrame, path: str) -> DataFrame:
         """What ``save`` wrote."""
-        reader = rows.sparkSession.read.format(self.format).options(**self.options)
+        reader = with_options(rows.sparkSession.read.format(self.format), self.options)
         return (reader.schema(rows.schema) if self.format in _WITHOUT_SCHEMA else reader).load(path)
 
     def save_table(self, rows: DataFrame) -> None:
         """Writes rows to the table."""
         assert self.table is not None
-        writer = rows.write.mode("overwrite" if self.overwrite else "errorifexists").options(**self.options)
+        writer = with_options(rows.write.mode("overwrite" if self.overwrite else "errorifexists"), self.options)
         # Without a format the catalog's own default decides (Delta on Databricks).
         (writer if self.format == "parquet" else writer.format(self.format)).saveAsTable(self.table)
 
 
+def with_options(reader_or_writer: Any, options: Mapping[str, str]) -> Any:
+    """Sets options one by one: ``options(**options)`` has no place for one that is called ``self``."""
+    for name, value in options.items():
+        reader_or_writer = reader_or_writer.option(name, value)
+    return reader_or_writer
+
+
+_NAME_PART = re.compile(r"`(?:[^`]|``)*`|[^.`]+")
+"""A part of a table's name: catalog, schema or table. In backticks it may have dots."""
+
+
+def _table_exists(spark: SparkSession, table: str) -> bool:
+    """Whether a table is there; ``SemDedupError`` where its name is none, or its schema is not there."""
+    try:
+        if spark.catalog.tableExists(table):
+            return True
+        schema = ".".join(_NAME_PART.findall(table)[:-1])
+        there = not schema or spark.catalog.databaseExists(schema)
+    except (PySparkException, Py4JJavaError) as error:
+        raise SemDedupError(f"outputTable={shown(table)} cannot be used: {one_line(error)}") from error
+    if not there:
+        raise SemDedupError(f"outputTable={shown(table)} cannot be written: there is no schema {shown(schema)}")
+    return False
+
+
+def _refuse_pattern(output: str) -> None:
+    """What is written is read again, and Spark's readers take some characters for a pattern, whatever is there."""
+    found = sorted(set(output) & set("{}[]*?\\"))
+    if found:
+        raise SemDedupError(
+            f"output={shown(output, 400)} has {' '.join(found)}, which Spark's readers take for a pattern: give a "
+            "folder without {} [] * ? \\"
+        )
+
+
 def _refuse_overlap(files: Files, output: str, reads: Mapping[str, Sequence[str]]) -> None:
-    target = files.full(output)
+    target = files.real(output)
     for name, patterns in reads.items():
         for pattern in patterns:
-            for place in files.matches(pattern):
+            for place in map(files.real, files.matches(pattern)):
                 if is_within(place, target) or is_within(target, place):
                     raise SemDedupError(
                         f"output={shown(output, 400)} and {name}={shown(pattern, 400)} overlap: what is read would be "
@@ -165,8 +217,10 @@ def delete_dataset(files: Files, path: str) -> None:
 
 
 def finish(files: Files, path: str, manifest: Mapping[str, Any], name: str = MANIFEST) -> None:
-    """Writes the manifest, which makes the folder valid, and takes the mark away."""
-    files.write_text(join(path, name), json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+    """Writes the manifest, which makes the folder valid, and takes the mark away. Secrets are not written: a path that
+    is to be compared with one in a manifest must be redacted too."""
+    said = redacted_values(manifest, verbatim=COLUMN_PARAMS)
+    files.write_text(join(path, name), json.dumps(said, indent=2, ensure_ascii=False) + "\n")
     files.delete(join(path, UNFINISHED))
 
 
@@ -214,9 +268,11 @@ def read_run_manifest(files: Files, path: str, param: str) -> dict[str, Any]:
 
 def _parsed(files: Files, path: str, name: str, place: str) -> dict[str, Any]:
     try:
-        manifest: dict[str, Any] = json.loads(files.read_text(join(path, name)))
-    except ValueError as error:
+        manifest = json.loads(files.read_text(join(path, name)))
+    except (ValueError, RecursionError) as error:
         raise SemDedupError(f"{place}: {name} in it is not valid JSON ({error})") from error
+    if not isinstance(manifest, dict):
+        raise SemDedupError(f"{place}: {name} in it is not a JSON object: it is none that this program wrote")
     return manifest
 
 

@@ -10,9 +10,14 @@ import re
 
 import numpy as np
 
+from spark_semdedup.redaction import redacted
+
 
 class SemDedupError(ValueError):
-    """Input or settings that cannot be used; the message says which and what would be right."""
+    """Input or settings that cannot be used; the message says which and what would be right, and shows no secret."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(redacted(message))
 
 
 class InvalidRowsError(SemDedupError):
@@ -33,7 +38,12 @@ class AccountingError(SemDedupError):
 
 def shown(value: object, limit: int = 80) -> str:
     """``value`` as it stands in a message: one line, never longer than ``limit`` characters."""
-    text = repr(value.item() if isinstance(value, np.generic) else value)  # NumPy 2 shows np.int32(1)
+    try:
+        text = repr(value.item() if isinstance(value, np.generic) else value)  # NumPy 2 shows np.int32(1)
+    except Exception:  # an int of more than 4,300 digits has none, and a class of the user's may have any fault
+        text = f"<{type(value).__name__}>"
+    # A secret is looked for in the whole text: of one that is cut, nothing would tell what it is.
+    text = redacted(" ".join(line.strip() for line in text.splitlines()))
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 

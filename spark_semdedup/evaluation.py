@@ -41,6 +41,7 @@ from spark_semdedup.kernels import max_similarity
 from spark_semdedup.kernels.arrays import Array, to_numpy
 from spark_semdedup.params import DEFAULTS, HasSeed, RankingParams
 from spark_semdedup.ranking import Ranking, rank_order
+from spark_semdedup.redaction import redacted
 from spark_semdedup.report import aligned
 from spark_semdedup.sampling import collect_arrow
 
@@ -155,6 +156,7 @@ class Evaluation:
     def as_dict(self) -> dict[str, Any]:
         """All there is, and the shares, in JSON's types."""
         facts = asdict(self)
+        facts["result"] = self.result and redacted(self.result)  # ids stay as they are: they are looked up by
         shares = {"recall": self.recall, "recall_interval_95": self.interval, "precision": self.precision}
         finished = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         return {"step": "evaluate", **shares, **facts, "faults": self.faults, "finished": finished}
@@ -231,7 +233,10 @@ def _percent(share: float) -> str:
 
 
 def _short(id_: Any, limit: int = 40) -> str:
-    text = " ".join(str(id_).split())
+    # A control character in an id could move a terminal's cursor, or more.
+    text = " ".join(
+        "".join(c if c.isprintable() or c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in str(id_)).split()
+    )
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 

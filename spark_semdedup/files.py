@@ -63,6 +63,16 @@ class Files:
             system, hadoop_path = self._locate(path)
             return str(system.makeQualified(hadoop_path).toString())
 
+    def real(self, path: str) -> str:
+        """The full path, links of a local file system followed; other file systems have none or keep them to
+        themselves."""
+        with _named(path):
+            system, hadoop_path = self._locate(path)
+            uri = system.makeQualified(hadoop_path).toUri()
+            if uri.getScheme() != "file":
+                return str(uri.toString())
+            return f"file:{self._jvm.java.io.File(uri.getPath()).getCanonicalPath()}"
+
     def delete(self, path: str) -> None:
         """Removes a file, or a folder with all it holds; nothing happens where nothing is."""
         with _named(path):
@@ -140,16 +150,19 @@ class Files:
 def _named(path: str) -> Iterator[None]:
     """Java's exceptions as errors of one line that name the path."""
     try:
+        path.encode()  # half a surrogate pair cannot be sent to the JVM: the connection to it would break
         yield
     except Py4JJavaError as error:
         reason = str(error.java_exception.getMessage() or error.java_exception.toString())
         raise _unusable(path, reason) from error
     except PySparkException as error:
         raise _unusable(path, str(error)) from error
+    except UnicodeEncodeError as error:
+        raise _unusable(path, "it is not valid Unicode") from error
 
 
 def _unusable(path: str, reason: str) -> SemDedupError:
-    first = reason.strip().splitlines()[0].removeprefix("java.net.URISyntaxException: ")
+    first = (reason.strip().splitlines() or ["no reason given"])[0].removeprefix("java.net.URISyntaxException: ")
     return SemDedupError(f"path {shown(path, 400)} cannot be used: {first}")
 
 

@@ -54,13 +54,20 @@ class Lock:
         if found:
             self._wait_for_silence(found[-1])
         number = (found[-1] if found else 0) + 1
-        if not self._files.create_new(self._path(number), self._text(0)):
+        if not self._create(number):
             raise self._in_use(self._read(number), ", since a moment ago")
         self._number = number
         for old in found:
             self._files.delete(self._path(old))
         self._beating.start()
         return self
+
+    def _create(self, number: int) -> bool:
+        try:
+            return self._files.create_new(self._path(number), self._text(0))
+        except SemDedupError as error:
+            why = str(error).partition(" cannot be used: ")[2] or str(error)
+            raise SemDedupError(f"output={shown(self._folder, 400)} cannot be written to: {why}") from error
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 from pyspark.ml import Transformer
-from pyspark.ml.util import DefaultParamsReadable, DefaultParamsWritable
+from pyspark.ml.util import DefaultParamsWritable
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
@@ -53,6 +53,7 @@ from spark_semdedup.params import (
     PairwiseParams,
     RankingParams,
 )
+from spark_semdedup.persistence import StageReadable
 from spark_semdedup.planning import Plan, default_max_rows, device_bytes, plan_clusters
 from spark_semdedup.ranking import Ranking
 from spark_semdedup.regions import RegionPlan, VisitSample, plan_regions
@@ -75,7 +76,7 @@ class PairwiseSimilarity(
     DecisionParams,
     HasCentroidsPath,
     HasNormalize,
-    DefaultParamsReadable,
+    StageReadable,
     DefaultParamsWritable,
 ):
     """Compares the rows of each cluster with one another, or with those of further ones, on the task's GPU or CPU.

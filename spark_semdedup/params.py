@@ -80,9 +80,13 @@ def _number(name: str, allowed: Callable[[float], bool], right: str) -> Callable
     def convert(value: Any) -> float:
         if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
             raise _refuse(name, value, right)
-        if not allowed(float(value)):
+        try:
+            number = float(value)
+        except OverflowError:
+            raise _refuse(name, value, right) from None
+        if not allowed(number):
             raise _refuse(name, value, right)
-        return float(value)
+        return number
 
     return convert
 
@@ -98,11 +102,20 @@ def _boolean(name: str) -> Callable[[Any], bool]:
 
 def _text(name: str) -> Callable[[Any], str]:
     def convert(value: Any) -> str:
-        if not isinstance(value, str) or not value:
+        if not isinstance(value, str) or not value or _is_broken(value):
             raise _refuse(name, value, "a name")
         return value
 
     return convert
+
+
+def _is_broken(text: str) -> bool:
+    """Whether a text has half a surrogate pair, which neither Java nor a file can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def _texts(name: str) -> Callable[[Any], list[str]]:
@@ -125,8 +138,9 @@ def _init_mode(value: Any) -> str | list[list[float]]:
             raise _refuse("initMode", value, right)
         return value
     try:
-        centroids = np.asarray(value, dtype=np.float32)
-    except (TypeError, ValueError):
+        with np.errstate(over="ignore"):
+            centroids = np.asarray(value, dtype=np.float32)
+    except Exception:  # besides what NumPy raises, whatever an object does that says it is like an array
         raise _refuse("initMode", value, right) from None
     if centroids.ndim != 2 or not centroids.size or not np.isfinite(centroids).all():
         raise _refuse("initMode", f"array of shape {centroids.shape}", "a finite array of shape (k, dimension)")
@@ -166,6 +180,10 @@ class SemDedupParams(Params):
                 raise SemDedupError(f"{type(self).__name__} has no Param {name!r}; it has {known}")
         return self._set(**{name: value for name, value in kwargs.items() if value is not None})
 
+    def set(self, param: Param[Any], value: Any) -> None:
+        """Sets a Param. A wrong value is a ``SemDedupError``; pyspark's own method would make another error of it."""
+        super().set(param, param.typeConverter(value))
+
     def value(self, name: str) -> Any:
         """The value of a Param, or None where it has neither been set nor a default."""
         return self.getOrDefault(name) if self.isDefined(name) else None
@@ -190,7 +208,7 @@ def _add_accessors(cls: type, name: str, doc: str) -> None:
         return self.getOrDefault(name)
 
     def set_(self: ParamsT, value: Any) -> ParamsT:
-        return self._set(**{name: value})
+        return self.setParams(**{name: value})
 
     for function, verb in ((get, "get"), (set_, "set")):
         function.__name__ = f"{verb}{suffix}"

@@ -1,10 +1,13 @@
 """Models that hold centroids, saved and loaded: Params as pyspark.ml writes them, centroids as Parquet.
 
-Nothing is pickled, so loading a model executes nothing.
+Nothing is pickled, and no class is imported because a file names it, so loading a model or a stage executes nothing.
+What the files hold is checked before it is used.
 """
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -13,7 +16,7 @@ import pyarrow as pa
 import pyspark
 from pyspark.ml import Model
 from pyspark.ml.util import (
-    DefaultParamsReader,
+    DefaultParamsReadable,
     DefaultParamsWriter,
     MLReadable,
     MLReader,
@@ -21,16 +24,21 @@ from pyspark.ml.util import (
     MLWriter,
 )
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql import types as T
 from pyspark.sql.pandas.types import from_arrow_schema
 
-from spark_semdedup.columns import list_rows
-from spark_semdedup.errors import SemDedupError
+from spark_semdedup.columns import is_float_array, list_rows
+from spark_semdedup.errors import SemDedupError, shown
 from spark_semdedup.params import SemDedupParams
 
+MOST_NUMBERS = 2**31
+"""Of centroids, k times their length, that are loaded: 8 GiB. No fit comes near."""
 
-def _context(handle: MLReader | MLWriter) -> Any:
+
+def _context(writer: MLWriter) -> Any:
     """What pyspark's metadata functions take: the session from Spark 4 on, the SparkContext before."""
-    return handle.sparkSession if int(pyspark.__version__.split(".")[0]) >= 4 else handle.sc
+    return writer.sparkSession if int(pyspark.__version__.split(".")[0]) >= 4 else writer.sc
 
 
 class _CentroidsWriter(MLWriter):
@@ -57,25 +65,120 @@ def local_frame(spark: SparkSession, table: pa.Table) -> DataFrame:
     return spark.createDataFrame(table.to_pylist(), from_arrow_schema(table.schema))
 
 
-class _CentroidsReader(MLReader):
+def _read_metadata(spark: SparkSession, path: str, cls: type) -> dict[str, Any]:
+    """The metadata of a saved stage of class ``cls``; ``SemDedupError`` for what is not such a stage's.
+
+    pyspark's own reader imports the class that the file names, whichever that is, and makes one of it.
+    """
+    place = f"{shown(f'{path}/metadata', 400)} cannot be loaded"
+    rows = spark.read.text(f"{path}/metadata").head(1)
+    try:
+        metadata = json.loads(rows[0][0]) if rows else None
+    except (ValueError, RecursionError) as error:
+        raise SemDedupError(f"{place}: it is not valid JSON ({shown(str(error))})") from None
+    if not isinstance(metadata, dict):
+        raise SemDedupError(f"{place}: it is not the JSON object that save writes")
+    expected = f"{cls.__module__}.{cls.__name__}"
+    if metadata.get("class") != expected:
+        raise SemDedupError(f"{shown(path, 400)} holds a {shown(metadata.get('class'))}, not a {expected}")
+    wanted = {"uid": str, "sparkVersion": str, "paramMap": dict, "defaultParamMap": dict}
+    for name, type_ in wanted.items():
+        if not isinstance(metadata.get(name), type_):
+            raise SemDedupError(f"{place}: {name} in it is {shown(metadata.get(name))}, not what save writes")
+    return metadata
+
+
+def _with_params(stage: Any, metadata: dict[str, Any], path: str) -> Any:
+    """The stage with uid and Params of its metadata, each value checked as if the user had set it."""
+    place = f"{shown(f'{path}/metadata', 400)} cannot be loaded"
+    stage._resetUid(metadata["uid"])
+    for section, put in (("paramMap", stage.set), ("defaultParamMap", _set_default(stage))):
+        for name, value in metadata[section].items():
+            if not stage.hasParam(name):
+                raise SemDedupError(f"{place}: {type(stage).__name__} has no Param {shown(name)}")
+            try:
+                put(stage.getParam(name), value)
+            except SemDedupError as error:
+                raise SemDedupError(f"{place}: {error}") from None
+    return stage
+
+
+def _set_default(stage: Any) -> Any:
+    # pyspark's takes null for any Param.
+    return lambda param, value: stage._setDefault(**{param.name: param.typeConverter(value)})
+
+
+class _StageReader(MLReader):
+    """Reads a stage that is its Params alone."""
+
     def __init__(self, cls: type) -> None:
         super().__init__()
         self._class = cls
 
     def load(self, path: str) -> Any:
-        metadata = DefaultParamsReader.loadMetadata(path, _context(self))
-        expected = f"{self._class.__module__}.{self._class.__name__}"
-        if metadata["class"] != expected:
-            raise SemDedupError(f"{path} holds a {metadata['class']}, not a {expected}")
-        rows = self.sparkSession.read.parquet(f"{path}/data").orderBy("centroid").collect()
-        if [row.centroid for row in rows] != list(range(len(rows))):
-            raise SemDedupError(f"{path}/data does not hold centroids 0 to {len(rows) - 1}, each once")
-        model = self._class(
-            centroids=np.array([row.vector for row in rows], np.float32), history=metadata.get("history", ())
+        metadata = _read_metadata(self.sparkSession, path, self._class)
+        return _with_params(self._class(), metadata, path)
+
+
+class StageReadable(DefaultParamsReadable):
+    """Gives a stage ``load`` and ``read``, as ``DefaultParamsReadable`` does, for stages of its own class alone."""
+
+    @classmethod
+    def read(cls) -> Any:
+        return _StageReader(cls)
+
+
+class _CentroidsReader(_StageReader):
+    def load(self, path: str) -> Any:
+        metadata = _read_metadata(self.sparkSession, path, self._class)
+        history = metadata.get("history", [])
+        if not isinstance(history, list) or not all(_is_number(value) for value in history):
+            raise SemDedupError(
+                f"{shown(f'{path}/metadata', 400)} cannot be loaded: history in it is no list of numbers"
+            )
+        model = self._class(centroids=_read_centroids(self.sparkSession, f"{path}/data"), history=history)
+        return _with_params(model, metadata, path)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < math.inf
+
+
+def _read_centroids(spark: SparkSession, path: str) -> np.ndarray:
+    """The centroids in order of their number, float32 (k, d); looked at where they are before they are collected."""
+    place = f"{shown(path, 400)} holds no centroids that can be used"
+    rows = spark.read.parquet(path)
+    types = {field.name: field.dataType for field in rows.schema.fields}
+    if not isinstance(types.get("centroid"), T.IntegerType) or not is_float_array(types.get("vector", T.NullType())):
+        raise SemDedupError(f"{place}: it must have the columns centroid int and vector array<float>")
+    length = F.coalesce(F.size("vector"), F.lit(-1))
+    found = rows.agg(F.count("*").alias("k"), F.min(length).alias("least"), F.max(length).alias("most")).collect()
+    k, least, most = found[0]
+    if not k:
+        raise SemDedupError(f"{place}: there are no rows")
+    if least != most or least < 1 or k * most > MOST_NUMBERS:
+        raise SemDedupError(f"{place}: {k} vectors of lengths {least} to {most}; they must be of one length above 0")
+    collected = rows.select("centroid", "vector").orderBy("centroid").collect()
+    if [row.centroid for row in collected] != list(range(k)):
+        raise SemDedupError(f"{place}: their numbers are not 0 to {k - 1}, each once")
+    with np.errstate(over="ignore"):  # doubles beyond float32 are infinite, and refused
+        return centroid_matrix([row.vector for row in collected], place)
+
+
+def centroid_matrix(values: Any, what: str) -> np.ndarray:
+    """Centroids as a float32 matrix (k, d); a ``SemDedupError`` for what is none, or has NaN or infinite elements."""
+    try:
+        centroids = np.asarray(values, np.float32)
+    except (TypeError, ValueError):
+        raise SemDedupError(f"{what}: centroids cannot be used: they must be k vectors of one length") from None
+    if centroids.ndim != 2 or not centroids.size:
+        raise SemDedupError(
+            f"{what}: centroids of shape {centroids.shape} cannot be used: they must be k vectors of one length"
         )
-        model._resetUid(metadata["uid"])
-        DefaultParamsReader.getAndSetParams(model, metadata)
-        return model
+    if not np.isfinite(centroids).all():
+        first = int(np.flatnonzero(~np.isfinite(centroids).all(axis=1))[0])
+        raise SemDedupError(f"{what}: centroid {first} has a NaN or infinite element: all must be finite")
+    return centroids
 
 
 ModelT = TypeVar("ModelT", bound="CentroidsModel")
@@ -92,7 +195,9 @@ class CentroidsModel(Model, SemDedupParams, MLReadable, MLWritable):
 
     def __init__(self, *, centroids: np.ndarray | None = None, history: Sequence[float] = (), **params: Any) -> None:
         super().__init__(**params)
-        self._centroids = np.zeros((0, 0), np.float32) if centroids is None else np.asarray(centroids, np.float32)
+        # pyspark.ml makes models without any before it fills them.
+        unset = np.zeros((0, 0), np.float32)
+        self._centroids = unset if centroids is None else centroid_matrix(centroids, type(self).__name__)
         self.history = tuple(history)
 
     @classmethod

@@ -18,8 +18,9 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from spark_semdedup.columns import field, quoted
+from spark_semdedup.columns import field, quoted, shown_type
 from spark_semdedup.errors import SemDedupError, shown
+from spark_semdedup.lineage import refuse_drawn
 from spark_semdedup.params import RankingParams
 
 DISTANCES = {"cosine": "cosine_dist_to_cent", "l2": "l2_dist_to_cent"}
@@ -82,15 +83,22 @@ class Ranking:
     def key_columns(self, df: DataFrame, id_: Column) -> list[Column]:
         """The key columns, never null, as the array code takes them: int, float, string or binary.
 
-        Each ``rankBy`` column becomes two: whether it is null, and its value.
+        Each ``rankBy`` column becomes two: whether it is null, and its value. One that is drawn at random is refused:
+        after a failure, tasks that compare the same rows could rank them in different orders.
         """
         if self.distance:
-            return [quoted(field(df, self.distance, "whichToKeep").name)]
+            found = field(df, self.distance, "whichToKeep")
+            if not isinstance(found.dataType, (T.FloatType, T.DoubleType)):
+                raise SemDedupError(
+                    f"column {self.distance!r} is of type {shown_type(found.dataType)}: it must be float or double"
+                )
+            return [quoted(found.name)]
         if self.seed is not None:
             return [F.xxhash64(id_.cast("string"), F.lit(self.seed))]
         columns: list[Column] = []
         for name, _ in self.by:
             found = _resolve(df, name)
+            refuse_drawn(df, name, "rankBy")
             column, filler = _sortable(found)
             columns += [F.isnull(column).cast("int"), F.coalesce(column, filler)]
         return columns
@@ -132,7 +140,7 @@ def _sortable(found: T.StructField) -> tuple[Column, Column]:
         days = F.unix_date(F.to_date(column)).cast("long")
         return (days * 86_400 + clock) * 1_000_000 + micros, F.lit(0).cast("long")
     raise SemDedupError(
-        f"rankBy={shown(found.name)} is of type {type_.simpleString()}: it must be a number, boolean, string, binary, "
+        f"rankBy={shown(found.name)} is of type {shown_type(type_)}: it must be a number, boolean, string, binary, "
         "decimal, date or timestamp"
     )
 

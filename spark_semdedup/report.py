@@ -18,6 +18,7 @@ from pyspark.errors import PySparkException
 
 import spark_semdedup
 from spark_semdedup.errors import SemDedupError, error_from_worker
+from spark_semdedup.redaction import COLUMN_PARAMS, redacted, redacted_values
 
 # --- progress -----------------------------------------------------------------------------------------------
 
@@ -80,7 +81,7 @@ class Progress:
         self._write(f"{text}\n{self._begun}" if self._stream.isatty() else f"{self._begun}{text}\n")
 
     def _write(self, text: str) -> None:
-        self._stream.write(text)
+        self._stream.write(redacted(text))
         self._stream.flush()
 
 
@@ -118,14 +119,15 @@ class Summary:
     versions: dict[str, str] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """The counts at the top level, then everything else."""
+        """The counts at the top level, then everything else; without secrets that paths may hold."""
         rest = asdict(self)
         counts = rest.pop("counts")
         decided = {} if self.coverage is None else {"complete_eps": rest["complete_eps"]}
         del rest["complete_eps"]
         present = {name: value for name, value in rest.items() if value is not None}
         finished = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        return {"step": present.pop("step"), **counts, **present, **decided, "finished": finished}
+        whole = {"step": present.pop("step"), **counts, **present, **decided, "finished": finished}
+        return dict(redacted_values(whole, verbatim=COLUMN_PARAMS))
 
     @classmethod
     def from_dict(cls, said: Mapping[str, Any]) -> Summary:
@@ -143,7 +145,7 @@ class Summary:
             aligned([(name.replace("_", " "), self._count(name)) for name in self.counts], right=True),
             aligned(self._decisions()),
             aligned([(stage, f"{seconds:,.1f} s") for stage, seconds in self.seconds.items()], right=True),
-            aligned(list(self.results.items())),
+            aligned([(name, redacted(place)) for name, place in self.results.items()]),
         ]
         return "\n\n".join(block for block in blocks if block)
 
@@ -199,15 +201,46 @@ def one_line(error: BaseException) -> str:
     """What went wrong, in one line: our own message, a Python worker's last word, or the first line Java gave."""
     ours = error_from_worker(error)
     if ours is not None:
-        return " ".join(str(ours).split("\n"))
+        return _printable(str(ours))
     text = str(error).strip()
     if isinstance(error, Py4JJavaError):
         text = str(error.java_exception.getMessage() or error.java_exception.toString()).strip()
     elif not isinstance(error, (PySparkException, OSError)):
-        return f"{type(error).__name__}: {text.splitlines()[0] if text else 'no message'}"
+        return _printable(f"{type(error).__name__}: {text.splitlines()[0] if text else 'no message'}")
     if "Traceback (most recent call last)" in text:
-        return f"a Python worker failed: {_last_of_traceback(text)}"
-    return _JAVA_CLASS.sub("", text.splitlines()[0]) if text else type(error).__name__
+        return _printable(f"a Python worker failed: {_last_of_traceback(text)}")
+    return _printable(_told_by_java(text, error)) if text else type(error).__name__
+
+
+def _printable(text: str) -> str:
+    """Blanks for line ends and for what a terminal would obey: a message may hold names of the user's."""
+    return "".join(c if c.isprintable() else " " for c in text).strip()
+
+
+def _told_by_java(text: str, error: BaseException) -> str:
+    """The first line, without what Spark puts before a task's own words; with the root cause where it says little."""
+    first = _JAVA_CLASS.sub("", _TASK_FAILED.sub("", text.splitlines()[0]))
+    root = _root_cause(text, error) if first.startswith(_SAYS_NOTHING + _SAYS_WHERE) else None
+    if root is None:
+        return first
+    return root if first.startswith(_SAYS_NOTHING) else f"{_SQLSTATE.sub('', first).rstrip(' .:')}: {root}"
+
+
+_TASK_FAILED = re.compile(r"^Job aborted due to stage failure: .*?\): (?=(?:[a-z_]\w*\.)+[A-Z])")
+_SQLSTATE = re.compile(r" *SQLSTATE: \w+$")
+_SAYS_NOTHING = ("Exception thrown in awaitResult", "Job aborted")
+_SAYS_WHERE = ("[FAILED_READ_FILE", "Encountered error while reading", "[TASK_WRITE_FAILED", "[CANNOT_MERGE")
+
+
+def _root_cause(text: str, error: BaseException) -> str | None:
+    """The first line of the innermost exception: of those in a stack trace, else of Java's own."""
+    causes = [line.removeprefix("Caused by: ") for line in text.splitlines() if line.startswith("Caused by: ")]
+    java: Any = getattr(error, "java_exception", None) or getattr(error, "_origin", None)
+    inner = None if java is None or causes else java.getCause()
+    while inner is not None:
+        causes += str(inner.getMessage() or inner.toString()).strip().splitlines()[:1]
+        inner = inner.getCause()
+    return _JAVA_CLASS.sub("", causes[-1]) if causes else None
 
 
 def _last_of_traceback(text: str) -> str:

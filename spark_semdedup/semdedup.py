@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from pyspark.ml import Estimator
-from pyspark.ml.util import DefaultParamsReadable, DefaultParamsWritable
+from pyspark.ml.util import DefaultParamsWritable
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from spark_semdedup.accounting import check_neighbours
 from spark_semdedup.clustering import VISIT_ROWS, EmbeddingKMeans, EmbeddingKMeansModel, FittedSample
-from spark_semdedup.columns import id_column, refuse_shadowed
+from spark_semdedup.columns import embedding_column, id_column, quoted, refuse_shadowed, unused_name
 from spark_semdedup.comparison import SIMILARITY_COLUMNS
 from spark_semdedup.coverage import Coverage, Router
 from spark_semdedup.duplicates import IdentifyDuplicates, without_ids
@@ -27,15 +27,15 @@ from spark_semdedup.pairwise import (
     plan_for,
 )
 from spark_semdedup.params import DEFAULTS, SemDedupStageParams
-from spark_semdedup.persistence import CentroidsModel
+from spark_semdedup.persistence import CentroidsModel, StageReadable
 from spark_semdedup.ranking import Ranking
 from spark_semdedup.regions import VisitSample
 from spark_semdedup.sizing import Hardware, Sizing, size_up
-from spark_semdedup.validation import check_ids
+from spark_semdedup.validation import check_ids, check_length
 from spark_semdedup.workload import Workload
 
 
-class SemDedup(Estimator, SemDedupStageParams, DefaultParamsReadable, DefaultParamsWritable):
+class SemDedup(Estimator, SemDedupStageParams, StageReadable, DefaultParamsWritable):
     """Finds rows that mean the same and keeps one of each.
 
     ``fit`` fits the centroids, the model's ``transform`` gives the rows to keep, with all their columns.
@@ -72,7 +72,20 @@ class SemDedup(Estimator, SemDedupStageParams, DefaultParamsReadable, DefaultPar
 
 
 class SemDedupModel(CentroidsModel, SemDedupStageParams):
-    """Deduplicates with fitted centroids; see ``SemDedup``."""
+    """Deduplicates with fitted centroids; see ``SemDedup``.
+
+    Spark computes the rows of ``dataset`` anew for every look at them, and parts of them once more after a failure.
+    What is decided does not depend on how often:
+
+    * Ids must be the same each time, or duplicates would stay, or other rows be removed: those drawn by ``uuid()``,
+      ``rand()``, ``monotonically_increasing_id()`` or a Python function are refused, and columns of ``rankBy`` by the
+      first of these. (``persist()`` holds drawn values as long as no executor is lost, ``checkpoint()`` or a written
+      table for good. Those of an RDD cannot be told from others: the caller answers for them.)
+    * The order of rows, and their partitions, matter nowhere: rows are chosen and placed by hashes of their ids.
+    * Embeddings are taken from one look, the comparison's; ``run`` keeps what came of it.
+    * Rows that are there at one look and not at another (a ``sample`` or ``limit`` after a shuffle, files that change)
+      are not noticed here: the program ``spark-semdedup`` counts, and fails where rows are missing or too many.
+    """
 
     _fitted_on: _FittedOn | None = None
 
@@ -198,8 +211,10 @@ class SemDedupModel(CentroidsModel, SemDedupStageParams):
         return known.sample if known is not None and same else None
 
     def _checked_rows(self, dataset: DataFrame) -> int:
-        name = self.value("idCol")
-        return check_ids(dataset, id_column(dataset, name), name)
+        name, vectors = self.value("idCol"), self.value("embeddingCol")
+        total = check_ids(dataset, id_column(dataset, name), name)
+        check_length(dataset, embedding_column(dataset, vectors), vectors, self._centroids.shape[1])
+        return total
 
 
 @dataclass(frozen=True)
@@ -213,9 +228,10 @@ class _FittedOn:
 
 def _with_reason(dataset: DataFrame, id_name: str, invalid_ids: DataFrame) -> DataFrame:
     """The input's invalid rows, all their columns, and a column ``reason``."""
-    found = invalid_ids.select(F.col("id").alias("semdedup_invalid_id"), F.col("reason").alias("semdedup_reason"))
-    joined = dataset.join(found, id_column(dataset, id_name) == F.col("semdedup_invalid_id"))
-    return joined.drop("semdedup_invalid_id").withColumnRenamed("semdedup_reason", "reason")
+    id_, reason = (unused_name(name, dataset) for name in ("semdedup_invalid_id", "semdedup_reason"))
+    found = invalid_ids.select(F.col("id").alias(id_), F.col("reason").alias(reason))
+    joined = dataset.join(found, id_column(dataset, id_name) == F.col(id_))
+    return joined.select(*map(quoted, dataset.columns), F.col(reason).alias("reason"))
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,16 @@ def local_session(
     with _starting(quiet):
         session = builder.getOrCreate()
         session.sparkContext.setLogLevel("OFF" if quiet else "ERROR")
+        _make_private(session)
     return session
+
+
+def _make_private(session: SparkSession) -> None:
+    """Keeps other users of this machine out of the folders for shuffled and cached rows, which Spark makes in the
+    shared temporary folder, readable by all that the umask lets."""
+    manager = session._jvm.org.apache.spark.SparkEnv.get().blockManager().diskBlockManager()  # type: ignore[union-attr]
+    for folder in manager.localDirsString():
+        os.chmod(folder, 0o700)
 
 
 def total_memory_gib() -> int:

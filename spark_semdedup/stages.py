@@ -98,14 +98,12 @@ def identity_of(
 ) -> dict[str, Any]:
     """What must be equal in a run that goes on with another: by names a user knows, values that JSON holds.
 
-    ``about``: settings, versions and centroids, as the caller describes them. Options may hold secrets, so only their
-    digest is kept.
+    ``about``: settings, versions and centroids, as the caller describes them. Paths and options may hold secrets, so
+    only a digest of them is kept.
     """
     return {
         "input": digest([*source.paths, source.table, source.format, source.glob, dict(source.options)]),
-        "input's columns": rows.schema.simpleString()
-        if len(rows.columns) < 200
-        else digest(rows.schema.simpleString()),
+        "input's columns": digest(rows.schema.simpleString()),
         "input's data": fingerprint(files, rows, params),
         "output of the rows that remain": digest([target.format, dict(target.options), target.table]),
         **about,

@@ -40,7 +40,7 @@ from spark_semdedup.datasets import (
     write_dataset,
 )
 from spark_semdedup.devices import resolve_backend
-from spark_semdedup.duplicates import IdentifyDuplicates, RemoveDuplicates, without_ids
+from spark_semdedup.duplicates import IdentifyDuplicates, RemoveDuplicates, count_similarities, without_ids
 from spark_semdedup.errors import AccountingError, ResultExistsError, SemDedupError, shown
 from spark_semdedup.evaluation import Evaluation, Evaluator, check_counts, noting_faults
 from spark_semdedup.files import Files, is_within, join
@@ -66,7 +66,7 @@ from spark_semdedup.stages import (
     identity_of,
     refuse_other_run,
 )
-from spark_semdedup.validation import check_ids
+from spark_semdedup.validation import check_ids, check_length
 from spark_semdedup.workload import Workload
 
 log = logging.getLogger("spark_semdedup")
@@ -169,7 +169,7 @@ _TITLES = {
 }
 
 _RESULTS = {
-    "fit": ("centroids",),
+    "fit": (),  # all of an earlier result (``_Run.clear``)
     "compare": (join(STAGES, COMPARED), "similarities"),
     "identify": ("duplicates",),
     "keep": ("invalid", "deduplicated"),
@@ -212,6 +212,8 @@ class _Run:
         if estimator.value("handleInvalid") == "skip":
             refuse_shadowed(rows, ["reason"], "handleInvalid='skip'")
         backend, clusterer = _resolve(job, estimator, fits=loaded is None)
+        if loaded is not None:
+            _check_length(rows, estimator, loaded)
         summary = Summary("run", backend=backend, clusterer=clusterer, threshold=threshold, eps=_eps(estimator))
         _cover(summary, estimator)
         return cls(job, _folder(target), source, target, estimator, saved, loaded, rows, summary, [])
@@ -244,26 +246,31 @@ class _Run:
     # --- beginning ---
 
     def begin(self) -> Summary | None:
-        """Takes up an unfinished run, or begins one. Returns the summary of one that is finished already."""
-        files, stages = self.job.files, self.stages
-        if self.target.resume and files.exists(self.place(RUN_MANIFEST)):
-            return self._finished()
-        if self.target.resume and stages.begun:
+        """Checks that an unfinished run can be gone on with, or that one can begin. Returns the summary of one that is
+        finished already."""
+        stages, resumes = self.stages, False
+        if self.target.resume:
+            if self.job.files.exists(self.place(RUN_MANIFEST)):
+                return self._finished()
+            resumes = stages.begun
+        if resumes:
             refuse_other_run(self.identity, stages.identity(), self.folder)
-        if stages.record(_WRITING) is None or not self.target.resume:
+        if not resumes or stages.record(_WRITING) is None:
             self.target.refuse_existing_table(self.job.spark)
-        if self.target.resume and stages.begun:
-            return None
-        self.target.try_writing(files, self.rows)
-        identity = self.identity
-        # An earlier result's manifest goes first, so that it is not taken for valid while it goes.
+        if not resumes:
+            self.target.try_writing(self.job.files, self.rows)
+        return None
+
+    def clear(self) -> None:
+        """Deletes an earlier result, and begins to write another. Its manifest goes first, so that it is not taken for
+        valid while it goes."""
+        files, identity = self.job.files, self.identity
         files.delete(self.place(RUN_MANIFEST))
-        stages.clear()
+        self.stages.clear()
         files.write_text(self.place(UNFINISHED), "")
         for name in (*RUN_RESULTS, EVALUATION):
             files.delete(self.place(name))
-        stages.begin(identity)
-        return None
+        self.stages.begin(identity)
 
     def _finished(self) -> Summary:
         manifest = read_run_manifest(self.job.files, self.folder, "output")
@@ -314,6 +321,8 @@ class _Run:
             return
         with self.stage("fit", lock) as (counts, facts):
             model: SemDedupModel = self._with(self.given) if self.given else self.estimator.fit(self.rows)
+            # What a fit refuses, repeated ids say, is refused before an earlier result goes.
+            self.clear()
             model.clustering.save(self.place("centroids"))
             counts["centroids"] = facts["centroids"] = len(model.centroids)
             self.fitted.append(model)
@@ -452,16 +461,18 @@ def cluster(
     invalid_stay = estimator.value("handleInvalid") != "error"
     refuse_shadowed(rows, [*ASSIGNED, *(["reason"] if invalid_stay else [])], "cluster")
     backend, clusterer = _resolve(job, estimator, fits=loaded is None)
+    if loaded is not None:
+        _check_length(rows, estimator, loaded)
     model = loaded and EmbeddingKMeansModel(centroids=loaded.centroids, history=loaded.history, **settings)
     summary = Summary("cluster", backend=backend, clusterer=clusterer)
-    folder = _cleared(job, target)
     job.progress.begin(2)
 
-    begin(job.files, folder)
     with job.progress.stage("load centroids" if model else "fit centroids") as counts:
         if model is not None:  # a fit checks them
             check_ids(rows, id_column(rows, model.value("idCol")), model.value("idCol"))
         model = model or estimator.fit(rows)
+        folder = _cleared(job, target)
+        begin(job.files, folder)
         model.save(join(folder, "_centroids"))
         counts["centroids"] = len(model.centroids)
     with job.progress.stage("assign and write") as counts:
@@ -516,8 +527,8 @@ def pairwise(job: Job, clusters: str, target: Target, settings: Settings, centro
         found = _cluster_sizes(rows)
         if not found["rows"]:
             raise SemDedupError(f"input={shown(clusters, 400)} is empty: it must have at least one row")
+        comparison = params.compared(rows)  # refuses what it can before an earlier result is deleted
         folder = _cleared(job, target)
-        comparison = params.compared(rows)
         compared = comparison.rows.persist()
         summary.planned = comparison.workload.facts()
         job.progress.note(comparison.workload.in_words())
@@ -561,6 +572,7 @@ def identify(job: Job, similarities: str, target: Target, settings: Settings) ->
     _refuse_incomplete(params, threshold, manifest, similarities)
     rows = Source((similarities,)).read(job.spark)
     params.transform(rows)  # checks the columns
+    total = count_similarities(rows)
     said = {name: value for name, value in (manifest or {}).items() if name in _ABOUT_COVERAGE}
     summary = Summary("identify", threshold=threshold, eps=_eps(params), **said)
     folder = _cleared(job, target)
@@ -568,9 +580,8 @@ def identify(job: Job, similarities: str, target: Target, settings: Settings) ->
 
     with job.progress.stage("identify duplicates") as counts:
         about = _manifest("duplicates", summary, params)
-        rows_in = rows.count()
-        counts["duplicates"] = _write_duplicates(job, rows, rows_in, params, folder, about)
-        summary.counts = {"rows_in": rows_in, "duplicates": counts["duplicates"]}
+        counts["duplicates"] = _write_duplicates(job, rows, total, params, folder, about)
+        summary.counts = {"rows_in": total, "duplicates": counts["duplicates"]}
     summary.results = {"duplicates": folder}
     return _complete(job, summary, params)
 
@@ -597,6 +608,7 @@ def remove(
         aside = Source((invalid,)).read(job.spark)
         unwanted = unwanted.unionAll(aside.select(id_column(aside, params.value("idCol")).alias("id")))
     remaining = params.setDuplicates(unwanted).transform(rows)
+    total = check_ids(rows, id_column(rows, params.value("idCol")), params.value("idCol"))
     target.try_writing(job.files, rows)
     folder = _cleared(job, target) if target.table is None else None
     summary = Summary("remove")
@@ -605,7 +617,7 @@ def remove(
     with job.progress.stage("write the rows that remain") as counts:
         about = _manifest("deduplicated", summary, params)
         counts["kept"] = _write_remaining(job, remaining, params.value("idCol"), target, folder or "", about).rows
-        summary.counts = {"rows_in": rows.count(), "duplicates": found.count()}
+        summary.counts = {"rows_in": total, "duplicates": found.count()}
         summary.counts |= {"invalid": aside.count()} if invalid is not None else {}
         summary.counts["kept"] = counts["kept"]
     summary.results = {"deduplicated": folder or f"table {target.table}"}
@@ -746,6 +758,11 @@ def _check_columns(rows: DataFrame, params: HasColumns, ranking: Ranking, *, clu
         field(rows, "centroid", "column")
     if clustered or ranking.by:
         ranking.key_columns(rows, id_)
+
+
+def _check_length(rows: DataFrame, params: HasColumns, model: EmbeddingKMeansModel) -> None:
+    name = params.value("embeddingCol")
+    check_length(rows, embedding_column(rows, name), name, model.centroids.shape[1])
 
 
 def _resolve(job: Job, params: Any, *, fits: bool) -> tuple[str, str | None]:

@@ -2,37 +2,97 @@
 
 from __future__ import annotations
 
+import logging
+
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
+from pyspark.sql import types as T
 
 from spark_semdedup.errors import InvalidRowsError, SemDedupError, shown
+from spark_semdedup.lineage import refuse_drawn
+
+log = logging.getLogger("spark_semdedup")
 
 
 def check_ids(df: DataFrame, id_: Column, name: str) -> int:
     """Counts the rows, in one job; refuses an empty input and null or duplicate ids, naming examples.
 
     Only ids are read and shuffled. Null or duplicate ids are errors whatever ``handleInvalid`` says (DESIGN 3.7):
-    nobody could say which row an output line means.
+    nobody could say which row an output line means. So are ids that are not the same whenever they are computed: those
+    of Spark's functions are known from the plan (``lineage``), those of users' functions are looked at twice.
     """
+    made = refuse_drawn(df, name, "idCol")
+    if made.is_numbered:
+        log.warning(
+            "idCol=%s is made by row_number(): where rows tie in its order, Spark may number them anew whenever it "
+            "reads them; write the rows and read them back first, or order them by columns that do not tie",
+            shown(name),
+        )
     counts = df.groupBy(id_.alias("id")).agg(F.count(F.lit(1)).alias("rows"))
     repeated = F.when(F.col("rows") > 1, F.col("id"))
+    is_text = isinstance(counts.schema["id"].dataType, T.StringType)
+    garbled = ~is_utf8(F.col("id")) if is_text else F.lit(False)
     found = counts.agg(
         F.coalesce(F.sum("rows"), F.lit(0)).alias("rows"),
         F.coalesce(F.sum(F.when(F.col("id").isNull(), F.col("rows"))), F.lit(0)).alias("nulls"),
+        F.count(F.when(garbled, 1)).alias("garbled"),
         F.count(repeated).alias("repeated"),
         F.min(repeated).alias("example"),
+        F.bit_xor(F.xxhash64("id")).alias("print"),
     ).first()
     assert found is not None  # an aggregate without groups always gives one row
     if found["rows"] == 0:
         raise SemDedupError("the input is empty: it must have at least one row")
     if found["nulls"]:
         raise SemDedupError(f"idCol={shown(name)} is null in {found['nulls']} rows: every row needs an id of its own")
+    if found["garbled"]:
+        raise SemDedupError(
+            f"idCol={shown(name)} is not UTF-8 text in {found['garbled']} rows: write the ids again in that encoding, "
+            "or give another column"
+        )
     if found["repeated"]:
         raise SemDedupError(
             f"idCol={shown(name)} is not unique: {found['repeated']} ids stand in more than one row, for example "
             f"{shown(found['example'])}; drop exact repeats first (dropDuplicates([{shown(name)}]))"
         )
+    if made.is_opaque:
+        _refuse_changed(df, id_, name, found["print"])
     return int(found["rows"])
+
+
+def is_utf8(text: Column) -> Column:
+    """Whether a string column's bytes are UTF-8. Spark's readers do not look, but Arrow does, on the way to Python."""
+    if hasattr(F, "is_valid_utf8"):  # Spark 4, where decode fails on other bytes
+        return F.is_valid_utf8(text)  # type: ignore[no-any-return, unused-ignore]
+    binary = text.cast("binary")
+    return F.encode(F.decode(binary, "UTF-8"), "UTF-8") == binary
+
+
+def check_length(df: DataFrame, embedding: Column, name: str, dim: int) -> None:
+    """A ``SemDedupError`` where all embeddings have another length than the centroids they are to be compared with.
+
+    Otherwise one small job, which ends at the first row that fits.
+    """
+    length = F.size(embedding).alias("length")
+    if df.where(F.size(embedding) == dim).select(length).head(1):
+        return
+    others = df.where(F.size(embedding) > 0).select(length).head(1)
+    if others:
+        raise SemDedupError(
+            f"embeddingCol={shown(name)} has embeddings of length {others[0]['length']}, but the centroids have length "
+            f"{dim}: give the centroids that were fitted on such embeddings"
+        )
+
+
+def _refuse_changed(df: DataFrame, id_: Column, name: str, fingerprint: int) -> None:
+    """Computes the ids again, and refuses them where they are others. Spark takes a Python function for deterministic
+    unless told otherwise, so its plan says nothing of ``udf(lambda: str(uuid4()))``."""
+    again = df.select(id_.alias("id")).agg(F.bit_xor(F.xxhash64("id")).alias("print")).first()
+    if again is None or again["print"] != fingerprint:
+        raise SemDedupError(
+            f"idCol={shown(name)} has other values when it is computed again, so a function that it is made by draws "
+            "them anew each time: write the rows and read them back (or checkpoint() them) first"
+        )
 
 
 def invalid_row(id_: object, reason: str, column: str) -> InvalidRowsError:

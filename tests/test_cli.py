@@ -290,6 +290,7 @@ def test_the_summary_adds_up(done):
     assert {"spark_semdedup", "python", "spark", "pyspark", "numpy"} <= summary["versions"].keys()
     assert len(summary["seconds"]) == 6
     whole = json.loads((done / "_manifest.json").read_text("utf-8"))
+    assert whole.pop("identity")["eps"] == 0.05
     assert whole == {"holds": "run", **summary, "finished": whole["finished"]}
 
 

@@ -168,7 +168,7 @@ def test_a_model_of_another_class_is_refused(spark, tmp_path):
     path = str(tmp_path / "m")
     EmbeddingKMeansModel(centroids=CENTROIDS).save(path)
     with pytest.raises(
-        SemDedupError, match=r"holds a spark_semdedup.clustering.EmbeddingKMeansModel, not a .*SemDedupModel"
+        SemDedupError, match=r"holds a 'spark_semdedup.clustering.EmbeddingKMeansModel', not a .*SemDedupModel"
     ):
         SemDedupModel.load(path)
 

@@ -143,6 +143,12 @@ def test_every_row_is_accounted_for(spark, handle_invalid, type_):
         result.unpersist()
 
 
+@pytest.mark.slow
+def test_a_model_keeps_rows_of_which_none_can_be_compared(spark):
+    df = spark.createDataFrame([("a", None), ("b", [])], "id string, embedding array<double>")
+    assert ids(model(handleInvalid="keep").transform(df)) == {"a", "b"}
+
+
 @pytest.mark.parametrize("handle_invalid", ["skip", "keep"])
 def test_the_clustering_sets_invalid_rows_aside(spark, handle_invalid):
     assigned = EmbeddingKMeansModel(centroids=CENTROIDS, handleInvalid=handle_invalid).transform(mixed(spark))
