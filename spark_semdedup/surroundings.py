@@ -264,6 +264,8 @@ def _patience(context: SparkContext) -> Iterator[None]:
         while not over.wait(0.5):
             context.cancelJobGroup(group)
 
+    names = ("spark.jobGroup.id", "spark.job.description", "spark.job.interruptOnCancel")
+    before = {name: context.getLocalProperty(name) for name in names}  # a notebook has its own
     context.setJobGroup(group, "spark-semdedup doctor asks the executors")
     threading.Thread(target=cancel_until_over, daemon=True).start()
     try:
@@ -278,8 +280,8 @@ def _patience(context: SparkContext) -> Iterator[None]:
         ) from error
     finally:
         over.set()
-        context.setLocalProperty("spark.jobGroup.id", None)  # type: ignore[arg-type]
-        context.setLocalProperty("spark.job.description", None)  # type: ignore[arg-type]
+        for name, value in before.items():
+            context.setLocalProperty(name, value)  # type: ignore[arg-type]  # None removes it
 
 
 def look_around(spark: SparkSession) -> Findings:

@@ -313,6 +313,7 @@ def test_executors_without_room_are_not_waited_for_for_ever(spark, monkeypatch):
     monkeypatch.setattr(surroundings, "prober", lambda: lambda: time.sleep(3) or "")
     with pytest.raises(session.SemDedupError, match=r"no executor had room for a task within 0\.5 s"):
         surroundings.ask_executors(spark)
+    assert spark.sparkContext.getLocalProperty("spark.jobGroup.id") is None
     assert spark.range(1).count() == 1  # later jobs are not cancelled
 
 
