@@ -137,7 +137,7 @@ def _uses(found: Findings, wanted: Mapping[str, Any], backend: str, clusterer: s
 
 def _about_starting(found: Findings) -> Iterator[Advice]:
     major = _java_major(found.java)
-    if found.java is None:
+    if found.java is None and found.failure is not None:
         yield Advice(f"install Java {JAVA[0]} to {JAVA[1]}, or set JAVA_HOME", "no java runs here", needed=True)
     elif found.failure is not None and not JAVA[0] <= major <= JAVA[1]:
         yield Advice(f"use Java {JAVA[0]} to {JAVA[1]} (JAVA_HOME)", f"the java found is {found.java}", needed=True)
@@ -318,7 +318,7 @@ def _extra(workers: Iterable[Worker]) -> str:
 
 def _found_lines(found: Findings) -> Iterator[tuple[str, str]]:
     driver = found.driver
-    yield "Java", found.java or "none"
+    yield "Java", found.java or ("none" if found.failure else "out of reach: the session is Spark Connect's")
     yield "Spark", found.spark + (f", Scala {found.scala}" if found.scala else "")
     configured = "" if found.has_plugin else ", but spark.plugins does not name it"
     yield "RAPIDS plugin", f"{found.plugin}{configured}" if found.plugin else "none"

@@ -294,7 +294,7 @@ def look_around(spark: SparkSession) -> Findings:
         unasked = one_line(error)
     return Findings(
         driver=Worker.from_json(prober()()),
-        java=_java_of(spark) or java_on_path(),
+        java=_java_of(spark),
         spark=spark.version,
         scala=_jvm(spark, lambda jvm: jvm.scala.util.Properties.versionNumberString()),
         plugin=_jvm(spark, _plugin_version),

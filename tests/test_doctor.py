@@ -274,6 +274,12 @@ def test_what_would_make_a_run_better(case):
     assert reason in advice.reason
 
 
+def test_a_client_of_spark_connect_needs_no_java():
+    diagnosis = diagnose(replace(LAPTOP, java=None, scala=None))
+    assert diagnosis.works
+    assert "Java             out of reach" in str(diagnosis)
+
+
 def test_what_is_needed_comes_first():
     findings = with_settings(replace(LAPTOP, spark="3.4.4"), sql_adaptive_enabled="false", driver_memory="24g")
     assert [each.needed for each in diagnose(findings).advice] == [True, False, False]
