@@ -2,7 +2,7 @@
 
 Every Param of the stages is an option of the same name in kebab-case (``whichToKeep``: ``--which-to-keep``); its help,
 default and checks are the Param's own. Exit status: 0; 2 where the command or its input cannot be used and no work was
-begun; 1 where a run failed; 130 where it was interrupted.
+begun; 1 where a run failed, or would (``doctor``); 130 where it was interrupted.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ from pyspark.ml.param import Param
 from pyspark.sql import SparkSession
 
 import spark_semdedup
-from spark_semdedup import demo, steps
+from spark_semdedup import demo, doctor, steps
 from spark_semdedup.clustering import EmbeddingKMeans
 from spark_semdedup.datasets import Source, Target
+from spark_semdedup.doctor import Diagnosis
 from spark_semdedup.duplicates import IdentifyDuplicates, RemoveDuplicates
 from spark_semdedup.errors import SemDedupError, shown
 from spark_semdedup.evaluation import MISSED, SAMPLE_ROWS
@@ -50,8 +51,9 @@ from spark_semdedup.params import (
 )
 from spark_semdedup.redaction import redacted
 from spark_semdedup.report import is_expected, one_line
-from spark_semdedup.session import given_session, local_session
+from spark_semdedup.session import SessionError, given_session, local_session
 from spark_semdedup.sizing import Hardware
+from spark_semdedup.surroundings import look_without_session
 
 PROGRAM = "spark-semdedup"
 
@@ -256,7 +258,9 @@ class Command:
     usage: str
     params: dict[str, Param[Any]]
     add_options: Callable[[argparse.ArgumentParser], None]
-    prepare: Callable[[argparse.Namespace, dict[str, Any]], Callable[[steps.Job], str]]
+    prepare: Callable[[argparse.Namespace, dict[str, Any]], Callable[[steps.Job], str | Diagnosis]]
+    without_session: Callable[[dict[str, Any], SemDedupError], Diagnosis] | None = None
+    """What to say where no session can be started, if more than why."""
 
 
 def _saved(args: argparse.Namespace, settings: dict[str, Any]) -> steps.SavedCentroids:
@@ -391,6 +395,18 @@ def _evaluate(args: argparse.Namespace, settings: dict[str, Any]) -> Callable[[s
     return lambda job: steps.evaluate(job, source, args.result, settings, **options).as_text()
 
 
+def _doctor_options(parser: argparse.ArgumentParser) -> None:
+    """None of its own: it looks at what a run with the same options would use."""
+
+
+def _doctor(args: argparse.Namespace, settings: dict[str, Any]) -> Callable[[steps.Job], Diagnosis]:
+    return lambda job: doctor.examine(job.spark, settings)
+
+
+def _doctor_without_session(settings: dict[str, Any], error: SemDedupError) -> Diagnosis:
+    return doctor.diagnose(look_without_session(str(error)), settings)
+
+
 def _demo_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", default="demo-output", metavar="PATH", help="folder to write, as run does (default: demo-output)"
@@ -447,6 +463,14 @@ COMMANDS = {
         _RUN_PARAMS,
         _plan_options,
         _plan,
+    ),
+    "doctor": Command(
+        "say what is there, what a run will use of it, and what to change; status 1 where a run would fail",
+        "",
+        {name: param for name, param in _RUN_PARAMS.items() if name in doctor.PARAMS},
+        _doctor_options,
+        _doctor,
+        _doctor_without_session,
     ),
     "demo": Command(
         "run on a small real corpus that comes with the package, and show what was found",
@@ -543,9 +567,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         _refuse_broken(arguments)
         args = make_parser().parse_args(arguments)
         command = COMMANDS[args.command]
-        step = command.prepare(args, _settings(args, command.params))
-        report = running.run(step, args)
+        settings = _settings(args, command.params)
+        step = command.prepare(args, settings)
+        try:
+            report = running.run(step, args)
+        except SessionError as error:
+            if command.without_session is None:
+                raise
+            report = command.without_session(settings, error)
         print(f"\n{PROGRAM} {args.command}\n\n{report}")
+        if isinstance(report, Diagnosis) and not report.works:
+            return 1
     except KeyboardInterrupt:
         _say("interrupted")
         return 130
@@ -588,7 +620,7 @@ class _Running:
         """Whether checks are over and work has begun."""
         return self._job is not None and self._job.progress.started
 
-    def run(self, step: Callable[[steps.Job], str], args: argparse.Namespace) -> str:
+    def run(self, step: Callable[[steps.Job], str | Diagnosis], args: argparse.Namespace) -> str | Diagnosis:
         session = given_session()
         if session is None:
             session = self._own = local_session(

@@ -9,28 +9,34 @@ import importlib.util
 import logging
 import math
 import os
+import re
 import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import ModuleType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 from pyspark import TaskContext
+from pyspark.resource.profile import ResourceProfileBuilder
+from pyspark.resource.requests import TaskResourceRequests
 from pyspark.sql import SparkSession
 
 from spark_semdedup.errors import SemDedupError
 from spark_semdedup.kernels.arrays import Array
 from spark_semdedup.kernels.memory import BlockSizes, lacks_device_memory
-from spark_semdedup.params import HasBackend
+from spark_semdedup.params import HasBackend, PairwiseParams
 from spark_semdedup.planning import device_bytes
 
 log = logging.getLogger("spark_semdedup")
 
 T = TypeVar("T")
+
+PLUGIN = "com.nvidia.spark.SQLPlugin"
+"""The RAPIDS Accelerator, as ``spark.plugins`` names it."""
 
 INSTALL_GPU = "pip install 'spark-semdedup[gpu-cu12]' (or gpu-cu13, by the CUDA version) on every executor"
 
@@ -73,7 +79,7 @@ def _probe_executors(spark: SparkSession) -> list[str | None]:
 
 def plugin_active(spark: SparkSession) -> bool:
     """Whether the RAPIDS Accelerator replaces operators of plans by its own on the GPU (or, explaining, would)."""
-    loaded = "com.nvidia.spark.SQLPlugin" in (spark.conf.get("spark.plugins", None) or "")
+    loaded = PLUGIN in (spark.conf.get("spark.plugins", None) or "")
     return loaded and (spark.conf.get("spark.rapids.sql.enabled", None) or "true").lower() == "true"
 
 
@@ -93,10 +99,48 @@ def gpu_lacking() -> str | None:
     try:
         if cupy.cuda.runtime.getDeviceCount() == 0:
             return f"{host} has no GPU"
-        cupy.arange(2).sum().get()
-    except Exception as error:  # CuPy raises its own classes for driver, runtime and compiler faults
-        return f"CuPy cannot use a GPU on {host} ({str(error).splitlines()[0]})"
+        cupy.arange(2).sum().get()  # takes the driver, the runtime and the compiler
+    except Exception as error:  # CuPy raises its own classes for faults of all three
+        return f"CuPy cannot use a GPU on {host} ({fault_in_words(error, *_cuda_versions(cupy))})"
     return None
+
+
+def _cuda_versions(cupy: ModuleType) -> tuple[int, int]:
+    """The major version of CUDA that CuPy was built for, and the newest that the driver can run: 0 without a driver."""
+    try:
+        return cupy.cuda.runtime.runtimeGetVersion() // 1000, cupy.cuda.runtime.driverGetVersion() // 1000
+    except Exception:
+        return 0, 0
+
+
+def fault_in_words(error: Exception, built_for: int, driver_for: int) -> str:
+    """What an exception of CuPy's means, and what to install; ``built_for``, ``driver_for``: major versions of CUDA.
+
+    >>> fault_in_words(RuntimeError("cudaErrorInsufficientDriver: CUDA driver version is insufficient"), 13, 12)
+    'its NVIDIA driver runs CUDA 12 at most, CuPy is built for CUDA 13: install spark-semdedup[gpu-cu12], or a newer \
+driver'
+    """
+    said = (str(error).strip() or type(error).__name__).splitlines()[0]
+    # CUDA says "insufficient" of a driver that is not there at all, too.
+    if "cudaErrorInsufficientDriver" in said or "cudaErrorSystemDriverMismatch" in said:
+        if not driver_for:
+            return "there is no NVIDIA driver, or a container does not see it"
+        return (
+            f"its NVIDIA driver runs CUDA {driver_for} at most, CuPy is built for CUDA {built_for}: install "
+            f"spark-semdedup[gpu-cu{driver_for}], or a newer driver"
+        )
+    if "cudaErrorNoDevice" in said:
+        return "no GPU is seen; look at CUDA_VISIBLE_DEVICES and at what the container is given"
+    if "cudaErrorNoKernelImageForDevice" in said or "cudaErrorUnsupportedPtxVersion" in said:
+        return f"CuPy has no code for this GPU ({said}): install another release of CuPy or of the driver"
+    # Since version 13 CuPy loads the compiler when it is first used: https://github.com/cupy/cupy/issues/8317.
+    library = re.search(r"\blib(?:nvrtc|cublas|cudart|nvJitLink)[\w.-]*", said)
+    if library:
+        return (
+            f"{library[0].rstrip('.:')} is not found: the CUDA {built_for or ''} libraries are missing beside CuPy; "
+            f"install spark-semdedup[{f'gpu-cu{built_for}' if built_for else 'gpu-cu12'}], which brings them"
+        ).replace("CUDA  ", "CUDA ")
+    return said
 
 
 def vector_bytes(rows: int, dim: int) -> int:
@@ -131,6 +175,8 @@ class Placement:
     """As Spark schedules GPUs (``spark.task.resource.gpu.amount``); None where it does not."""
     slots: int | None = None
     """Tasks that one executor runs at once; None where only the executor knows."""
+    stage_gpus: float | None = None
+    """GPUs of each task, where the stage asks for them itself (``taskGpuAmount``)."""
     blocks: BlockSizes = field(default_factory=BlockSizes, compare=False, repr=False)
     """Of this task: each unpickles a placement of its own."""
 
@@ -145,6 +191,26 @@ class Placement:
     def of_params(cls, spark: SparkSession, params: HasBackend) -> Placement:
         """As the Params of a stage say."""
         return cls.of(spark, params.value("backend"), params.value("deviceMemoryFraction"))
+
+    @classmethod
+    def of_comparison(cls, spark: SparkSession, params: PairwiseParams) -> Placement:
+        """For the tasks that compare, which may ask for GPUs of their own.
+
+        Raises ``SemDedupError`` where Spark cannot give them any.
+        """
+        placement, amount = cls.of_params(spark, params), params.value("taskGpuAmount")
+        if amount is None or placement.backend == "cpu":
+            return placement
+        _refuse_stage_resources(spark, amount, params.value("execution"))
+        return replace(placement, tasks_per_gpu=math.floor(1 / amount), stage_gpus=amount)
+
+    def stage_resources(self, spark: SparkSession) -> dict[str, Any]:
+        """Arguments of ``mapInArrow``: none where tasks have what all of the application's have."""
+        if self.stage_gpus is None:
+            return {}
+        cpus = int(spark.conf.get("spark.task.cpus", None) or 1)
+        tasks = TaskResourceRequests().cpus(cpus).resource("gpu", self.stage_gpus)
+        return {"profile": ResourceProfileBuilder().require(tasks).build}
 
     def module(self) -> ModuleType:
         """The array module of this task: NumPy, or CuPy with the task's own GPU made current and its memory bounded.
@@ -249,6 +315,30 @@ def _rows_that_fit(available: int, dim: int, needs: Callable[[int, int], int]) -
     return max(0, available - fixed) // (needs(1, dim) - fixed)
 
 
+def _refuse_stage_resources(spark: SparkSession, amount: float, execution: str) -> None:
+    master = spark.conf.get("spark.master", None) or ""
+    if execution != "streamed":
+        why = f"contradicts execution={execution!r}: a grouped pandas UDF takes no resources of its own; set streamed"
+    elif int(spark.version.split(".")[0]) < 4:  # SPARK-46812
+        why = f"needs Spark 4.0 or newer, this is {spark.version}: set spark.task.resource.gpu.amount"
+    elif master.startswith("local") and not master.startswith("local-cluster"):
+        why = f"needs a cluster, this is {master}: leave it unset"
+    elif is_on_gpu_plan(spark):
+        # Not until the plugin passes the profile on: https://github.com/NVIDIA/cudf-spark/issues/10671.
+        why = "is not passed on by the RAPIDS Accelerator: set spark.task.resource.gpu.amount"
+    elif not spark.conf.get("spark.executor.resource.gpu.amount", None):
+        why = "needs executors with GPUs: set spark.executor.resource.gpu.amount"
+    else:
+        return
+    raise SemDedupError(f"taskGpuAmount={amount:g} {why}")
+
+
+def is_on_gpu_plan(spark: SparkSession) -> bool:
+    """Whether the plugin is there and puts steps on the GPU, rather than only explaining what it would do."""
+    mode = spark.conf.get("spark.rapids.sql.mode", None) or "executeOnGPU"
+    return plugin_active(spark) and mode.lower() == "executeongpu"
+
+
 def _executor_slots(spark: SparkSession) -> int | None:
     master = spark.conf.get("spark.master", None) or ""
     if master.startswith("local[") or master == "local":
@@ -261,13 +351,17 @@ _INEXACT = ("CUPY_TF32", "NVIDIA_TF32_OVERRIDE", "CUBLAS_EMULATE_SINGLE_PRECISIO
 """What makes CuPy or cuBLAS multiply less exactly than asked for, unless it is unset, empty or 0."""
 
 
+def inexact_settings() -> list[str]:
+    """Names of the environment variables that make this process multiply inexactly."""
+    return [name for name in _INEXACT if os.environ.get(name, "0") not in ("", "0")]
+
+
 def _refuse_inexact_products() -> None:
-    for name in _INEXACT:
-        if os.environ.get(name, "0") not in ("", "0"):
-            raise SemDedupError(
-                f"{name}={os.environ[name]} in the executors' environment: products would be off by more than the "
-                "bounds that candidates are screened by; unset it"
-            )
+    for name in inexact_settings():
+        raise SemDedupError(
+            f"{name}={os.environ[name]} in the executors' environment: products would be off by more than the bounds "
+            "that candidates are screened by; unset it"
+        )
 
 
 def _device(devices: int) -> int:

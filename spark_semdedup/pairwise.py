@@ -209,7 +209,7 @@ def compare_clusters(
     cut and placed (``planning``), never the answer.
     """
     spark = rows.sparkSession
-    placement = Placement.of_params(spark, params)
+    placement = Placement.of_comparison(spark, params)
     centroids = np.fromiter(sizes.rows, np.int64, len(sizes.rows))
     estimates = np.fromiter(sizes.rows.values(), float, len(sizes.rows))
     max_rows = params.value("maxClusterRows") or default_max_rows(sizes.dim)
@@ -217,9 +217,7 @@ def compare_clusters(
     workload = Workload.of_clusters(sizes.rows, sizes.dim, plan, max_rows)
     _log(workload, placement)
     compare = GroupComparison.of(rows, ranking, decode, placement, params, merges=plan.is_tiled)
-    return Compared(
-        _compared(_place(rows, centroids, plan), plan.partitions, compare, params.value("execution")), workload
-    )
+    return Compared(_compared(_place(rows, centroids, plan), plan.partitions, compare, params), workload)
 
 
 def travel_as_lists(spark: SparkSession, params: PairwiseParams) -> bool:
@@ -241,16 +239,16 @@ def compare_regions(
     rows: DataFrame, plan: RegionPlan, workload: Workload, ranking: Ranking, params: PairwiseParams
 ) -> Compared:
     """``compare_clusters`` for rows that visit several cells, routed by ``plan`` (``Router``)."""
-    placement = Placement.of_params(rows.sparkSession, params)
+    placement = Placement.of_comparison(rows.sparkSession, params)
     _log(workload, placement)
     at_least = workload.coverage.at_least
     compare = GroupComparison.of(
         rows, ranking, decode_units, placement, params, merges=len(plan.keys) > 1, plan=plan, at_least=at_least
     )
-    return Compared(_compared(placed(rows), plan.partitions, compare, params.value("execution")), workload)
+    return Compared(_compared(placed(rows), plan.partitions, compare, params), workload)
 
 
-def _compared(placed: DataFrame, partitions: int, compare: GroupComparison, execution: str) -> DataFrame:
+def _compared(placed: DataFrame, partitions: int, compare: GroupComparison, params: PairwiseParams) -> DataFrame:
     schema = compare.schema(placed.schema)
     rows = placed.repartition(partitions, "task")
 
@@ -260,8 +258,9 @@ def _compared(placed: DataFrame, partitions: int, compare: GroupComparison, exec
     def compare_partition(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         return compare.stream(batches, schema)
 
-    if execution == "streamed":
-        found = rows.sortWithinPartitions("task").mapInArrow(compare_partition, schema)
+    if params.value("execution") == "streamed":
+        resources = compare.placement.stage_resources(rows.sparkSession)
+        found = rows.sortWithinPartitions("task").mapInArrow(compare_partition, schema, **resources)
     else:
         found = rows.groupBy("task").applyInPandas(compare_group, schema)
     return merge(found, compare) if compare.merges else found

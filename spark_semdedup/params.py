@@ -357,6 +357,12 @@ class PairwiseParams(HasBackend):
         "by task, which takes less time and memory); the answer is the same",
         _one_of("execution", "grouped", "streamed"),
     )
+    taskGpuAmount = _param(
+        "taskGpuAmount",
+        "GPUs of each task of the streamed comparison: 0.25 lets four tasks share one, whatever other stages do (Spark "
+        "4.0 or newer, on a cluster; unset: spark.task.resource.gpu.amount)",
+        _number("taskGpuAmount", lambda v: 0 < v <= 1, "a number above 0, and at most 1"),
+    )
 
 
 class CoverageParams(SemDedupParams):

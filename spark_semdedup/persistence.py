@@ -46,6 +46,11 @@ class _CentroidsWriter(MLWriter):
         super().__init__()
         self._model = model
 
+    def _handleOverwrite(self, path: str) -> None:
+        if getattr(self.sparkSession, "_jvm", None) is None:
+            raise SemDedupError(f"path={shown(path)}: a Spark Connect client cannot overwrite; save to a new path")
+        super()._handleOverwrite(path)
+
     def saveImpl(self, path: str) -> None:
         model = self._model
         history = {"history": list(map(float, model.history))}

@@ -16,6 +16,10 @@ from spark_semdedup.errors import SemDedupError
 APP_NAME = "spark-semdedup"
 
 
+class SessionError(SemDedupError):
+    """No Spark session can be started."""
+
+
 def given_session(app_name: str = APP_NAME) -> SparkSession | None:
     """The session of spark-submit or of a notebook, as it is; None where Spark has not been started.
 
@@ -51,7 +55,7 @@ def local_session(
     task, whatever the number of rows, and a heap that may grow without need does.
 
     ``quiet``: the JVM logs nothing, and what it prints while it starts is dropped, for a program that reports errors
-    itself. Raises ``SemDedupError`` where Spark cannot be started, for want of Java say.
+    itself. Raises ``SessionError`` where Spark cannot be started, for want of Java say.
     """
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     cores = cores or os.cpu_count() or 1
@@ -109,7 +113,7 @@ def _starting(quiet: bool) -> Iterator[None]:
         said = [line for line in b"".join(heard).decode(errors="replace").splitlines() if line.strip()]
         telling = [line for line in said if "Error" in line or "Exception" in line or "JAVA_HOME" in line]
         reason = (telling or str(error).strip().splitlines() or [type(error).__name__])[0].strip()
-        raise SemDedupError(
+        raise SessionError(
             f"Spark cannot be started: {reason}; it needs Java 17 or newer, found by JAVA_HOME or on the PATH"
         ) from error
 

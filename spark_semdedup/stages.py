@@ -32,7 +32,9 @@ COMPARED = "compared"
 VERSION = "version of the input table"
 """Name, in what a run is, of the version of a Delta table that it reads."""
 
-FREE_PARAMS = frozenset({"backend", "batchSize", "deviceMemoryFraction", "execution", "maxClusterRows", "precision"})
+FREE_PARAMS = frozenset(
+    {"backend", "batchSize", "deviceMemoryFraction", "execution", "maxClusterRows", "precision", "taskGpuAmount"}
+)
 """Params that never change the answer: a run may be resumed with other values."""
 
 

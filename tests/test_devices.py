@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pyspark
 import pytest
+from standalone import cluster
 
+from spark_semdedup import SemDedup, devices, pairwise
 from spark_semdedup.comparison import precision_for
-from spark_semdedup.devices import Placement, plugin_active
+from spark_semdedup.devices import Placement, fault_in_words, gpu_lacking, plugin_active
 from spark_semdedup.errors import SemDedupError
+
+ROOT = Path(__file__).parents[1]
 
 
 class FakeCupy:
@@ -110,7 +119,8 @@ def test_an_executor_whose_slots_nobody_told_counts_its_cores(monkeypatch):
 class Settings:
     """A session as far as its settings go."""
 
-    def __init__(self, cores: int = 8, **settings: str) -> None:
+    def __init__(self, cores: int = 8, version: str = "4.0.3", **settings: str) -> None:
+        self.version = version
         values = {f"spark.{name.replace('_', '.')}": value for name, value in settings.items()}
         self.conf = SimpleNamespace(get=lambda name, default=None: values.get(name, default))
         self.sparkContext = SimpleNamespace(defaultParallelism=cores)
@@ -169,3 +179,196 @@ def test_screening_precision(precision, backend, used):
 )
 def test_the_plugin_is_active_where_it_is_loaded_and_not_switched_off(conf, active):
     assert plugin_active(SimpleNamespace(conf=conf)) is active
+
+
+# --- what keeps CuPy from a GPU -----------------------------------------------------------------------------
+
+INSUFFICIENT = "cudaErrorInsufficientDriver: CUDA driver version is insufficient for CUDA runtime version"
+
+
+@pytest.mark.parametrize(
+    ("said", "built_for", "driver_for", "words"),
+    [
+        (INSUFFICIENT, 13, 12, "runs CUDA 12 at most, CuPy is built for CUDA 13: install spark-semdedup[gpu-cu12], or"),
+        (INSUFFICIENT, 12, 0, "there is no NVIDIA driver"),
+        (
+            "cudaErrorNoDevice: no CUDA-capable device is detected",
+            12,
+            12,
+            "no GPU is seen; look at CUDA_VISIBLE_DEVICES",
+        ),
+        (
+            "CuPy failed to load libnvrtc.so.12: OSError: libnvrtc.so.12: cannot open shared object file",
+            12,
+            13,
+            "libnvrtc.so.12 is not found: the CUDA 12 libraries are missing beside CuPy; install spark-semdedup[",
+        ),
+        ("libcublas.so.13: cannot open shared object file", 0, 0, "libcublas.so.13 is not found"),
+        ("cudaErrorNoKernelImageForDevice: no kernel image", 12, 12, "CuPy has no code for this GPU"),
+        (
+            "cudaErrorECCUncorrectable: uncorrectable ECC error\nmore",
+            12,
+            12,
+            "cudaErrorECCUncorrectable: uncorrectable",
+        ),
+        ("", 12, 12, "RuntimeError"),
+    ],
+)
+def test_a_fault_of_cupys_is_told_with_what_to_install(said, built_for, driver_for, words):
+    told = fault_in_words(RuntimeError(said), built_for, driver_for)
+    assert words in told
+    assert "\n" not in told
+    assert "  " not in told
+
+
+def test_a_missing_cupy_is_told(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    assert gpu_lacking().startswith("CuPy cannot be imported on ")
+
+
+def failing(says: str, built_for: int, driver_for: int) -> SimpleNamespace:
+    """CuPy on a machine where its first call fails."""
+
+    def fail() -> int:
+        raise RuntimeError(says)
+
+    versions = {"runtimeGetVersion": lambda: built_for, "driverGetVersion": lambda: driver_for}
+    return SimpleNamespace(cuda=SimpleNamespace(runtime=SimpleNamespace(getDeviceCount=fail, **versions)))
+
+
+def test_a_driver_that_is_too_old_is_told(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", failing(INSUFFICIENT, 13000, 12080))
+    assert "runs CUDA 12 at most, CuPy is built for CUDA 13" in gpu_lacking()
+
+
+def test_a_machine_without_a_gpu_is_told(gpus):
+    gpus(0)
+    assert gpu_lacking().endswith(" has no GPU")
+
+
+# --- GPUs of the comparison's own ---------------------------------------------------------------------------
+
+CLUSTER = {"master": "spark://host:7077", "executor_cores": "8", "executor_resource_gpu_amount": "1"}
+
+
+@pytest.fixture
+def on_gpus(monkeypatch):
+    monkeypatch.setattr(devices, "resolve_backend", lambda *_: "gpu")
+
+
+def test_a_comparison_has_gpus_of_its_own(on_gpus):
+    stage = SemDedup(execution="streamed", taskGpuAmount=0.25)
+    settings = Settings(**CLUSTER, task_resource_gpu_amount="0.125")
+    assert Placement.of_params(settings, stage) == Placement("gpu", 0.4, 8, 8)
+    assert Placement.of_comparison(settings, stage) == Placement("gpu", 0.4, 4, 8, 0.25)
+    assert Placement.of_comparison(settings, SemDedup(execution="streamed")) == Placement("gpu", 0.4, 8, 8)
+
+
+def test_on_a_cpu_there_are_none_to_have():
+    stage = SemDedup(execution="streamed", taskGpuAmount=0.25, backend="cpu")
+    assert Placement.of_comparison(Settings(master="local[8]"), stage) == Placement("cpu", 0.4, None, 8)
+
+
+PLUGIN = {"plugins": f"{devices.PLUGIN},another"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "execution", "words"),
+    [
+        (CLUSTER, "grouped", "contradicts execution='grouped'"),
+        (CLUSTER | {"version": "3.5.8"}, "streamed", "needs Spark 4.0 or newer, this is 3.5.8"),
+        ({"master": "local[4]"}, "streamed", r"needs a cluster, this is local\[4\]"),
+        (CLUSTER | {"executor_resource_gpu_amount": ""}, "streamed", "needs executors with GPUs"),
+        (CLUSTER | PLUGIN, "streamed", "is not passed on by the RAPIDS Accelerator"),
+    ],
+)
+def test_gpus_that_a_comparison_cannot_have_are_refused(on_gpus, settings, execution, words):
+    with pytest.raises(SemDedupError, match=f"taskGpuAmount=0.25 {words}"):
+        Placement.of_comparison(Settings(**settings), SemDedup(execution=execution, taskGpuAmount=0.25))
+
+
+@pytest.mark.parametrize("off", [{"rapids_sql_enabled": "false"}, {"rapids_sql_mode": "explainOnly"}])
+def test_a_plugin_that_is_switched_off_passes_them_on(on_gpus, off):
+    stage = SemDedup(execution="streamed", taskGpuAmount=0.5)
+    assert Placement.of_comparison(Settings(**CLUSTER, **PLUGIN, **off), stage).stage_gpus == 0.5
+
+
+def test_the_streamed_comparison_asks_for_them(monkeypatch):
+    asked = {}
+
+    class Rows:
+        sparkSession = schema = None
+
+        def repartition(self, *_):
+            return self
+
+        sortWithinPartitions = repartition
+
+        def mapInArrow(self, function, schema, **resources):
+            asked.update(resources)
+
+    compare = SimpleNamespace(schema=lambda _: None, placement=Placement("gpu", 0.4, 4, 8, 0.25), merges=False)
+    monkeypatch.setattr(Placement, "stage_resources", lambda self, _: {"profile": self.stage_gpus})
+    pairwise._compared(Rows(), 1, compare, SemDedup(execution="streamed"))
+    assert asked == {"profile": 0.25}
+
+
+# What tasks of a cluster see, without resources of their own and with them.
+JOB = """
+import json, sys
+import pyarrow as pa
+from pyspark import TaskContext
+from pyspark.sql import SparkSession
+from spark_semdedup import devices
+
+spark = SparkSession.builder.getOrCreate()
+
+def look(batches):
+    gpus = TaskContext.get().resources().get("gpu")
+    for batch in batches:
+        found = {"gpus": gpus.addresses if gpus else [], "device": devices._device(8)}
+        yield pa.RecordBatch.from_pylist([found], pa.schema([("gpus", pa.list_(pa.string())), ("device", pa.int64())]))
+
+rows, schema = spark.range(0, 4, 1, 2).repartition(2), "gpus array<string>, device long"
+answer = {}
+for name, gpus in {"plain": None, "own": 0.5}.items():
+    resources = devices.Placement("gpu", 0.4, 2, 2, gpus).stage_resources(spark)
+    answer[name] = [[row.gpus, row.device] for row in rows.mapInArrow(look, schema, **resources).collect()]
+open(sys.argv[1], "w").write(json.dumps(answer))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(pyspark.__version__ < "4", reason="Spark 3.5 has no resources for mapInArrow (SPARK-46812)")
+def test_tasks_that_ask_for_a_gpu_of_their_own_see_it(tmp_path):
+    """The GPU exists in name only. The application's other tasks ask for none, and are given none."""
+    script = tmp_path / "discover.sh"
+    script.write_text("""#!/bin/sh\necho '{"name": "gpu", "addresses": ["5"]}'\n""")
+    script.chmod(0o755)
+    (tmp_path / "job.py").write_text(JOB)
+    settings = {
+        "spark.driver.host": "127.0.0.1",
+        "spark.driver.memory": "1g",
+        "spark.executor.memory": "640m",
+        "spark.executor.resource.gpu.amount": "1",
+        "spark.executorEnv.PYTHONPATH": str(ROOT),
+        "spark.ui.enabled": "false",
+    }
+    options = [word for name, value in settings.items() for word in ("--conf", f"{name}={value}")]
+    worker = f"-Dspark.worker.resource.gpu.amount=1 -Dspark.worker.resource.gpu.discoveryScript={script}"
+    with cluster(tmp_path, workers=1, SPARK_WORKER_OPTS=worker) as url:
+        submit = [Path(pyspark.__file__).parent / "bin" / "spark-submit", "--master", url, *options]
+        ended = subprocess.run(
+            [*submit, tmp_path / "job.py", tmp_path / "answer.json"],
+            env={**os.environ, "PYTHONPATH": str(ROOT), "PYSPARK_PYTHON": sys.executable},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    answer = json.loads((tmp_path / "answer.json").read_text())
+    assert answer["plain"]
+    assert all(gpus == [] for gpus, _ in answer["plain"])
+    assert answer["own"]
+    assert all((gpus, device) == (["5"], 5) for gpus, device in answer["own"])

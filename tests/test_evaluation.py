@@ -246,6 +246,7 @@ def small(spark, embeddings: list, removed: str, **params) -> Evaluator:
     )
 
 
+@pytest.mark.slow
 def test_pairs_across_a_boundary_are_missed_and_named(spark):
     """b goes because of a, e because of d. d, 1 degree beyond c and the boundary, is missed; f and g are alone."""
     df = spark.createDataFrame(

@@ -164,6 +164,7 @@ def small_gpus(monkeypatch, tmp_path):
     pyspark.cloudpickle.unregister_pickle_by_value(scarce)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("coverage", [{}, {"coverage": "exact", "eps": 0.05}], ids=["cluster", "exact"])
 def test_a_run_on_gpus_with_too_little_memory_gives_the_same_answer(spark, small_gpus, coverage):
     units = vectors.make("near_duplicates", 1500, 16)

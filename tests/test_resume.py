@@ -212,6 +212,7 @@ def test_another_run_is_refused_by_what_differs(capsys, monkeypatch, data, tmp_p
     assert refused() == "spark_semdedup is '9.9', was '0.1.0'"
 
 
+@pytest.mark.slow
 def test_an_unfinished_run_is_not_touched_unasked(capsys, data, unfinished, expected):
     before = snapshot(unfinished)
     said = refusal(capsys, "run", "--input", data, "--output", unfinished, *ARGUMENTS)
@@ -226,6 +227,7 @@ def test_an_unfinished_run_is_not_touched_unasked(capsys, data, unfinished, expe
     assert leftovers(unfinished) == []
 
 
+@pytest.mark.slow
 def test_resume_of_nothing_begins_and_of_a_finished_run_has_nothing_to_do(capsys, spark, data, tmp_path, expected):
     output = tmp_path / "out"
     run(capsys, data, output, "--resume", "--keep-stages")
@@ -250,6 +252,7 @@ def test_a_folder_of_another_program_is_not_resumed_into(capsys, spark, data, tm
     assert snapshot(tmp_path / "out") == {"notes.txt": b"mine"}
 
 
+@pytest.mark.slow
 def test_a_damaged_record_is_named(capsys, data, unfinished):
     (unfinished / "_stages" / "fit.json").write_text("{")
     (unfinished / "_stages" / ".fit.json.crc").unlink()
@@ -258,6 +261,7 @@ def test_a_damaged_record_is_named(capsys, data, unfinished):
     assert said.endswith("delete it, and its stage is done again")
 
 
+@pytest.mark.slow
 def test_two_runs_into_one_output(capsys, spark, monkeypatch, data, tmp_path, expected):
     """The second is started while the first compares: it is refused, whatever it was told, and harms nothing."""
     output = tmp_path / "out"
@@ -279,6 +283,7 @@ def test_two_runs_into_one_output(capsys, spark, monkeypatch, data, tmp_path, ex
     assert leftovers(output) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [pytest.param("a file more", marks=pytest.mark.slow), "a file changed"])
 def test_input_that_changes_while_it_is_read_gives_no_result(capsys, spark, monkeypatch, tmp_path, change):
     source, output = tmp_path / "in", tmp_path / "out"
