@@ -354,7 +354,7 @@ class PairwiseParams(HasBackend):
     execution = _param(
         "execution",
         "how tasks get their rows: grouped (a grouped pandas UDF), or streamed (a map over partitions that are sorted "
-        "by task, which takes less time and memory); the answer is the same",
+        "by task, which holds one of them at a time); the answer is the same",
         _one_of("execution", "grouped", "streamed"),
     )
     taskGpuAmount = _param(
