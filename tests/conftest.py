@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+collect_ignore = ["databricks_stand_in.py"]  # it is run before a notebook, and is no module of tests
+
 os.environ["PYSPARK_PYTHON"] = sys.executable  # Spark's workers are "python3" from PATH unless told
 
 
