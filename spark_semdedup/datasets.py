@@ -190,14 +190,14 @@ class Target:
     def read_back(self, rows: DataFrame, path: str) -> DataFrame:
         """What ``save`` wrote."""
         reader = with_options(rows.sparkSession.read.format(self.format), self.options)
-        return (reader.schema(rows.schema) if self.format in _WITHOUT_SCHEMA else reader).load(path)
+        return (reader.schema(rows.schema) if self.format.lower() in _WITHOUT_SCHEMA else reader).load(path)
 
     def save_table(self, rows: DataFrame) -> None:
         """Writes rows to the table."""
         assert self.table is not None
         writer = with_options(rows.write.mode("overwrite" if self.overwrite else "errorifexists"), self.options)
         # Without a format the catalog's own default decides (Delta on Databricks).
-        (writer if self.format == "parquet" else writer.format(self.format)).saveAsTable(self.table)
+        (writer if self.format.lower() == "parquet" else writer.format(self.format)).saveAsTable(self.table)
 
 
 def with_options(reader_or_writer: Any, options: Mapping[str, str]) -> Any:
@@ -257,8 +257,16 @@ def begin(files: Files, path: str) -> None:
 
 
 def delete_dataset(files: Files, path: str) -> None:
-    """Deletes a folder of ours, its manifest first, so that it is not taken for valid while it goes."""
-    files.delete(join(path, MANIFEST))
+    """Deletes a folder. One of ours is marked as unfinished first, then loses its manifest, and the mark goes last: so
+    that it is not taken for whole, nor for another program's, while it goes."""
+    if not files.exists(path):
+        return
+    if any(files.exists(join(path, name)) for name in (MANIFEST, UNFINISHED)):
+        files.write_text(join(path, UNFINISHED), "")
+        files.delete(join(path, MANIFEST))
+        for name in files.names(path):
+            if name != UNFINISHED:
+                files.delete(join(path, name))
     files.delete(path)
 
 
@@ -331,7 +339,7 @@ def is_own_run(files: Files, path: str) -> bool:
 def can_resume(files: Files, path: str) -> bool:
     """Whether a run can go on in a folder: one has begun there, or was stopped before it wrote anything."""
     names = files.names(path)
-    return RUN_MANIFEST in names or "_stages" in names or all(_is_mark(name) for name in names)
+    return any(name in names for name in (RUN_MANIFEST, UNFINISHED, "_stages")) or all(map(_is_mark, names))
 
 
 def _is_mark(name: str) -> bool:

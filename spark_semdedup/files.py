@@ -129,6 +129,7 @@ class Files:
             return {
                 str(s.getPath().toUri().getRawPath()).rsplit("/", 1)[-1]: (s.getLen(), s.getModificationTime())
                 for s in found
+                if s.isFile()
             }
 
     def read_text(self, path: str) -> str:

@@ -44,7 +44,7 @@ class Lock:
         self._files, self._folder, self._takeover = files, folder, takeover
         self._about = {"run": uuid.uuid4().hex, "machine": _machine(), "host": socket.gethostname(), "pid": os.getpid()}
         self._number = 0
-        self._ended = threading.Event()
+        self._ended, self._lost = threading.Event(), threading.Event()
         self._beating = threading.Thread(target=self._beat, name="semdedup-lock", daemon=True)
 
     def __enter__(self) -> Lock:
@@ -72,13 +72,21 @@ class Lock:
     def __exit__(self, *_: object) -> None:
         self._ended.set()
         self._beating.join()
-        self._files.delete(self._path(self._number))
+        if self._is_own():
+            self._files.delete(self._path(self._number))
 
     def assert_held(self) -> None:
-        """Raises ``FolderInUseError`` where another process has taken the folder over."""
-        later = [number for number in self._numbers() if number > self._number]
-        if later:
-            raise self._in_use(self._read(later[-1]), ", and took it over from this run, which was silent for long")
+        """Raises ``FolderInUseError`` where another process has taken the folder over, be it done with it or not."""
+        numbers = self._numbers()
+        if self._lost.is_set() or numbers[-1:] != [self._number]:
+            holder = self._read(numbers[-1]) if numbers else {}
+            raise self._in_use(holder, ", and was taken over from this run, which was silent for long")
+
+    def _is_own(self) -> bool:
+        """Whether the lock is still this one's. For the thread that writes it, or when that has ended."""
+        if self._lost.is_set() or self._numbers()[-1:] != [self._number]:
+            return False
+        return self._read(self._number).get("run") == self._about["run"]
 
     # --- the files ---
 
@@ -107,6 +115,9 @@ class Lock:
         while not self._ended.wait(BEAT_SECONDS):
             beat += 1
             with suppress(Exception):  # the next one may succeed; `assert_held` says whether the folder is still ours
+                if self._numbers()[-1:] != [self._number]:
+                    self._lost.set()
+                    return
                 self._files.write_text(self._path(self._number), self._text(beat))
 
     # --- whether a holder lives ---

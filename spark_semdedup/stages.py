@@ -51,20 +51,25 @@ class Stages:
     @property
     def begun(self) -> bool:
         """Whether a run has begun here."""
-        return self.files.exists(self.path(RUN))
+        return self._read(RUN) is not None
 
-    def begin(self, identity: Mapping[str, Any]) -> None:
+    def begin(self, identity: Mapping[str, Any], *, overwrites: bool) -> None:
+        """``overwrites``: whether the user lets this run replace a table that is there."""
         begun = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        self._write(RUN, {"identity": identity, "begun": begun})
+        self._write(RUN, {"identity": identity, "begun": begun, "overwrites": overwrites})
 
     def identity(self) -> dict[str, Any]:
-        found: dict[str, Any] = self._read(RUN)["identity"]
+        """What the run that has begun here is."""
+        found: dict[str, Any] = (self._read(RUN) or {}).get("identity", {})
         return found
+
+    @property
+    def overwrites(self) -> bool:
+        return bool((self._read(RUN) or {}).get("overwrites"))
 
     def record(self, stage: str) -> dict[str, Any] | None:
         """What a stage that has ended said of itself; None for one that has not."""
-        name = f"{stage}.json"
-        return self._read(name) if self.files.exists(self.path(name)) else None
+        return self._read(f"{stage}.json")
 
     def end(self, stage: str, facts: Mapping[str, Any]) -> None:
         """Makes a stage count as done."""
@@ -78,19 +83,15 @@ class Stages:
     def _write(self, name: str, content: Mapping[str, Any]) -> None:
         self.files.write_text(self.path(name), json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
-    def _read(self, name: str) -> dict[str, Any]:
+    def _read(self, name: str) -> dict[str, Any] | None:
+        """None where nothing is, or what a kill in the midst of writing left: no JSON, since it ends in a brace."""
+        if not self.files.exists(self.path(name)):
+            return None
         try:
             found = json.loads(self.files.read_text(self.path(name)))
-        except ValueError as error:
-            # Written just before a kill, in part: a store without atomic creation.
-            raise SemDedupError(
-                f"{self.path(name)} is not valid JSON ({error}): delete it, and its stage is done again"
-                if name != RUN
-                else f"{self.path(name)} is not valid JSON ({error}): --overwrite begins again"
-            ) from error
-        if not isinstance(found, dict):
-            raise SemDedupError(f"{self.path(name)} is not a record of a run: --overwrite begins again")
-        return found
+        except (ValueError, RecursionError):
+            return None
+        return found if isinstance(found, dict) else None
 
 
 # --- what a run is ------------------------------------------------------------------------------------------
@@ -142,13 +143,13 @@ def fingerprint(files: Files, source: Source, rows: DataFrame, params: HasColumn
     paths = rows.inputFiles()
     if paths and source.is_delta:
         return digest(["delta", source.version, *sorted(paths)])
-    if not paths:
-        id_, embedding = id_column(rows, params.value("idCol")), embedding_column(rows, params.value("embeddingCol"))
-        hashed = rows.agg(F.count(F.lit(1)).alias("rows"), F.bit_xor(F.xxhash64(id_, embedding)).alias("hash")).first()
-        return digest(["rows", *(hashed or ())])
     folders = {path.rsplit("/", 1)[0] for path in paths}
     there = {folder: files.sizes_and_times(folder) for folder in sorted(folders)}
     read = [(path, there[path.rsplit("/", 1)[0]].get(path.rsplit("/", 1)[1])) for path in sorted(paths)]
+    if not paths or any(found is None for _, found in read):  # a table of Hive's gives its folder
+        id_, embedding = id_column(rows, params.value("idCol")), embedding_column(rows, params.value("embeddingCol"))
+        hashed = rows.agg(F.count(F.lit(1)).alias("rows"), F.bit_xor(F.xxhash64(id_, embedding)).alias("hash")).first()
+        return digest(["rows", *(hashed or ())])
     return digest(["files", *read])
 
 

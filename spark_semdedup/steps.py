@@ -181,6 +181,16 @@ _WRITING = "writing"
 """Record of a run that has begun to write the table of the rows that remain."""
 
 
+@dataclass
+class _Known:
+    """What a run learns on its way."""
+
+    resumes: bool = False
+    """Whether it goes on with another: only then do records of stages count."""
+    model: SemDedupModel | None = None
+    """Once this very process has fitted it: it knows the sizes of clusters."""
+
+
 @dataclass(frozen=True)
 class _Run:
     """One run, after its checks. Its methods are its stages, in order; each leaves its results in the folder, its facts
@@ -196,8 +206,7 @@ class _Run:
     """Centroids that are given instead of fitted."""
     rows: DataFrame
     summary: Summary
-    fitted: list[SemDedupModel]
-    """The model, once this very process has fitted it: it knows the sizes of clusters."""
+    known: _Known
 
     @classmethod
     def checked(cls, job: Job, source: Source, target: Target, settings: Settings, saved: SavedCentroids) -> _Run:
@@ -219,7 +228,7 @@ class _Run:
         summary = Summary("run", backend=backend, clusterer=clusterer, threshold=threshold, eps=_eps(estimator))
         summary.input_version = source.version
         _cover(summary, estimator)
-        return cls(job, _folder(target), source, target, estimator, saved, loaded, rows, summary, [])
+        return cls(job, _folder(target), source, target, estimator, saved, loaded, rows, summary, _Known())
 
     @staticmethod
     def _version_before(job: Job, target: Target) -> int | None:
@@ -260,28 +269,32 @@ class _Run:
     def begin(self) -> Summary | None:
         """Checks that an unfinished run can be gone on with, or that one can begin. Returns the summary of one that is
         finished already."""
-        stages, resumes = self.stages, False
+        files, stages, known = self.job.files, self.stages, self.known
         if self.target.resume:
-            if self.job.files.exists(self.place(RUN_MANIFEST)):
+            if _is_finished(files, self.folder):
                 return self._finished()
-            resumes = stages.begun
-        if resumes:
-            refuse_other_run(self.identity, stages.identity(), self.folder)
-        if not resumes or stages.record(_WRITING) is None:
+            known.resumes = stages.begun
+        if known.resumes:
+            before = stages.identity()
+            if stages.record("fit") is not None:  # whatever this run would have fitted with
+                self.summary.clusterer = before.get("clusterer")
+            refuse_other_run(self.identity, before, self.folder)
+        if not (known.resumes and (stages.overwrites or stages.record(_WRITING) is not None)):
             self.target.refuse_existing_table(self.job.spark)
-        if not resumes:
-            self.target.try_writing(self.job.files, self.rows)
+        if not known.resumes:
+            self.target.try_writing(files, self.rows)
+        _ = self.identity  # what the input is now, before it is read for the first time
         return None
 
     def clear(self) -> None:
         """Deletes an earlier result, and begins to write another. Its manifest goes first, so that it is not taken for
         valid while it goes."""
-        files, identity = self.job.files, self.identity
+        files = self.job.files
+        files.write_text(self.place(UNFINISHED), "")
         files.delete(self.place(RUN_MANIFEST))
         self.stages.clear()
-        files.write_text(self.place(UNFINISHED), "")
         delete_results(files, self.folder)
-        self.stages.begin(identity)
+        self.stages.begin(self.identity, overwrites=self.target.overwrite)
 
     def _finished(self) -> Summary:
         manifest = read_run_manifest(self.job.files, self.folder, "output")
@@ -316,7 +329,7 @@ class _Run:
 
     def done(self, name: str) -> bool:
         """Whether a stage has been done by an earlier run, which is then told."""
-        record = self.stages.record(name)
+        record = self.stages.record(name) if self.known.resumes else None
         if record is not None:
             self.job.progress.skip(_TITLES[name], record["seconds"])
         return record is not None
@@ -331,12 +344,14 @@ class _Run:
         if self.done("fit"):
             return
         with self.stage("fit", lock) as (counts, facts):
+            if self.given is not None:  # a fit checks them
+                check_ids(self.rows, id_column(self.rows, self.estimator.value("idCol")), self.estimator.value("idCol"))
             model: SemDedupModel = self._with(self.given) if self.given else self.estimator.fit(self.rows)
             # What a fit refuses, repeated ids say, is refused before an earlier result goes.
             self.clear()
             model.clustering.save(self.place("centroids"))
             counts["centroids"] = facts["centroids"] = len(model.centroids)
-            self.fitted.append(model)
+            self.known.model = model
 
     def _with(self, clustering: EmbeddingKMeansModel) -> SemDedupModel:
         settings = {name: value for name, value in self.estimator.settings().items() if name != "initMode"}
@@ -344,8 +359,8 @@ class _Run:
 
     @property
     def model(self) -> SemDedupModel:
-        if self.fitted:
-            return self.fitted[0]
+        if self.known.model is not None:
+            return self.known.model
         return self._with(self.given or _load_model(self.job, self.place("centroids"), "output"))
 
     def compare(self, lock: Lock) -> None:
@@ -402,9 +417,10 @@ class _Run:
             remaining = without_ids(self.rows, id_col, unwanted)
             target = self.target
             if target.table is not None:
-                again = self.stages.record(_WRITING) is not None
+                may_replace = self.stages.overwrites or self.stages.record(_WRITING) is not None
+                target = replace(target, overwrite=may_replace)
+                target.refuse_existing_table(self.job.spark)  # before anything says that this table is ours
                 self.stages.end(_WRITING, {})
-                target = replace(target, overwrite=target.overwrite or again)
             about = self.about("deduplicated")
             kept = _write_remaining(self.job, remaining, id_col, target, self.place("deduplicated"), about)
             counts["kept"], facts["ids"] = kept.rows, kept.facts()
@@ -455,7 +471,23 @@ class _Run:
 def delete_results(files: Files, folder: str) -> None:
     """Deletes what a run wrote into a folder, and an evaluation of it; other files stay."""
     for name in (*RUN_RESULTS, EVALUATION):
-        files.delete(join(folder, name))
+        if "." in name:
+            files.delete(join(folder, name))
+        else:
+            delete_dataset(files, join(folder, name))
+
+
+def _is_finished(files: Files, folder: str) -> bool:
+    """Whether a run has ended here: its manifest is whole. A kill while that was written leaves the mark, too."""
+    if not files.exists(join(folder, RUN_MANIFEST)):
+        return False
+    if not files.exists(join(folder, UNFINISHED)):
+        return True
+    try:
+        read_run_manifest(files, folder, "output")
+    except SemDedupError:
+        return False
+    return True
 
 
 # --- the parts ----------------------------------------------------------------------------------------------
@@ -851,8 +883,7 @@ def _folder(target: Target) -> str:
 def _cleared(job: Job, target: Target) -> str:
     """The output folder, vacant: an earlier result of ours (``_check_paths``) is deleted, its manifest first."""
     folder = _folder(target)
-    job.files.delete(join(folder, MANIFEST))
-    job.files.delete(folder)
+    delete_dataset(job.files, folder)
     return folder
 
 

@@ -253,12 +253,37 @@ def test_a_folder_of_another_program_is_not_resumed_into(capsys, spark, data, tm
 
 
 @pytest.mark.slow
-def test_a_damaged_record_is_named(capsys, data, unfinished):
-    (unfinished / "_stages" / "fit.json").write_text("{")
-    (unfinished / "_stages" / ".fit.json.crc").unlink()
-    said = refusal(capsys, "run", "--input", data, "--output", unfinished, *ARGUMENTS, "--resume", status=1)
-    assert "_stages/fit.json is not valid JSON" in said
-    assert said.endswith("delete it, and its stage is done again")
+@pytest.mark.parametrize("name", ["fit.json", "compare.json", "run.json"])
+def test_a_record_that_was_cut_off_counts_for_nothing(capsys, data, unfinished, expected, name):
+    """As a kill leaves it in the midst of writing."""
+    (unfinished / "_stages" / name).write_text('{"ids"')
+    (unfinished / "_stages" / f".{name}.crc").unlink()
+    run(capsys, data, unfinished, "--resume")
+    assert answer(unfinished) == expected
+
+
+def test_records_of_another_run_count_for_nothing(capsys, data, unfinished, expected):
+    """Begun again with another eps, or without a word of what the records are from."""
+    run(capsys, data, unfinished, "--overwrite", "--eps", 0.4, "--keep-stages")
+    other = answer(unfinished)
+    assert len(other["duplicates"]) > len(expected["duplicates"])
+    run(capsys, data, unfinished, "--overwrite")
+    assert answer(unfinished) == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", [3, 5, 8, 12, 18, 25])
+def test_a_run_that_replaces_another_can_be_killed(capsys, spark, monkeypatch, data, tmp_path, expected, moment):
+    output = tmp_path / "out"
+    run(capsys, data, output, "--eps", 0.4)
+    assert killed_run(monkeypatch, data, output, moment, "--overwrite")
+    if (output / "_manifest.json").exists():
+        assert answer(output) != expected, "the earlier result is whole until it goes"
+        run(capsys, data, output, "--overwrite")
+    else:
+        run(capsys, data, output, "--resume")
+    assert answer(output) == expected
+    assert leftovers(output) == []
 
 
 @pytest.mark.slow
@@ -321,6 +346,9 @@ def test_a_table_is_written_again_by_the_run_that_began_to(capsys, spark, monkey
         assert len(kept) == spark.table(name).count() == len(expected["deduplicated"])
         said = refusal(capsys, "run", "--input", data, "--output", tmp_path / "two", *ARGUMENTS, *arguments)
         assert "outputTable='resumed_rows' exists already" in said
+        assert killed_run(monkeypatch, data, tmp_path / "two", 20, "--overwrite", *arguments)
+        run(capsys, data, tmp_path / "two", "--resume", *arguments)
+        assert spark.table(name).count() == len(expected["deduplicated"])
     finally:
         spark.sql(f"DROP TABLE IF EXISTS {name}")
 
