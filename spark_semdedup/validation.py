@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import PySparkException
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
@@ -74,14 +76,26 @@ def check_length(df: DataFrame, embedding: Column, name: str, dim: int) -> None:
     Otherwise one small job, which ends at the first row that fits.
     """
     length = F.size(embedding).alias("length")
-    if df.where(F.size(embedding) == dim).select(length).head(1):
+    if _any_of(df.where(F.size(embedding) == dim).select(length)) is not None:
         return
-    others = df.where(F.size(embedding) > 0).select(length).head(1)
-    if others:
+    other = _any_of(df.where(F.size(embedding) > 0).select(length))
+    if other is not None:
         raise SemDedupError(
-            f"embeddingCol={shown(name)} has embeddings of length {others[0]['length']}, but the centroids have length "
+            f"embeddingCol={shown(name)} has embeddings of length {other}, but the centroids have length "
             f"{dim}: give the centroids that were fitted on such embeddings"
         )
+
+
+def _any_of(rows: DataFrame) -> int | None:
+    """A value of the only column, from the first row there is, or None."""
+    try:
+        found = rows.head(1)
+    except (Py4JJavaError, PySparkException) as error:
+        # Spark 4.0's reader of a Python worker's output may fail like this where a task needs no more of it.
+        if "CancelledKeyException" not in str(error):
+            raise
+        found = rows.agg(F.min(rows.columns[0])).collect()
+    return found[0][0] if found else None
 
 
 def _refuse_changed(df: DataFrame, id_: Column, name: str, fingerprint: int) -> None:

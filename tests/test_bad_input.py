@@ -30,7 +30,8 @@ def place(spark, tmp_path):
     yield Place(spark, tmp_path)
     spark.conf.set("spark.sql.ansi.enabled", ansi)
     if (tmp_path / "disk").is_mount():
-        subprocess.run(["umount", str(tmp_path / "disk")], check=True)
+        # Lazily: a stream that could not be closed, for want of room, keeps the disk busy.
+        subprocess.run(["umount", "--lazy", str(tmp_path / "disk")], check=True)
 
 
 def made(case: Case, place: Place) -> Call:

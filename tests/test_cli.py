@@ -800,7 +800,7 @@ def test_a_worker_that_fails_is_one_line_without_traceback(tmp_path):
     ended = program("run", "--input", "in.parquet", "--output", "out", "--k", 4, cwd=tmp_path)
     assert ended.returncode == 1
     _, progress, line = ended.stderr.splitlines()
-    assert progress.startswith("[1/4] fit centroids ... failed after ")
+    assert progress.startswith("[1/5] fit centroids ... failed after ")
     assert line.startswith("spark-semdedup: error: embeddingCol='embedding', row with id 'doc 009': embedding has a")
 
 

@@ -218,6 +218,6 @@ def test_rows_that_are_not_there_each_time_are_noticed(spark, df, tmp_path, late
 
     df.where(there("id")).createOrReplaceTempView("restless")
     settings = {"k": 3, "backend": "cpu", "initMode": CENTROIDS.tolist()}
-    with pytest.raises(SemDedupError, match=r"^the input changed while it was read: of (59|60) rows"):
+    with pytest.raises(SemDedupError, match=r"^the input changed while it was read: (59|60) rows were compared, but"):
         run(Job.of(spark), Source(table="restless"), Target(str(tmp_path / "out")), settings)
     assert not (tmp_path / "out/_manifest.json").exists()
