@@ -100,8 +100,10 @@ class Source:
         if self.table is None:
             return self.format.lower() == "delta"
         with self._named():
-            described = spark.sql(f"DESCRIBE TABLE EXTENDED {self.table}").where("col_name = 'Provider'").collect()
-        return any(row["data_type"].lower() == "delta" for row in described)  # a column may have that name, too
+            # The name goes in as a value, not as a part of the statement.
+            said = spark.sql("DESCRIBE TABLE EXTENDED IDENTIFIER(:name)", args={"name": self.table}).collect()
+        # A column may be called so, too.
+        return any(row["col_name"] == "Provider" and row["data_type"].lower() == "delta" for row in said)
 
     def _newest(self, spark: SparkSession) -> int:
         """The number of a Delta table's newest version. (SQL's DESCRIBE HISTORY takes absolute paths only.)"""

@@ -377,4 +377,4 @@ def _gib(size: str | None) -> float | None:
     (4.0, 0.5, None)
     """
     read = re.fullmatch(r"(\d+)([kmgt]?)b?", (size or "").lower())
-    return int(read[1]) * {"k": 2**-20, "m": 2**-10, "g": 1, "t": 2**10, "": 2**-30}[read[2]] if read else None
+    return int(read[1]) * {"k": 2**-20, "m": 2**-10, "g": 1.0, "t": 2.0**10, "": 2**-30}[read[2]] if read else None
