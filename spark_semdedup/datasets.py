@@ -31,6 +31,9 @@ RUN_MANIFEST = "_manifest.json"
 """The manifest of a whole run, which lies beside the folders of its steps."""
 UNFINISHED = "_semdedup.unfinished"
 
+STAGES = "_stages"
+"""The folder in which a run records how far it is (``stages``)."""
+
 ROWS_PER_FILE = 2_000_000
 """Rows of narrow tables (ids and scores) per file: some tens of MB, and no task that moves more than that."""
 
@@ -341,7 +344,7 @@ def is_own_run(files: Files, path: str) -> bool:
 def can_resume(files: Files, path: str) -> bool:
     """Whether a run can go on in a folder: one has begun there, or was stopped before it wrote anything."""
     names = files.names(path)
-    return any(name in names for name in (RUN_MANIFEST, UNFINISHED, "_stages")) or all(map(_is_mark, names))
+    return any(name in names for name in (RUN_MANIFEST, UNFINISHED, STAGES)) or all(map(_is_mark, names))
 
 
 def _is_mark(name: str) -> bool:

@@ -169,6 +169,6 @@ def _is_gone(holder: dict[str, Any]) -> bool:
         os.kill(holder["pid"], 0)
     except ProcessLookupError:
         return True
-    except PermissionError:
-        return False
+    except PermissionError:  # it is there, and another user's
+        pass
     return False

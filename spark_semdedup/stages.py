@@ -19,12 +19,11 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from spark_semdedup.columns import embedding_column, id_column
-from spark_semdedup.datasets import Source, Target
+from spark_semdedup.datasets import STAGES, Source, Target
 from spark_semdedup.errors import SemDedupError, shown
 from spark_semdedup.files import Files, join
 from spark_semdedup.params import HasColumns
 
-STAGES = "_stages"
 RUN = "run.json"
 COMPARED = "compared"
 """Folder, inside ``_stages``, of what the comparison gave for every row."""

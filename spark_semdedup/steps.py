@@ -28,6 +28,7 @@ from spark_semdedup.coverage import Coverage
 from spark_semdedup.datasets import (
     MANIFEST,
     RUN_MANIFEST,
+    STAGES,
     UNFINISHED,
     Source,
     Target,
@@ -59,7 +60,6 @@ from spark_semdedup.sizing import Hardware, Sizing, size_up
 from spark_semdedup.stages import (
     COMPARED,
     FREE_PARAMS,
-    STAGES,
     VERSION,
     Stages,
     digest,
@@ -235,8 +235,7 @@ class _Run:
         """The version of a Delta table that the run to go on with reads; None where none is to go on."""
         if not target.resume or job.files.exists(join(_folder(target), RUN_MANIFEST)):
             return None
-        before = Stages(job.files, _folder(target))
-        version: int | None = before.identity().get(VERSION) if before.begun else None
+        version: int | None = Stages(job.files, _folder(target)).identity().get(VERSION)
         return version
 
     def place(self, name: str) -> str:
