@@ -211,6 +211,12 @@ class EmbeddingKMeansModel(CentroidsModel, _EmbeddingKMeansParams):
         invalid = assigned.where(F.col(f"{_ASSIGNMENT}.reason").isNotNull())
         return valid, invalid.select(*map(quoted, dataset.columns), F.col(f"{_ASSIGNMENT}.reason").alias("reason"))
 
+    def refuse_invalid(self, dataset: DataFrame) -> None:
+        """Raises the error for an invalid row, if such rows are errors (``handleInvalid``), wherever it is: a fit looks
+        at a sample. Assigns all rows, in one job."""
+        if self.value("handleInvalid") == "error":
+            self.unit_rows(dataset, Ranking()).agg(F.count(F.lit(1))).collect()
+
     def unit_rows(
         self, dataset: DataFrame, ranking: Ranking, router: Router | None = None, *, lists: bool = False
     ) -> DataFrame:

@@ -76,11 +76,15 @@ def unused_name(name: str, *frames: DataFrame) -> str:
 
 
 def id_column(df: DataFrame, name: str) -> Column:
-    """The id column; a ``SemDedupError`` where it is missing or neither string nor integer."""
+    """The id column; a ``SemDedupError`` where it is missing or neither string nor integer.
+
+    Text is compared by its bytes, whatever collation the column has (Spark 4): ``A`` and ``a`` are two ids.
+    """
     found = field(df, name, "idCol")
     refuse_stream(df)
     refuse_id_type(found.dataType, f"idCol={shown(name)}")
-    return quoted(found.name)
+    collated = isinstance(found.dataType, T.StringType) and found.dataType.simpleString() != "string"
+    return quoted(found.name).cast("string").alias(found.name) if collated else quoted(found.name)
 
 
 def refuse_id_type(type_: T.DataType, what: str) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import types as T
 
 from spark_semdedup.columns import refuse_stream
 from spark_semdedup.errors import FolderInUseError, ResultExistsError, SemDedupError, shown
@@ -71,8 +72,9 @@ class Source:
                 why = "does not exist: give a file, a folder or a pattern"
             raise SemDedupError(f"input={shown(path, 400)} {why}")
 
-    def read(self, spark: SparkSession) -> DataFrame:
-        """The rows, lazily. ``SemDedupError`` where Spark cannot tell their columns."""
+    def read(self, spark: SparkSession, schema: T.StructType | None = None) -> DataFrame:
+        """The rows, lazily. ``SemDedupError`` where Spark cannot tell their columns. ``schema``: what an earlier look
+        at files found, so that those of text need not be read for it again."""
         with self._named():
             reader = with_options(spark.read, self.options)
             if self.version is not None:
@@ -83,6 +85,8 @@ class Source:
                 return rows
             if self.glob is not None:
                 reader = reader.option("pathGlobFilter", self.glob)
+            if schema is not None and self.format.lower() in _WITHOUT_SCHEMA:
+                reader = reader.schema(schema)
             return reader.format(self.format).load(list(self.paths))
 
     def pinned(self, spark: SparkSession, version: int | None = None) -> Source:
@@ -175,12 +179,15 @@ class Target:
 
     def try_writing(self, files: Files, rows: DataFrame) -> None:
         """Writes no rows and removes them again, so that a format that cannot hold the columns, or a folder that
-        cannot be written to, is known before hours of work."""
+        cannot be written to, is known before hours of work. (What a catalog's own format can hold is not known.)"""
         if self.path is None:
             return
         trial = join(self.path, "_semdedup.trial")
         try:
-            self.save(rows.limit(0), trial)
+            if self._is_of_catalogs_format:
+                rows.sparkSession.range(0).write.parquet(trial)
+            else:
+                self.save(rows.limit(0), trial)
         except (PySparkException, Py4JJavaError) as error:
             raise SemDedupError(
                 f"output={shown(self.path, 400)}: the rows cannot be written as {self.format}: {one_line(error)}"
@@ -201,8 +208,12 @@ class Target:
         """Writes rows to the table."""
         assert self.table is not None
         writer = with_options(rows.write.mode("overwrite" if self.overwrite else "errorifexists"), self.options)
-        # Without a format the catalog's own default decides (Delta on Databricks).
-        (writer if self.format.lower() == "parquet" else writer.format(self.format)).saveAsTable(self.table)
+        (writer if self._is_of_catalogs_format else writer.format(self.format)).saveAsTable(self.table)
+
+    @property
+    def _is_of_catalogs_format(self) -> bool:
+        """Whether the rows go to a table without a format: the catalog's own default decides (Delta on Databricks)."""
+        return self.table is not None and self.format.lower() == "parquet"
 
 
 def with_options(reader_or_writer: Any, options: Mapping[str, str]) -> Any:

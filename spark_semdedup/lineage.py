@@ -64,6 +64,18 @@ def origin(df: DataFrame, name: str) -> Origin:
     return found
 
 
+def reads_only_files(df: DataFrame) -> bool:
+    """Whether all that ``df`` is made from are files, which ``inputFiles()`` lists: no database, no rows of the
+    session's own, no rows that are persisted."""
+    plan = df.select("*")._jdf.queryExecution().withCachedData()
+    parts = [plan, *_each(plan.subqueriesAll())]
+    return all(_is_of_files(leaf) for part in parts for leaf in _each(part.collectLeaves()))
+
+
+def _is_of_files(leaf: Any) -> bool:
+    return _class(leaf) == "LogicalRelation" and _class(leaf.relation()) == "HadoopFsRelation"
+
+
 def _look_at(node: Any, children: list[Any], wanted: set[int], found: Origin) -> None:
     """Adds to ``found`` what a node says of the columns ``wanted``, and to these what it makes them from."""
     made = set()

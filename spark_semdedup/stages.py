@@ -22,6 +22,7 @@ from spark_semdedup.columns import embedding_column, id_column
 from spark_semdedup.datasets import STAGES, Source, Target
 from spark_semdedup.errors import SemDedupError, shown
 from spark_semdedup.files import Files, join
+from spark_semdedup.lineage import reads_only_files
 from spark_semdedup.params import HasColumns
 
 RUN = "run.json"
@@ -133,15 +134,15 @@ def refuse_other_run(identity: Mapping[str, Any], before: Mapping[str, Any], fol
 
 
 def fingerprint(files: Files, source: Source, rows: DataFrame, params: HasColumns) -> str:
-    """Tells apart what ``rows``, read from ``source``, are: by names, lengths and times of their files, or, where rows
-    come from no files (a database, say), by a hash of ids and embeddings, in one job.
+    """Tells apart what ``rows``, read from ``source``, are: by names, lengths and times of their files, or, where not
+    all come from files (but from a database, say), by a hash of ids and embeddings, in one job.
 
     The files of one version of a Delta table never change, so their names tell. Of two versions they do not: a deletion
     may leave all files and mark rows in them (deletion vectors).
     """
-    paths = rows.inputFiles()
-    if paths and source.is_delta:
-        return digest(["delta", source.version, *sorted(paths)])
+    if source.is_delta:
+        return digest(["delta", source.version, *sorted(rows.inputFiles())])
+    paths = rows.inputFiles() if reads_only_files(rows) else []
     folders = {path.rsplit("/", 1)[0] for path in paths}
     there = {folder: files.sizes_and_times(folder) for folder in sorted(folders)}
     read = [(path, there[path.rsplit("/", 1)[0]].get(path.rsplit("/", 1)[1])) for path in sorted(paths)]

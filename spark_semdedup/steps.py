@@ -45,6 +45,7 @@ from spark_semdedup.duplicates import IdentifyDuplicates, RemoveDuplicates, coun
 from spark_semdedup.errors import AccountingError, ResultExistsError, SemDedupError, shown
 from spark_semdedup.evaluation import Evaluation, Evaluator, check_counts, noting_faults
 from spark_semdedup.files import Files, is_within, join
+from spark_semdedup.lineage import reads_only_files
 from spark_semdedup.locking import Lock
 from spark_semdedup.pairwise import PairwiseSimilarity
 from spark_semdedup.params import (
@@ -346,7 +347,9 @@ class _Run:
             if self.given is not None:  # a fit checks them
                 check_ids(self.rows, id_column(self.rows, self.estimator.value("idCol")), self.estimator.value("idCol"))
             model: SemDedupModel = self._with(self.given) if self.given else self.estimator.fit(self.rows)
-            # What a fit refuses, repeated ids say, is refused before an earlier result goes.
+            # What is refused, repeated ids or invalid rows, is refused before an earlier result goes.
+            if self.job.files.exists(self.place(RUN_MANIFEST)):
+                model.clustering.refuse_invalid(self.rows)
             self.clear()
             model.clustering.save(self.place("centroids"))
             counts["centroids"] = facts["centroids"] = len(model.centroids)
@@ -431,8 +434,8 @@ class _Run:
             kept, skipped = (Ids.read(self.facts("keep")[name]) for name in ("ids", "skipped"))
             duplicates = Ids.read(self.facts("identify")["ids"])
             check_rows(Ids.read(self.facts("compare")["ids"]), kept, duplicates, skipped)
-            if self.rows.inputFiles() and self.identity["input's data"] != fingerprint(
-                self.job.files, self.source, self.source.read(self.job.spark), self.estimator
+            if reads_only_files(self.rows) and self.identity["input's data"] != fingerprint(
+                self.job.files, self.source, self.source.read(self.job.spark, self.rows.schema), self.estimator
             ):
                 raise AccountingError(
                     "the input changed while it was read: its files, their sizes or their times are not those of the "
@@ -520,6 +523,8 @@ def cluster(
         if model is not None:  # a fit checks them
             check_ids(rows, id_column(rows, model.value("idCol")), model.value("idCol"))
         model = model or estimator.fit(rows)
+        if not job.files.is_vacant(_folder(target)):
+            model.refuse_invalid(rows)
         folder = _cleared(job, target)
         begin(job.files, folder)
         model.save(join(folder, "_centroids"))
@@ -530,7 +535,8 @@ def cluster(
     _complete(job, summary, estimator)
     summary.parameters = saved.described(summary.parameters, len(model.centroids))
     summary.parameters["rankBy"] = [f"{name} {'asc' if up else 'desc'}" for name, up in ranking.by] or None
-    finish(job.files, folder, {"holds": "clusters", **summary.as_dict()})
+    rows_written = summary.counts["rows_in"] - summary.counts["invalid"]
+    finish(job.files, folder, {"holds": "clusters", "rows": rows_written, **summary.as_dict()})
     return summary
 
 
@@ -565,7 +571,7 @@ def pairwise(job: Job, clusters: str, target: Target, settings: Settings, centro
     _check_paths(job, target, reads={"input": [clusters], "centroids": [centroids] if centroids else []})
     if coverage.visits:
         params.setCentroids(_centroids_of(job, clusters, centroids))
-    _warn_foreign(read_manifest(job.files, clusters, "input", "clusters"), clusters)
+    manifest = _warn_foreign(read_manifest(job.files, clusters, "input", "clusters"), clusters)
     rows = Source((clusters,)).read(job.spark)
     _check_columns(rows, params, ranking, clustered=True)
     summary = Summary("pairwise", backend=resolve_backend(job.spark, params.value("backend")))
@@ -576,8 +582,8 @@ def pairwise(job: Job, clusters: str, target: Target, settings: Settings, centro
         found = _cluster_sizes(rows)
         if not found["rows"]:
             raise SemDedupError(f"input={shown(clusters, 400)} is empty: it must have at least one row")
-        comparison = params.compared(rows)  # refuses what it can before an earlier result is deleted
-        folder = _cleared(job, target)
+        _refuse_other_count(found["rows"], (manifest or {}).get("rows"), "input", clusters)
+        comparison = params.compared(rows)
         compared = comparison.rows.persist()
         summary.planned = comparison.workload.facts()
         job.progress.note(comparison.workload.in_words())
@@ -593,6 +599,7 @@ def pairwise(job: Job, clusters: str, target: Target, settings: Settings, centro
             )
         check_neighbours(compared, ranking)
         narrow = compared.select(*SIMILARITY_COLUMNS).coalesce(files_for(found["rows"]))
+        folder = _cleared(job, target)
         written = write_dataset(job.files, narrow, folder, _manifest("similarities", summary, params))
         compared.unpersist()
         counts["pairs"] = pairs
@@ -622,6 +629,7 @@ def identify(job: Job, similarities: str, target: Target, settings: Settings) ->
     rows = Source((similarities,)).read(job.spark)
     params.transform(rows)  # checks the columns
     total = count_similarities(rows)
+    _refuse_other_count(total, (manifest or {}).get("rows"), "input", similarities)
     said = {name: value for name, value in (manifest or {}).items() if name in _ABOUT_COVERAGE}
     summary = Summary("identify", threshold=threshold, eps=_eps(params), **said)
     folder = _cleared(job, target)
@@ -645,31 +653,27 @@ def remove(
     params = RemoveDuplicates(**settings)
     reads = {"duplicates": [duplicates], "invalid": [invalid] if invalid else []}
     _check_paths(job, target, source=source, reads=reads)
-    _warn_foreign(read_manifest(job.files, duplicates, "duplicates", "duplicates"), duplicates)
-    if invalid is not None:
-        _warn_foreign(read_manifest(job.files, invalid, "invalid", "invalid"), invalid)
     source = source.pinned(job.spark)
     rows = _read(job, source, target)
     id_column(rows, params.value("idCol"))
-    found = Source((duplicates,)).read(job.spark)
+    found, counts = _counted(job, duplicates, "duplicates")
     field(found, "id", "duplicates: column")
     unwanted = found.select("id")
     if invalid is not None:
-        aside = Source((invalid,)).read(job.spark)
+        aside, more = _counted(job, invalid, "invalid")
+        counts |= more
         unwanted = unwanted.unionAll(aside.select(id_column(aside, params.value("idCol")).alias("id")))
     remaining = params.setDuplicates(unwanted).transform(rows)
     total = check_ids(rows, id_column(rows, params.value("idCol")), params.value("idCol"))
     target.try_writing(job.files, rows)
     folder = _cleared(job, target) if target.table is None else None
-    summary = Summary("remove")
+    summary = Summary("remove", counts={"rows_in": total, **counts})
     job.progress.begin(1)
 
-    with job.progress.stage("write the rows that remain") as counts:
+    with job.progress.stage("write the rows that remain") as told:
         about = _manifest("deduplicated", summary, params)
-        counts["kept"] = _write_remaining(job, remaining, params.value("idCol"), target, folder or "", about).rows
-        summary.counts = {"rows_in": total, "duplicates": found.count()}
-        summary.counts |= {"invalid": aside.count()} if invalid is not None else {}
-        summary.counts["kept"] = counts["kept"]
+        kept = _write_remaining(job, remaining, params.value("idCol"), target, folder or "", about)
+        summary.counts["kept"] = told["kept"] = kept.rows
     summary.results = {"deduplicated": folder or f"table {target.table}"}
     return _complete(job, summary, params)
 
@@ -849,6 +853,24 @@ def _warn_foreign(manifest: dict[str, Any] | None, path: str) -> dict[str, Any] 
     if manifest is None:
         log.warning("%s has no %s: taken as another program's data, whole and as it is", path, MANIFEST)
     return manifest
+
+
+def _refuse_other_count(rows: int, said: int | None, param: str, path: str) -> None:
+    """Files that were added or lost since a step wrote the folder, of whose rows its manifest ``said`` the number."""
+    if said is not None and rows != said:
+        raise SemDedupError(
+            f"{param}={shown(path, 400)} has {rows} rows, but {MANIFEST} in it says {said}: files were added or lost; "
+            "run the step that wrote it again"
+        )
+
+
+def _counted(job: Job, path: str, holds: str) -> tuple[DataFrame, dict[str, int]]:
+    """The rows of a folder that a step wrote, and their number, by what they are."""
+    manifest = _warn_foreign(read_manifest(job.files, path, holds, holds), path)
+    rows = Source((path,)).read(job.spark)
+    count = rows.count()
+    _refuse_other_count(count, (manifest or {}).get("rows"), holds, path)
+    return rows, {holds: count}
 
 
 _ABOUT_COVERAGE = ("coverage", "coverage_in_words", "complete_eps", "complete_from")

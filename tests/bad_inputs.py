@@ -673,7 +673,7 @@ FILES = [
         "[DIVIDE_BY_ZERO]…",
         writes=True,
     ),
-    refused_at_work(
+    refused(
         "view with a UDF that raises",
         "in the embedding",
         raising("embedding"),

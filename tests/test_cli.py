@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from pyspark.errors import PySparkException
+from pyspark.sql import functions as F
 
 from spark_semdedup import EmbeddingKMeansModel, cli, steps
 from spark_semdedup.params import DEFAULTS
@@ -244,6 +245,23 @@ def test_rows_that_cannot_be_used_fail_the_run_in_one_line(capsys, spark, tmp_pa
     assert not (tmp_path / "out" / "_manifest.json").exists(), "a run that failed leaves nothing that looks valid"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("step", ["run", "cluster"])
+def test_an_earlier_result_stays_where_a_row_that_no_fit_looks_at_is_invalid(capsys, spark, data, tmp_path, step):
+    before = tmp_path / "in.parquet"
+    pq.write_table(corpus(), before)
+    order = F.xxhash64(F.col("id"), F.lit(DEFAULTS["seed"]))  # the fit takes the lowest
+    (highest,) = spark.read.parquet(str(before)).select("id").orderBy(order.desc()).first()
+    arguments = [step, "--output", tmp_path / "out", "--k", 2, "--fit-sample-rows", 30]
+    assert call(capsys, *arguments, "--input", before)[0] == 0
+    result = rows(tmp_path / "out" / "similarities") if step == "run" else ids(tmp_path / "out")
+    pq.write_table(with_embedding(corpus(), int(highest[-3:]), [0.0] * DIM), tmp_path / "bad.parquet")
+    message = refusal(capsys, *arguments, "--input", tmp_path / "bad.parquet", "--overwrite", status=1)
+    assert message.startswith(f"embeddingCol='embedding', row with id '{highest}': embedding is zero; mend it")
+    assert result == (rows(tmp_path / "out" / "similarities") if step == "run" else ids(tmp_path / "out"))
+    assert (tmp_path / "out" / ("_manifest.json" if step == "run" else "_semdedup.json")).exists()
+
+
 # --- what a run writes --------------------------------------------------------------------------------------
 
 
@@ -304,6 +322,7 @@ def test_each_folder_of_rows_says_what_it_is(done):
     assert not list(done.rglob("_semdedup.unfinished"))
 
 
+@pytest.mark.slow
 def test_the_centroids_can_be_loaded_and_used_again(capsys, spark, done, data, tmp_path):
     model = EmbeddingKMeansModel.load(str(done / "centroids"))
     assert model.centroids.shape == (8, DIM)
@@ -483,6 +502,7 @@ def test_cluster_assigns_each_row_once(spark, data, done, part):
     assert plan.count("ArrowEvalPython") == 1
 
 
+@pytest.mark.slow
 def test_keep_leaves_invalid_rows_in_the_result(capsys, spark, tmp_path):
     pq.write_table(with_embedding(corpus(), 3, None), tmp_path / "in.parquet")
     options = ["--k", 4, "--handle-invalid", "keep"]
@@ -562,6 +582,35 @@ def test_a_folder_is_taken_for_what_it_is(capsys, spark, done, data, tmp_path):
     assert message == f"input='{broken}' is not finished: the step that wrote it did not end; run it again"
 
 
+@pytest.mark.parametrize(
+    ("holds", "step", "param"),
+    [
+        ("similarities", ["identify", "--input"], "input"),
+        ("duplicates", ["remove", "--input", "{data}", "--duplicates"], "duplicates"),
+    ],
+)
+def test_a_folder_that_lost_rows_is_refused(capsys, spark, done, data, tmp_path, holds, step, param):
+    written = manifest(done / holds)["rows"]
+    folder = copied(done / holds, tmp_path / "copy", rows=written + 1)
+    message = refusal(capsys, *(part.format(data=data) for part in step), folder, "--output", tmp_path / "out")
+    assert message == (
+        f"{param}='{folder}' has {written} rows, but _semdedup.json in it says {written + 1}: files were added or "
+        "lost; run the step that wrote it again"
+    )
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_pairwise_refuses_a_folder_that_lost_rows(capsys, spark, exact, tmp_path):
+    shutil.copytree(exact / "clusters", tmp_path / "clusters")
+    lost = min((tmp_path / "clusters").glob("centroid=*"))
+    shutil.rmtree(lost)
+    left = ROWS - len(ids(exact / "clusters" / lost.name))
+    message = refusal(capsys, "pairwise", "--input", tmp_path / "clusters", "--output", tmp_path / "out", status=1)
+    assert message.startswith(f"input='{tmp_path}/clusters' has {left} rows, but _semdedup.json in it says {ROWS}")
+    assert not (tmp_path / "out").exists()
+
+
 # --- coverage beyond the own cluster ------------------------------------------------------------------------
 
 
@@ -584,6 +633,7 @@ def exact(spark, data, tmp_path_factory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_the_steps_with_exact_coverage_give_the_runs_answer(exact):
     assert rows(exact / "scores") == rows(exact / "run" / "similarities")
     assert rows(exact / "found") == rows(exact / "run" / "duplicates")
@@ -600,6 +650,7 @@ def test_exact_duplicates_are_the_same_for_other_given_centroids(capsys, spark, 
     assert rows(tmp_path / "out" / "duplicates") != rows(done / "duplicates")
 
 
+@pytest.mark.slow
 def test_summary_and_manifests_say_from_where_on_scores_are_complete(exact):
     summary = json.loads((exact / "run" / "summary.json").read_text("utf-8"))
     words = "every pair of rows with a similarity of at least 0.93 was compared (proven, whatever the clusters)"
@@ -673,6 +724,7 @@ def test_coverage_that_cannot_be_had_is_refused(capsys, spark, data, tmp_path, s
 # --- formats and tables -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_json_lines_in_and_out(capsys, spark, done, tmp_path):
     """JSON numbers come as doubles. The float32 values that the Parquet file has are doubles too: the same answer."""
     (tmp_path / "in").mkdir()
@@ -690,6 +742,7 @@ def test_json_lines_in_and_out(capsys, spark, done, tmp_path):
     assert {row.id for row in kept.collect()} == ids(done / "deduplicated")
 
 
+@pytest.mark.slow
 def test_tables_in_and_out(capsys, spark, done, data, tmp_path):
     spark.sql(f"CREATE DATABASE cli_test LOCATION '{tmp_path}/warehouse'")
     try:

@@ -60,7 +60,7 @@ def test_streamed_equals_grouped_with_every_type_of_rank_key(spark, params):
         assert answer(model.copy().setParams(execution="streamed").similarities(df)) == grouped
 
 
-@pytest.mark.parametrize("plugin", [False, True], ids=["binary", "lists"])
+@pytest.mark.parametrize("plugin", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["binary", "lists"])
 def test_invalid_rows_and_small_batches_streamed(spark, monkeypatch, plugin):
     """Batches of three rows: groups span several, and several groups lie in one. ``plugin``: whether vectors travel as
     the RAPIDS Accelerator takes them."""

@@ -308,7 +308,7 @@ def hash_order(ids: list[str], seed: int = 42) -> np.ndarray:
     return np.argsort([oracle.spark_hash(i, seed) for i in ids], kind="stable")
 
 
-@pytest.mark.parametrize("wanted", [1, 30, 200])
+@pytest.mark.parametrize("wanted", [1, 30, pytest.param(200, marks=pytest.mark.slow)])
 def test_the_sample_is_the_rows_with_the_smallest_hashes_in_that_order(spark, corpus, wanted):
     expected = oracle.unit_vectors(corpus.rows)[hash_order(corpus.ids)[:wanted]]
     for df in (corpus.frame(spark), corpus.frame(spark, shuffled(corpus)).repartition(5)):
@@ -326,6 +326,7 @@ def test_invalid_rows_do_not_count_and_the_seed_does(spark, corpus):
     assert oracle.same_bits(sample_of(df, 20, seed=7, handle_invalid="skip"), expected)
 
 
+@pytest.mark.slow
 def test_the_distributed_sample_has_the_same_rows(spark, corpus):
     df = corpus.frame(spark, shuffled(corpus)).repartition(4)
     options = {"embedding_name": "embedding", "total": 200, "wanted": 25, "seed": 42, "dim": None}

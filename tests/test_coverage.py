@@ -121,7 +121,7 @@ RANK_BY = ["quality desc", "text"]
 @pytest.mark.parametrize(
     ("k", "eps", "params"),
     [
-        (1, 0.05, {"whichToKeep": "first", "maxClusterRows": 40}),
+        pytest.param(1, 0.05, {"whichToKeep": "first", "maxClusterRows": 40}, marks=pytest.mark.slow),
         (40, 0.05, {"whichToKeep": "random", "seed": -(2**50)}),
         (12, 0.05, {"rankBy": RANK_BY, "maxClusterRows": 15, "execution": "streamed"}),
         (4, 0.1, {"maxClusterRows": 30}),
@@ -163,6 +163,7 @@ def test_exact_pairs_of_long_vectors_are_found_through_sketches(spark, max_rows)
     check_exact(found_by(SemDedupModel(centroids=rows[:6], **params).similarities(df)), expected, 0.9)
 
 
+@pytest.mark.slow
 def test_the_whole_job_finds_the_same_duplicates_for_any_k_and_seed(frame, corpus):
     answers = []
     for k, seed in ((2, 1), (25, 2)):
@@ -303,6 +304,7 @@ def exact(**params) -> PairwiseSimilarity:
     return PairwiseSimilarity(coverage="exact", whichToKeep="first", normalize=False, **params)
 
 
+@pytest.mark.slow
 def test_labels_do_not_matter_to_exact_coverage(spark, clustered, corpus):
     """Rows labelled at random, with unit vectors whose norms are off by nearly as much as is accepted."""
     rng = np.random.default_rng(1)

@@ -313,6 +313,7 @@ def test_a_session_tells_what_it_has(spark):
     assert diagnose(found).works
 
 
+@pytest.mark.slow
 def test_executors_without_room_are_not_waited_for_for_ever(spark, monkeypatch):
     """A task that takes longer than there is patience stands for one that never starts."""
     monkeypatch.setattr(surroundings, "PATIENCE", 0.5)

@@ -18,7 +18,9 @@ from pyspark.sql import functions as F
 from spark_semdedup import RemoveDuplicates, SemDedup, SemDedupModel
 from spark_semdedup.datasets import Source, Target
 from spark_semdedup.errors import SemDedupError
-from spark_semdedup.lineage import origin
+from spark_semdedup.files import Files
+from spark_semdedup.lineage import origin, reads_only_files
+from spark_semdedup.stages import fingerprint
 from spark_semdedup.steps import Job, run
 
 D, ROWS = 8, 60
@@ -102,6 +104,40 @@ def test_a_column_is_followed_to_where_it_is_made(df, change, drawn_by):
 )
 def test_users_functions_are_known_as_such(df, change, opaque):
     assert origin(change(df), "id").is_opaque == opaque
+
+
+# --- what an input is known by -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "only"),
+    [
+        (lambda df, rest: df, True),
+        (lambda df, rest: df.where("id > 3").join(df.groupBy("text").count(), "text"), True),
+        (lambda df, rest: df.unionByName(rest), False),
+        (lambda df, rest: df.join(rest.select("id"), "id", "left_semi"), False),
+    ],
+)
+def test_an_input_is_known_by_its_files_if_it_is_made_of_nothing_else(spark, df, change, only):
+    more = [(ROWS, "more", VECTORS[0].tolist())]
+    rest = spark.createDataFrame(more, df.schema)
+    assert reads_only_files(change(df, rest)) == only
+
+
+def test_rows_of_a_subquery_are_no_files(spark, df):
+    df.createOrReplaceTempView("rows_of_files")
+    spark.range(3).createOrReplaceTempView("rows_of_none")
+    assert reads_only_files(spark.sql("SELECT * FROM rows_of_files"))
+    assert not reads_only_files(spark.sql("SELECT * FROM rows_of_files WHERE id > (SELECT max(id) FROM rows_of_none)"))
+
+
+def test_rows_beside_files_are_part_of_what_an_input_is(spark, df):
+    found = []
+    for vector in (VECTORS[0], VECTORS[0], VECTORS[1]):
+        df.unionByName(spark.createDataFrame([(ROWS, "", vector.tolist())], df.schema)).createOrReplaceTempView("mixed")
+        source = Source(table="mixed")
+        found.append(fingerprint(Files(spark), source, source.read(spark), SemDedup()))
+    assert found[0] == found[1] != found[2]
 
 
 # --- refused ------------------------------------------------------------------------------------------------

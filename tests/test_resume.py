@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import pytest
 from test_cli import call, refusal, rows
 
 from spark_semdedup import cli, locking
+from spark_semdedup.datasets import Target
 from spark_semdedup.files import Files
 from spark_semdedup.semdedup import SemDedupModel
 
@@ -153,6 +155,7 @@ def test_a_run_can_be_killed_again_and_again(capsys, spark, monkeypatch, data, t
     assert answer(tmp_path / "out") == expected
 
 
+@pytest.mark.slow
 def test_what_was_done_is_not_done_again(capsys, spark, monkeypatch, data, tmp_path, expected):
     output = tmp_path / "out"
     with monkeypatch.context() as patched:
@@ -262,6 +265,7 @@ def test_a_record_that_was_cut_off_counts_for_nothing(capsys, data, unfinished, 
     assert answer(unfinished) == expected
 
 
+@pytest.mark.slow
 def test_records_of_another_run_count_for_nothing(capsys, data, unfinished, expected):
     """Begun again with another eps, or without a word of what the records are from."""
     run(capsys, data, unfinished, "--overwrite", "--eps", 0.4, "--keep-stages")
@@ -350,6 +354,35 @@ def test_a_table_is_written_again_by_the_run_that_began_to(capsys, spark, monkey
         run(capsys, data, tmp_path / "two", "--resume", *arguments)
         assert spark.table(name).count() == len(expected["deduplicated"])
     finally:
+        spark.sql(f"DROP TABLE IF EXISTS {name}")
+
+
+@pytest.mark.slow
+def test_files_of_a_table_that_a_kill_left_without_its_name(capsys, spark, monkeypatch, data, expected, tmp_path):
+    """Spark puts a table's name into its catalog after the table's files: it refuses to take such files for nothing."""
+
+    def interrupted(target, rows):
+        raise KeyboardInterrupt
+
+    name, output = "half_written", tmp_path / "out"
+    files = Path(spark.conf.get("spark.sql.warehouse.dir").removeprefix("file:")) / name
+    try:
+        monkeypatch.setattr(Target, "save_table", interrupted)
+        arguments = ["run", "--input", data, "--output", output, *ARGUMENTS, "--output-table", name]
+        assert call(capsys, *arguments)[0] == 130
+        monkeypatch.undo()
+        files.mkdir(parents=True)
+        pq.write_table(corpus(3), files / "part-0.parquet")
+        said = refusal(capsys, *arguments, "--resume", status=1)
+        assert "[LOCATION_ALREADY_EXISTS]" in said
+        assert str(files) in said
+        assert pq.read_table(files / "part-0.parquet") == corpus(3)
+        shutil.rmtree(files)
+        run(capsys, data, output, "--resume", "--output-table", name)
+        kept = sorted(row.id for row in spark.table(name).collect())
+        assert kept == [row[0] for row in expected["deduplicated"]]
+    finally:
+        shutil.rmtree(files, ignore_errors=True)
         spark.sql(f"DROP TABLE IF EXISTS {name}")
 
 

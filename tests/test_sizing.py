@@ -81,6 +81,7 @@ def by_label(sizing) -> dict[str, dict]:
 # --- beside runs --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_with_a_models_centroids_and_all_rows_it_says_what_runs_have(frame, model, truth):
     """All rows are looked at, since 64 for each of 48 clusters are more than there are."""
     found = by_label(model.plan(frame))
@@ -91,6 +92,7 @@ def test_with_a_models_centroids_and_all_rows_it_says_what_runs_have(frame, mode
         assert (found[label]["rows"], found[label]["dimension"], found[label]["k"]) == (N, D, K)
 
 
+@pytest.mark.slow
 def test_a_half_of_the_rows_tells_of_all(half, model, truth):
     found = by_label(model.plan(half, rows=N))
     for label, (planned, counts) in truth.items():

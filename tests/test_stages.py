@@ -77,6 +77,7 @@ def test_the_steps_are_stages_of_a_pipeline_too(df):
     assert ids(RemoveDuplicates().setDuplicates(duplicates).transform(df)) == ["a", "c", "e"]
 
 
+@pytest.mark.slow
 def test_params_can_be_given_to_fit_and_transform(df):
     estimator = SemDedup(k=5, backend="cpu")
     model = estimator.fit(df, {estimator.k: 2, estimator.whichToKeep: "first"})
@@ -314,6 +315,7 @@ def test_nemo_curators_single_row_has_no_neighbour(spark):
     assert [tuple(row) for row in PairwiseSimilarity(whichToKeep="random").transform(frame).collect()] == [(1, 1, 0.0)]
 
 
+@pytest.mark.slow
 def test_nemo_curators_blobs(spark):
     """test_workflow.py: five Gaussian blobs of 100 … 500 points in three dimensions; at eps 0.01 and k 5 it removes
     1,471 points with hard and 1,495 with easy, for either distance. (With random it removes 1,483 by its own random
@@ -360,3 +362,19 @@ def test_k_is_the_square_root_of_the_rows_unless_set(spark):
     frame = spark.createDataFrame(list(enumerate(rows)), "id int, embedding array<float>")
     assert EmbeddingKMeans(backend="cpu").fit(frame).centroids.shape == (5, 4)
     assert len(EmbeddingKMeans(k=3, backend="cpu").fit(frame).clusterCenters()) == 3
+
+
+@pytest.mark.skipif(not hasattr(F, "collate"), reason="collations came with Spark 4")
+def test_ids_are_compared_by_their_bytes_whatever_their_collation(spark):
+    """By their collation, ``A`` and ``a`` would be one id, and ``B`` would follow ``a``."""
+    ids_ = [("a", [1.0, 0.0]), ("A", [1.0, 0.0]), ("B", [2.0, 0.0]), ("c", None)]
+    df = spark.createDataFrame(ids_, "id string, embedding array<double>")
+    df = df.withColumn("id", F.collate("id", "UTF8_LCASE"))
+    estimator = SemDedup(k=1, rankBy=["id"], backend="cpu", handleInvalid="skip")
+    result = estimator.fit(df).run(df)
+    try:
+        result.check()
+        assert {row.id: row.max_id for row in result.duplicates.collect()} == {"B": "A", "a": "A"}
+        assert (ids(result.deduplicated), ids(result.invalid)) == (["A"], ["c"])
+    finally:
+        result.unpersist()

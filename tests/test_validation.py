@@ -149,7 +149,7 @@ def test_a_model_keeps_rows_of_which_none_can_be_compared(spark):
     assert ids(model(handleInvalid="keep").transform(df)) == {"a", "b"}
 
 
-@pytest.mark.parametrize("handle_invalid", ["skip", "keep"])
+@pytest.mark.parametrize("handle_invalid", ["skip", pytest.param("keep", marks=pytest.mark.slow)])
 def test_the_clustering_sets_invalid_rows_aside(spark, handle_invalid):
     assigned = EmbeddingKMeansModel(centroids=CENTROIDS, handleInvalid=handle_invalid).transform(mixed(spark))
     rows = {row.id: row for row in assigned.collect()}
@@ -161,6 +161,7 @@ def test_the_clustering_sets_invalid_rows_aside(spark, handle_invalid):
     assert ids(compared) == set(GOOD)
 
 
+@pytest.mark.slow
 def test_the_fit_looks_past_invalid_rows(spark):
     df = mixed(spark)
     for handle_invalid in ("skip", "keep"):
@@ -231,6 +232,7 @@ def stored(spark, rows: list[list[float]], type_: str = "array<float>"):
     )
 
 
+@pytest.mark.slow
 def test_norms_off_by_more_than_1e_5_are_refused(spark):
     pairwise = PairwiseSimilarity(whichToKeep="first", normalize=False)
     within = pairwise.transform(stored(spark, [[1.0, 0.0], [1 + 9e-6, 0.0]])).orderBy("id").collect()

@@ -111,6 +111,7 @@ def stages(spark) -> list:
     return [found.apply(i) for i in range(found.size())]
 
 
+@pytest.mark.slow
 def test_a_run_says_it_in_one_line_and_its_summary_holds_it(capsys, spark, tmp_path):
     pq.write_table(corpus(300), tmp_path / "in.parquet")
     options = ["--k", "9", "--coverage", "exact", "--input", str(tmp_path / "in.parquet")]
