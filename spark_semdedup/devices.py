@@ -30,6 +30,7 @@ from spark_semdedup.kernels.arrays import Array
 from spark_semdedup.kernels.memory import BlockSizes, lacks_device_memory
 from spark_semdedup.params import HasBackend, PairwiseParams
 from spark_semdedup.planning import device_bytes
+from spark_semdedup.transport import hold_receive_buffers
 
 log = logging.getLogger("spark_semdedup")
 
@@ -179,6 +180,11 @@ class Placement:
     """GPUs of each task, where the stage asks for them itself (``taskGpuAmount``)."""
     blocks: BlockSizes = field(default_factory=BlockSizes, compare=False, repr=False)
     """Of this task: each unpickles a placement of its own."""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A placement arrives in a worker with the task's function, before the first of its rows."""
+        self.__dict__.update(state)
+        hold_receive_buffers()
 
     @classmethod
     def of(cls, spark: SparkSession, backend: str, memory_fraction: float) -> Placement:

@@ -181,4 +181,11 @@ FAILURES: list[Failure] = [
         "the program fails, and leaves neither manifest nor summary",
         f"{_RESUME}::test_input_that_changes_while_it_is_read_gives_no_result",
     ),
+    Failure(
+        "a connection that Linux lets stand still",
+        "the receive buffers of a task's connections are looked at, before its first row",
+        "they do not grow: full ones that had grown made Linux 6.17 and newer lose acknowledgements, so that worker "
+        "and JVM waited for each other for ever",
+        "tests/test_transport.py::test_a_task_holds_its_connection_before_its_first_row",
+    ),
 ]

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pyspark
 import pytest
 from pyspark.ml import Pipeline
 from pyspark.sql import functions as F
@@ -320,6 +321,16 @@ def test_a_run_writes_no_secret_and_works_with_the_path_as_given(spark, tmp_path
 
 
 # --- files that others must not read ------------------------------------------------------------------------
+
+
+def test_sockets_of_workers_are_private(spark):
+    folder = spark.conf.get("spark.python.unix.domain.socket.dir", None)
+    if folder is None:
+        assert pyspark.__version__ < "4.1", "before, workers speak over TCP, with a secret"
+    else:
+        spark.range(1).mapInArrow(lambda batches: batches, "id long").collect()
+        assert any(name.endswith(".sock") for name in os.listdir(folder))
+        assert stat.S_IMODE(os.stat(folder).st_mode) == 0o700
 
 
 def test_folders_for_shuffled_rows_are_private(spark):
