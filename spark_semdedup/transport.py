@@ -13,10 +13,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import platform
 import re
 import socket
 import stat
+import sys
 
 from pyspark import TaskContext
 
@@ -40,7 +40,7 @@ def hold_receive_buffers() -> None:
 @functools.cache
 def linux_release() -> tuple[int, int]:
     """Major and minor version of Linux; (0, 0) elsewhere."""
-    found = re.match(r"(\d+)\.(\d+)", platform.release()) if platform.system() == "Linux" else None
+    found = re.match(r"(\d+)\.(\d+)", os.uname().release) if sys.platform == "linux" else None
     return (int(found[1]), int(found[2])) if found else (0, 0)
 
 

@@ -340,12 +340,13 @@ def test_folders_for_shuffled_rows_are_private(spark):
     assert {stat.S_IMODE(os.stat(folder).st_mode) for folder in folders} == {0o700}
 
 
-def test_the_package_makes_no_temporary_files_of_its_own():
+def test_the_package_makes_no_temporary_files_but_a_private_folder_of_sockets():
     for file in PACKAGE.rglob("*.py"):
         names = {
             getattr(node, "attr", getattr(node, "id", None)) for node in ast.walk(ast.parse(file.read_text("utf-8")))
         }
-        assert not names & {"tempfile", "mkstemp", "mktemp", "mkdtemp", "gettempdir"}, file.name
+        made = names & {"tempfile", "mkstemp", "mktemp", "mkdtemp", "gettempdir"}
+        assert made == ({"tempfile", "mkdtemp"} if file.name == "session.py" else set()), file.name
 
 
 def test_models_hold_no_code(spark, tmp_path):
