@@ -41,7 +41,8 @@ from spark_semdedup.persistence import CentroidsModel, StageReadable
 from spark_semdedup.ranking import Ranking
 from spark_semdedup.regions import VisitSample
 from spark_semdedup.sampling import fit_sample, in_lowest
-from spark_semdedup.validation import check_ids, invalid_row
+from spark_semdedup.transport import hold_receive_buffers
+from spark_semdedup.validation import check_ids, refuse_invalid
 
 log = logging.getLogger("spark_semdedup")
 
@@ -213,9 +214,20 @@ class EmbeddingKMeansModel(CentroidsModel, _EmbeddingKMeansParams):
 
     def refuse_invalid(self, dataset: DataFrame) -> None:
         """Raises the error for an invalid row, if such rows are errors (``handleInvalid``), wherever it is: a fit looks
-        at a sample. Assigns all rows, in one job."""
-        if self.value("handleInvalid") == "error":
-            self.unit_rows(dataset, Ranking()).agg(F.count(F.lit(1))).collect()
+        at a sample. Reads all embeddings, in one job."""
+        if self.value("handleInvalid") != "error":
+            return
+        column, dim = self.value("embeddingCol"), self._centroids.shape[1]
+        id_, embedding = id_column(dataset, self.value("idCol")), embedding_column(dataset, column)
+
+        def look(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+            hold_receive_buffers()
+            for batch in batches:
+                valid, _, reasons = matrix(batch.column("embedding"), dim)
+                refuse_invalid(valid, reasons, batch.column("id"), column)
+            yield from ()
+
+        dataset.select(id_.alias("id"), embedding.alias("embedding")).mapInArrow(look, "nothing int").collect()
 
     def unit_rows(
         self, dataset: DataFrame, ranking: Ranking, router: Router | None = None, *, lists: bool = False
@@ -332,10 +344,8 @@ class _Assigner:
 
     def __call__(self, embeddings: Any, ids: Any) -> _Assigned:
         valid, rows, reasons = matrix(embeddings, self.cells.centroids.shape[1])
-        if self.raises and not valid.all():
-            first = int(np.flatnonzero(~valid)[0])
-            id_ = ids[first].as_py() if isinstance(ids, pa.Array) else ids.iloc[first]
-            raise invalid_row(id_, reasons[first], self.column)
+        if self.raises:
+            refuse_invalid(valid, reasons, ids, self.column)
         found = self.placement.within_memory(self._assign, rows, assigned_at_once(len(rows)))
         return _Assigned(valid, reasons, *found)
 

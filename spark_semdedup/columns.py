@@ -83,6 +83,11 @@ def id_column(df: DataFrame, name: str) -> Column:
     found = field(df, name, "idCol")
     refuse_stream(df)
     refuse_id_type(found.dataType, f"idCol={shown(name)}")
+    return by_its_bytes(found)
+
+
+def by_its_bytes(found: T.StructField) -> Column:
+    """A column of ids, without the collation that its text may have."""
     collated = isinstance(found.dataType, T.StringType) and found.dataType.simpleString() != "string"
     return quoted(found.name).cast("string").alias(found.name) if collated else quoted(found.name)
 

@@ -179,18 +179,18 @@ class Target:
 
     def try_writing(self, files: Files, rows: DataFrame) -> None:
         """Writes no rows and removes them again, so that a format that cannot hold the columns, or a folder that
-        cannot be written to, is known before hours of work. (What a catalog's own format can hold is not known.)"""
+        cannot be written to, is known before hours of work."""
         if self.path is None:
             return
         trial = join(self.path, "_semdedup.trial")
+        form = self.format
+        if self._is_of_catalogs_format:
+            form = rows.sparkSession.conf.get("spark.sql.sources.default") or form
         try:
-            if self._is_of_catalogs_format:
-                rows.sparkSession.range(0).write.parquet(trial)
-            else:
-                self.save(rows.limit(0), trial)
+            replace(self, format=form).save(rows.limit(0), trial)
         except (PySparkException, Py4JJavaError) as error:
             raise SemDedupError(
-                f"output={shown(self.path, 400)}: the rows cannot be written as {self.format}: {one_line(error)}"
+                f"output={shown(self.path, 400)}: the rows cannot be written as {form}: {one_line(error)}"
             ) from error
         finally:
             files.delete(trial)
@@ -267,9 +267,13 @@ def _refuse_overlap(files: Files, output: str, reads: Mapping[str, Sequence[str]
 
 
 def begin(files: Files, path: str) -> None:
-    """Marks a folder as being written. It must be vacant: another step that has just begun to write to it is found."""
+    """Marks a folder as being written. It must be vacant: another step that has begun to write to it, or has written to
+    it, since that was looked at is found."""
     if not files.create_new(join(path, UNFINISHED), ""):
         raise FolderInUseError(f"output={shown(path, 400)} is being written by another step: give another folder")
+    if files.exists(join(path, MANIFEST)):
+        files.delete(join(path, UNFINISHED))
+        raise FolderInUseError(f"output={shown(path, 400)} was written by another step meanwhile: give another folder")
 
 
 def delete_dataset(files: Files, path: str) -> None:

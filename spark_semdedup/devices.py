@@ -182,7 +182,8 @@ class Placement:
     """Of this task: each unpickles a placement of its own."""
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """A placement arrives in a worker with the task's function, before the first of its rows."""
+        """A placement arrives in a worker with the task's function, before the first of its rows: of a grouped pandas
+        UDF nothing else does. (Functions without a placement hold the buffers themselves.)"""
         self.__dict__.update(state)
         hold_receive_buffers()
 

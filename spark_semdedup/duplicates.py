@@ -8,7 +8,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from spark_semdedup.columns import field, id_column, refuse_id_type, shown_type, unused_name
+from spark_semdedup.columns import by_its_bytes, field, id_column, refuse_id_type, shown_type, unused_name
 from spark_semdedup.errors import SemDedupError, shown
 from spark_semdedup.lineage import refuse_drawn
 from spark_semdedup.params import DecisionParams, HasDuplicatesPath, HasIdCol
@@ -112,7 +112,8 @@ class RemoveDuplicates(Transformer, HasIdCol, HasDuplicatesPath, StageReadable, 
 def without_ids(df: DataFrame, id_name: str, unwanted: DataFrame) -> DataFrame:
     """The rows of ``df`` whose id is not in the column ``id`` of ``unwanted``."""
     id_ = id_column(df, id_name)
-    of, in_ = field(df, id_name, "idCol").dataType, field(unwanted, "id", "column").dataType
+    unwanted_id = field(unwanted, "id", "column")
+    of, in_ = field(df, id_name, "idCol").dataType, unwanted_id.dataType
     refuse_id_type(in_, "the duplicates' id")
     if isinstance(of, T.StringType) != isinstance(in_, T.StringType):
         raise SemDedupError(
@@ -120,4 +121,4 @@ def without_ids(df: DataFrame, id_name: str, unwanted: DataFrame) -> DataFrame:
             "they cannot be matched"
         )
     name = unused_name("semdedup_unwanted_id", df)
-    return df.join(unwanted.select(F.col("id").alias(name)), id_ == F.col(name), "left_anti")
+    return df.join(unwanted.select(by_its_bytes(unwanted_id).alias(name)), id_ == F.col(name), "left_anti")

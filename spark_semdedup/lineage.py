@@ -66,14 +66,19 @@ def origin(df: DataFrame, name: str) -> Origin:
 
 def reads_only_files(df: DataFrame) -> bool:
     """Whether all that ``df`` is made from are files, which ``inputFiles()`` lists: no database, no rows of the
-    session's own, no rows that are persisted."""
-    plan = df.select("*")._jdf.queryExecution().withCachedData()
-    parts = [plan, *_each(plan.subqueriesAll())]
-    return all(_is_of_files(leaf) for part in parts for leaf in _each(part.collectLeaves()))
+    session's own, none that are persisted. It lists no files of subqueries that give one value, so there may be none.
+
+    A Delta table has a relation of its own: the same files may hold fewer rows in another version (deletion vectors).
+    """
+    plan = df.select("*")._jdf.queryExecution().optimizedPlan()
+    return plan.subqueriesAll().isEmpty() and all(map(_is_of_files, _each(plan.collectLeaves())))
 
 
 def _is_of_files(leaf: Any) -> bool:
-    return _class(leaf) == "LogicalRelation" and _class(leaf.relation()) == "HadoopFsRelation"
+    if _class(leaf) == "LogicalRelation":
+        return _class(leaf.relation()) == "HadoopFsRelation"
+    # A single row without columns, and the use of what is defined, and looked at, elsewhere in the plan (WITH).
+    return _class(leaf) in ("OneRowRelation", "CTERelationRef")
 
 
 def _look_at(node: Any, children: list[Any], wanted: set[int], found: Origin) -> None:

@@ -23,7 +23,8 @@ from pyspark.sql import functions as F
 from spark_semdedup.columns import commonest_length, lengths, matrix, matrix_from_packed, packed_rows
 from spark_semdedup.errors import SemDedupError
 from spark_semdedup.kernels import unit_vectors
-from spark_semdedup.validation import invalid_row
+from spark_semdedup.transport import hold_receive_buffers
+from spark_semdedup.validation import refuse_invalid
 
 log = logging.getLogger("spark_semdedup")
 
@@ -69,6 +70,7 @@ class FitSample:
 
 
 def _decode(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    hold_receive_buffers()
     for batch in batches:
         if batch.num_rows:
             yield pa.RecordBatch.from_arrays(
@@ -149,14 +151,14 @@ def _sampler(
     embedding_name: str, dim: int | None, handle_invalid: str
 ) -> Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
     def sample(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        hold_receive_buffers()
         for batch in batches:
             length = lengths(batch.column("embedding"))
             for each in [dim] if dim else np.unique(length):
                 part = batch if dim else batch.filter(pa.array(length == each))
                 valid, rows, reasons = matrix(part.column("embedding"), max(int(each), 1))
-                if handle_invalid == "error" and not valid.all():
-                    first = int(np.flatnonzero(~valid)[0])
-                    raise invalid_row(part.column("id")[first].as_py(), reasons[first], embedding_name)
+                if handle_invalid == "error":
+                    refuse_invalid(valid, reasons, part.column("id"), embedding_name)
                 if len(rows):
                     hashes = part.column("hash").filter(pa.array(valid))
                     sizes = pa.array(np.full(len(rows), each, np.int32))

@@ -95,8 +95,13 @@ def local_session(
 
 def _worker_sockets() -> dict[str, str]:
     """Workers and JVM speak over Unix domain sockets where Spark can, from 4.1 on: no slower than TCP, and without what
-    TCP may do to them (``transport``). Who may connect is a matter of permissions, so they lie in a private folder."""
-    if tuple(map(int, pyspark.__version__.split(".")[:2])) < (4, 1):
+    TCP may do to them (``transport``).
+
+    Who may connect is a matter of permissions, so the sockets lie in a private folder. TCP stays where their names
+    would be too long: 103 characters at most, of which 67 are Spark's and ours.
+    """
+    unknown = tuple(map(int, pyspark.__version__.split(".")[:2])) < (4, 1)
+    if unknown or len(os.fsencode(tempfile.gettempdir())) > 36:
         return {}
     folder = tempfile.mkdtemp(prefix="spark-semdedup-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)

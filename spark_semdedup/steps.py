@@ -22,7 +22,7 @@ from pyspark.sql import functions as F
 from spark_semdedup import clusterers
 from spark_semdedup.accounting import Ids, check_neighbours, check_rows
 from spark_semdedup.clustering import ASSIGNED, EmbeddingKMeans, EmbeddingKMeansModel
-from spark_semdedup.columns import embedding_column, field, id_column, refuse_shadowed
+from spark_semdedup.columns import by_its_bytes, embedding_column, field, id_column, refuse_shadowed
 from spark_semdedup.comparison import SIMILARITY_COLUMNS
 from spark_semdedup.coverage import Coverage
 from spark_semdedup.datasets import (
@@ -523,7 +523,7 @@ def cluster(
         if model is not None:  # a fit checks them
             check_ids(rows, id_column(rows, model.value("idCol")), model.value("idCol"))
         model = model or estimator.fit(rows)
-        if not job.files.is_vacant(_folder(target)):
+        if job.files.exists(join(_folder(target), MANIFEST)):
             model.refuse_invalid(rows)
         folder = _cleared(job, target)
         begin(job.files, folder)
@@ -656,24 +656,23 @@ def remove(
     source = source.pinned(job.spark)
     rows = _read(job, source, target)
     id_column(rows, params.value("idCol"))
-    found, counts = _counted(job, duplicates, "duplicates")
-    field(found, "id", "duplicates: column")
-    unwanted = found.select("id")
+    found, removed = _counted(job, duplicates, "duplicates")
+    unwanted = found.select(by_its_bytes(field(found, "id", "duplicates: column")).alias("id"))
     if invalid is not None:
-        aside, more = _counted(job, invalid, "invalid")
-        counts |= more
+        aside, set_aside = _counted(job, invalid, "invalid")
+        removed |= set_aside
         unwanted = unwanted.unionAll(aside.select(id_column(aside, params.value("idCol")).alias("id")))
     remaining = params.setDuplicates(unwanted).transform(rows)
     total = check_ids(rows, id_column(rows, params.value("idCol")), params.value("idCol"))
     target.try_writing(job.files, rows)
     folder = _cleared(job, target) if target.table is None else None
-    summary = Summary("remove", counts={"rows_in": total, **counts})
+    summary = Summary("remove", counts={"rows_in": total, **removed})
     job.progress.begin(1)
 
-    with job.progress.stage("write the rows that remain") as told:
+    with job.progress.stage("write the rows that remain") as counts:
         about = _manifest("deduplicated", summary, params)
         kept = _write_remaining(job, remaining, params.value("idCol"), target, folder or "", about)
-        summary.counts["kept"] = told["kept"] = kept.rows
+        summary.counts["kept"] = counts["kept"] = kept.rows
     summary.results = {"deduplicated": folder or f"table {target.table}"}
     return _complete(job, summary, params)
 
@@ -902,9 +901,11 @@ def _folder(target: Target) -> str:
 
 
 def _cleared(job: Job, target: Target) -> str:
-    """The output folder, vacant: an earlier result of ours (``_check_paths``) is deleted, its manifest first."""
+    """The output folder. An earlier result of ours (``_check_paths``) is deleted, its manifest first, if it may be:
+    otherwise the folder was vacant, and what may have come since is another step's."""
     folder = _folder(target)
-    delete_dataset(job.files, folder)
+    if target.overwrite:
+        delete_dataset(job.files, folder)
     return folder
 
 

@@ -29,8 +29,11 @@ LOSES_ACKNOWLEDGEMENTS = (6, 17)
 
 def hold_receive_buffers() -> None:
     """Fixes the size of the receive buffers of this worker's connections to its JVM, where Linux would lose
-    acknowledgements. Nothing happens outside of a task: connections of the driver are others'."""
-    if TaskContext.get() is not None and linux_release() >= LOSES_ACKNOWLEDGEMENTS:
+    acknowledgements. Nothing happens outside of a task: connections of the driver are others'. Nor where a user's code
+    has set a timeout for all sockets of the process: a socket that is looked at would be given it."""
+    if TaskContext.get() is None or linux_release() < LOSES_ACKNOWLEDGEMENTS:
+        return
+    if socket.getdefaulttimeout() is None:
         for fd in _sockets():
             with contextlib.suppress(OSError), socket.socket(fileno=os.dup(fd)) as connection:
                 if _is_local_tcp(connection):

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 
+import numpy as np
+import pandas as pd
+import pyarrow as pa
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import Column, DataFrame
@@ -109,9 +112,16 @@ def _refuse_changed(df: DataFrame, id_: Column, name: str, fingerprint: int) -> 
         )
 
 
-def invalid_row(id_: object, reason: str, column: str) -> InvalidRowsError:
-    """The error for a row that cannot be compared, while ``handleInvalid`` is ``error``."""
-    return InvalidRowsError(
-        f"embeddingCol={shown(column)}, row with id {shown(id_)}: {reason}; mend it, or set handleInvalid to skip "
-        "(set such rows aside) or keep (leave them in, compared with nothing)"
+def refuse_invalid(valid: np.ndarray, reasons: np.ndarray, ids: pa.Array | pd.Series, column: str) -> None:
+    """Raises an ``InvalidRowsError`` for the first row of a batch that cannot be compared, where such rows are errors.
+
+    ``valid``: bool (n,); ``reasons``: (n,), of each row that is not.
+    """
+    if valid.all():
+        return
+    first = int(np.flatnonzero(~valid)[0])
+    id_ = ids[first].as_py() if isinstance(ids, pa.Array) else ids.iloc[first]
+    raise InvalidRowsError(
+        f"embeddingCol={shown(column)}, row with id {shown(id_)}: {reasons[first]}; mend it, or set handleInvalid to "
+        "skip (set such rows aside) or keep (leave them in, compared with nothing)"
     )
