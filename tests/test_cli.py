@@ -392,6 +392,7 @@ def test_an_output_that_exists_is_not_touched_without_overwrite(capsys, spark, d
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine.txt"]
 
 
+@pytest.mark.slow
 def test_overwrite_replaces_the_result_and_leaves_other_files(capsys, spark, done, data, tmp_path):
     output = shutil.copytree(done, tmp_path / "out")
     (output / "notes.txt").write_text("keep")
@@ -674,6 +675,7 @@ def test_probes_are_named_in_the_summary(capsys, spark, done, data, tmp_path):
     assert manifest(tmp_path / "out" / "similarities")["complete_eps"] is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("decided", "complete_eps", "complete_from"),
     [
@@ -695,6 +697,7 @@ def test_the_same_threshold_may_be_given_either_way(
     assert rows(tmp_path / "out") == rows(exact / "found")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decided", [["--eps", 0.0701], ["--threshold", 0.9299], ["--threshold", 0.9299999]])
 def test_what_exact_scores_are_not_complete_for_is_refused(capsys, spark, exact, tmp_path, decided):
     message = refusal(capsys, "identify", "--input", exact / "scores", "--output", tmp_path / "out", *decided)

@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import vectors
 from chispa import assert_df_equality
+from marks import slow
 from pyspark.ml.functions import array_to_vector
 from pyspark.sql import functions as F
 
@@ -79,11 +80,11 @@ def frame(spark, corpus):
     "params",
     [
         {},
-        {"distanceMetric": "l2", "distanceMeasure": "cosine"},
-        {"whichToKeep": "easy"},
+        slow({"distanceMetric": "l2", "distanceMeasure": "cosine"}),
+        slow({"whichToKeep": "easy"}),
         {"whichToKeep": "easy", "distanceMetric": "l2", "execution": "streamed"},
-        {"whichToKeep": "first"},
-        {"whichToKeep": "random"},
+        slow({"whichToKeep": "first"}),
+        slow({"whichToKeep": "random"}),
         {"whichToKeep": "random", "seed": -(2**50)},
     ],
     ids=str,
@@ -219,18 +220,21 @@ VARIANTS = {
 }
 
 
+QUICK = ("seven partitions, shuffled", "ML Vector", "scaled by 2^±900")
+
+
 @pytest.fixture(scope="module")
 def hard_answer(corpus) -> dict:
     return expected_by(corpus.ids, corpus.rows, corpus.centroids)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", [name if name in QUICK else slow(name) for name in VARIANTS])
 def test_the_answer_does_not_depend_on(spark, corpus, hard_answer, variant):
     df = VARIANTS[variant](spark, corpus)
     assert found_by(SemDedupModel(centroids=corpus.centroids), df) == hard_answer
 
 
-@pytest.mark.parametrize("batch_size", [1, 7, 100_000])
+@pytest.mark.parametrize("batch_size", [slow(1), 7, slow(100_000)])
 def test_the_answer_does_not_depend_on_the_batch_size(frame, corpus, hard_answer, batch_size):
     assert found_by(SemDedupModel(centroids=corpus.centroids, batchSize=batch_size), frame) == hard_answer
 
@@ -308,7 +312,7 @@ def hash_order(ids: list[str], seed: int = 42) -> np.ndarray:
     return np.argsort([oracle.spark_hash(i, seed) for i in ids], kind="stable")
 
 
-@pytest.mark.parametrize("wanted", [1, 30, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("wanted", [slow(1), 30, slow(200)])
 def test_the_sample_is_the_rows_with_the_smallest_hashes_in_that_order(spark, corpus, wanted):
     expected = oracle.unit_vectors(corpus.rows)[hash_order(corpus.ids)[:wanted]]
     for df in (corpus.frame(spark), corpus.frame(spark, shuffled(corpus)).repartition(5)):

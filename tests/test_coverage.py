@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import vectors
+from marks import slow
 from pyspark.errors import PySparkException
 from pyspark.sql import functions as F
 
@@ -122,7 +123,7 @@ RANK_BY = ["quality desc", "text"]
     ("k", "eps", "params"),
     [
         pytest.param(1, 0.05, {"whichToKeep": "first", "maxClusterRows": 40}, marks=pytest.mark.slow),
-        (40, 0.05, {"whichToKeep": "random", "seed": -(2**50)}),
+        slow(40, 0.05, {"whichToKeep": "random", "seed": -(2**50)}),
         (12, 0.05, {"rankBy": RANK_BY, "maxClusterRows": 15, "execution": "streamed"}),
         (4, 0.1, {"maxClusterRows": 30}),
         pytest.param(
@@ -225,7 +226,7 @@ def test_a_table_of_invalid_rows_alone(spark):
     [
         (12, 3, {"rankBy": RANK_BY, "maxClusterRows": 15}),
         (5, 2, {"whichToKeep": "easy", "distanceMeasure": "cosine", "execution": "streamed"}),
-        (5, 5, {"maxClusterRows": 50}),
+        slow(5, 5, {"maxClusterRows": 50}),
         pytest.param(12, 2, {"maxClusterRows": 3}, marks=pytest.mark.slow),
         pytest.param(40, 3, {"whichToKeep": "random"}, marks=pytest.mark.slow),
         pytest.param(5, 100, {"whichToKeep": "first"}, marks=pytest.mark.slow),
@@ -320,6 +321,7 @@ def test_labels_do_not_matter_to_exact_coverage(spark, clustered, corpus):
     check_exact(found_by(exact(maxClusterRows=40).setCentroids(model).transform(df)), everything, 0.95)
 
 
+@pytest.mark.slow
 def test_probes_with_centroids_from_a_path(clustered, corpus):
     df, path = clustered
     stage = PairwiseSimilarity(nProbe=2, centroidsPath=path, normalize=False)

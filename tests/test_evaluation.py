@@ -386,6 +386,7 @@ def refusal(capsys, *arguments: object) -> str:
     return lines[0].removeprefix("spark-semdedup: error: ")
 
 
+@pytest.mark.slow
 def test_the_command_says_what_brute_force_says(capsys, spark, data, done, corpus, tmp_path):
     status, out, err = call(
         capsys, "--input", data, "--result", done, "--missed", 9999, "--output", tmp_path / "e.json"
@@ -435,6 +436,7 @@ def test_an_evaluation_goes_when_its_run_is_overwritten(spark, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["mine.json"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -475,6 +477,7 @@ def renamed_ids(table: pa.Table) -> pa.Table:
     return table.set_column(0, "Doc.Id", pa.array([f"other {i}" for i in range(table.num_rows)]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -106,15 +106,12 @@ def crowded(spark):
     return centres.astype(np.float32), df.repartition(3).persist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "ranking",
-    [{"whichToKeep": "hard"}]
-    + [
-        pytest.param(ranking, marks=pytest.mark.slow)
-        for ranking in (
-            *({"whichToKeep": which} for which in ("easy", "random", "first")),
-            *({"rankBy": by} for by in (["quality desc"], ["name desc", "quality"])),
-        )
+    [
+        *({"whichToKeep": which} for which in ("hard", "easy", "random", "first")),
+        *({"rankBy": by} for by in (["quality desc"], ["name desc", "quality"])),
     ],
     ids=str,
 )

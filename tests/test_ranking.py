@@ -11,6 +11,7 @@ import oracle
 import pandas as pd
 import pyarrow as pa
 import pytest
+from marks import slow
 from pyspark.sql import functions as F
 
 from spark_semdedup.errors import SemDedupError
@@ -121,9 +122,8 @@ def preferred(spark, df, **params) -> dict[int, int]:
     return {row.id // 2: row.max_id % 2 for row in found}
 
 
-@pytest.mark.parametrize(
-    ("direction", "descending"), [pytest.param("asc", False, marks=pytest.mark.slow), ("desc", True)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("direction", "descending"), [("asc", False), ("desc", True)])
 def test_rank_by_a_column_of_each_type(spark, direction, descending):
     """Two rows of a cluster differ in one column and are null in the others, so this one decides."""
     rows, expected = [], []
@@ -141,6 +141,7 @@ def test_rank_by_a_column_of_each_type(spark, direction, descending):
         assert found[cluster] == first, f"{pair} {direction}"
 
 
+@pytest.mark.slow
 def test_a_clock_without_time_zone_does_not_jump(spark):
     """Between 2 and 3 on a Sunday in October the session's time zone has two hours of one name, the column has not."""
     zone = spark.conf.get("spark.sql.session.timeZone")
@@ -192,7 +193,9 @@ def test_the_direction_is_the_last_word_only_where_it_is_one():
 # --- rank without columns -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("type_", "seed"), [("int", 42), ("bigint", -7), ("string", 2**31), ("bigint", -(2**40))])
+@pytest.mark.parametrize(
+    ("type_", "seed"), [slow("int", 42), slow("bigint", -7), ("string", 2**31), slow("bigint", -(2**40))]
+)
 def test_random_is_the_hash_of_the_id_as_a_string(spark, type_, seed):
     rows, pairs = pairs_of(list(range(5)))
     df = spark.createDataFrame([(id_, c) for id_, c, _ in rows], "id bigint, centroid int").withColumn(
@@ -205,7 +208,9 @@ def test_random_is_the_hash_of_the_id_as_a_string(spark, type_, seed):
         assert oracle.spark_hash(str(row.max_id), seed) < oracle.spark_hash(str(row.id), seed)
 
 
-@pytest.mark.parametrize(("which", "metric"), [("hard", "cosine"), ("easy", "l2"), ("hard", "l2"), ("easy", "cosine")])
+@pytest.mark.parametrize(
+    ("which", "metric"), [("hard", "cosine"), ("easy", "l2"), slow("hard", "l2"), slow("easy", "cosine")]
+)
 def test_hard_and_easy_go_by_the_stored_distance_and_then_by_id(spark, which, metric):
     near, far = 0.1, float(np.nextafter(np.float32(0.1), np.float32(1)))
     rows, pairs = pairs_of([near, far, 0.0])

@@ -10,6 +10,7 @@ import oracle
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from marks import slow
 from pyspark.errors import PySparkException
 
 from spark_semdedup import SemDedup, SemDedupError, SemDedupModel, cli
@@ -101,6 +102,7 @@ def test_a_half_of_the_rows_tells_of_all(half, model, truth):
         assert found[label]["shuffle_bytes"] == pytest.approx(planned["shuffle_bytes"], rel=0.25)
 
 
+@pytest.mark.slow
 def test_its_own_clusters_are_those_of_the_params(frame):
     sizes = {}
     for measure in ("euclidean", "cosine"):
@@ -145,7 +147,7 @@ def test_rows_that_cannot_be_compared_do_not_count(spark):
 # --- beyond the sample --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("k", [None, 1000])
+@pytest.mark.parametrize("k", [slow(None), 1000])
 def test_more_rows_never_cost_less_and_a_task_stays_bounded(few, k):
     plans = [by_label(SemDedup(k=k).plan(few, rows=10.0**i, hardware=Hardware.gpus(8, 500, 25))) for i in range(5, 11)]
     for label in LABELS:

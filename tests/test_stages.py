@@ -45,6 +45,7 @@ def ids(frame) -> list:
 # --- pipelines ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_semdedup_is_a_stage_of_a_pipeline(spark, tmp_path, df):
     """Between other stages; the fitted pipeline is saved, loaded and gives the same rows."""
     numbers = df.select(F.col("id").alias("doc"), *(F.col("embedding")[i].alias(f"x{i}") for i in (0, 1)), "n")
@@ -115,6 +116,7 @@ def test_the_model_carries_the_estimators_params_and_uid(df):
     assert model.settings() == estimator.settings()
 
 
+@pytest.mark.slow
 def test_given_initial_centroids_are_not_carried_along(df):
     """k × d numbers that the fitted centroids supersede."""
     for estimator in (SemDedup, EmbeddingKMeans):
@@ -177,6 +179,7 @@ def test_a_model_of_another_class_is_refused(spark, tmp_path):
 # --- columns ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_columns_of_any_name_and_type_come_through_untouched(spark):
     """Names with dots, spaces, upper case and backticks; other columns that are named as ours are inside the job."""
     schema = (
@@ -204,6 +207,7 @@ def test_columns_of_any_name_and_type_come_through_untouched(spark):
     result.unpersist()
 
 
+@pytest.mark.slow
 def test_the_cluster_step_carries_metadata_and_rank_columns(spark, df):
     from spark_semdedup.ranking import Ranking
 

@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import pytest
+from marks import slow
 
 from spark_semdedup import EmbeddingKMeans, EmbeddingKMeansModel, PairwiseSimilarity, SemDedup, SemDedupModel
 from spark_semdedup.columns import quoted
@@ -107,7 +108,7 @@ def test_pairwise_refuses_a_missing_distance(spark):
 # --- embeddings ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("bad", ["null", "long", "null element", "zero"])
+@pytest.mark.parametrize("bad", ["null", slow("long"), slow("null element"), "zero"])
 def test_error_names_the_row_the_reason_and_the_way_out(spark, bad):
     value, reason = BAD[bad]
     rows = [*GOOD.items(), ("the 'bad' one", value)]
@@ -121,7 +122,7 @@ def test_error_names_the_row_the_reason_and_the_way_out(spark, bad):
     )
 
 
-@pytest.mark.parametrize(("handle_invalid", "type_"), [("skip", "float"), ("keep", "double")])
+@pytest.mark.parametrize(("handle_invalid", "type_"), [("skip", "float"), slow("keep", "double")])
 def test_every_row_is_accounted_for(spark, handle_invalid, type_):
     df = mixed(spark, type_)
     result = model(handleInvalid=handle_invalid).run(df)
@@ -149,7 +150,8 @@ def test_a_model_keeps_rows_of_which_none_can_be_compared(spark):
     assert ids(model(handleInvalid="keep").transform(df)) == {"a", "b"}
 
 
-@pytest.mark.parametrize("handle_invalid", ["skip", pytest.param("keep", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("handle_invalid", ["skip", "keep"])
 def test_the_clustering_sets_invalid_rows_aside(spark, handle_invalid):
     assigned = EmbeddingKMeansModel(centroids=CENTROIDS, handleInvalid=handle_invalid).transform(mixed(spark))
     rows = {row.id: row for row in assigned.collect()}

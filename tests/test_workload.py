@@ -9,6 +9,7 @@ import oracle
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from marks import slow
 
 from spark_semdedup import SemDedup, SemDedupModel, cli
 from spark_semdedup.kernels.assignment import Visits
@@ -52,7 +53,9 @@ def centroids(frame) -> np.ndarray:
 # --- beside a run -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("params", COVERAGES.values(), ids=COVERAGES)
+@pytest.mark.parametrize(
+    "params", [slow(params) if name == "nProbe 3" else params for name, params in COVERAGES.items()], ids=COVERAGES
+)
 def test_from_all_rows_it_is_what_the_run_has(frame, centroids, params):
     """With guests, too: each pair of a native and a guest of a cell is compared and counted, in whatever region."""
     model = SemDedupModel(centroids=centroids, **params)

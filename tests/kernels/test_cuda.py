@@ -17,6 +17,7 @@ import oracle
 import pytest
 import vectors
 from kernels import emulation
+from marks import slow
 
 from spark_semdedup.kernels import arrays, cuda, cuda_source, pairwise
 from spark_semdedup.kernels.arithmetic import screening_error
@@ -66,7 +67,7 @@ def check(rows, columns=None, limits=None, **arguments) -> None:
 # --- against brute force ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("d", [1, 2, 3, 5, 16, 33, 384, 768, 1000, 4096])
+@pytest.mark.parametrize("d", [1, *map(slow, (2, 3, 5, 16)), 33, slow(384), 768, slow(1000), slow(4096)])
 @pytest.mark.parametrize("kind", ["random", "last_bit", "skewed"])
 def test_equals_brute_force_in_every_dimension(device, kind, d):
     for precision in PRECISIONS:
@@ -74,14 +75,14 @@ def test_equals_brute_force_in_every_dimension(device, kind, d):
 
 
 @pytest.mark.parametrize("kind", vectors.KINDS)
-@pytest.mark.parametrize("batch_size", [7, 64, 10**6])
+@pytest.mark.parametrize("batch_size", [slow(7), 64, slow(10**6)])
 def test_equals_brute_force_for_every_kind_of_rows(device, kind, batch_size):
     rows = vectors.make(kind, 300, 16)
     for precision in PRECISIONS:
         check(rows, batch_size=batch_size, precision=precision)
 
 
-@pytest.mark.parametrize("kind", ["random", "near_duplicates", "last_bit"])
+@pytest.mark.parametrize("kind", [slow("random"), "near_duplicates", slow("last_bit")])
 def test_blocks_of_threads_as_large_as_on_a_gpu(compiler, monkeypatch, kind):
     """Of 256 threads, 32 kB of a row each: a row of 9,000 float32 products takes two of them."""
     emulation.Device(compiler).install(monkeypatch)
@@ -92,7 +93,7 @@ def test_blocks_of_threads_as_large_as_on_a_gpu(compiler, monkeypatch, kind):
 
 
 @pytest.mark.parametrize("kind", vectors.KINDS)
-@pytest.mark.parametrize("capacity", [0, 1, 3])
+@pytest.mark.parametrize("capacity", [0, slow(1), 3])
 def test_rows_with_more_candidates_than_are_kept(device, kind, capacity):
     rows = vectors.make(kind, 200, 16)
     for precision in PRECISIONS:
@@ -101,7 +102,7 @@ def test_rows_with_more_candidates_than_are_kept(device, kind, capacity):
         assert "bracket" in device.launched
 
 
-@pytest.mark.parametrize("kind", ["equal", "last_bit", "collinear"])
+@pytest.mark.parametrize("kind", ["equal", slow("last_bit"), slow("collinear")])
 def test_thousands_of_rows_that_are_all_candidates(device, kind):
     rows = vectors.make(kind, 1200, 3)
     scores, indices = found(rows, batch_size=1024)
@@ -135,7 +136,7 @@ def test_candidates_that_fell_out_of_the_slack_make_room(device):
 
 
 @pytest.mark.parametrize("kind", ["random", "lattice", "last_bit"])
-@pytest.mark.parametrize("batch_size", [1, 7, 64])
+@pytest.mark.parametrize("batch_size", [slow(1), 7, slow(64)])
 def test_any_limits_that_never_decrease(device, kind, batch_size):
     rng = np.random.default_rng(batch_size)
     rows, columns = vectors.make(kind, 70, 20), vectors.make(kind, 430, 20, seed=1)
