@@ -542,6 +542,21 @@ def copied(folder: Path, to: Path, **changes: object) -> Path:
     return to
 
 
+def test_a_folder_that_another_step_wrote_meanwhile_is_left_as_it_is(capsys, spark, monkeypatch, done, tmp_path):
+    arguments = ["identify", "--input", done / "similarities", "--output", tmp_path / "out"]
+    count = steps.count_similarities
+
+    def count_while_another_writes(df):
+        copied(done / "duplicates", tmp_path / "out")
+        return count(df)
+
+    monkeypatch.setattr(steps, "count_similarities", count_while_another_writes)
+    message = refusal(capsys, *arguments, status=1)
+    assert message == f"output='{tmp_path}/out' was written by another step meanwhile: give another folder"
+    assert rows(tmp_path / "out") == rows(done / "duplicates")
+    assert {path.name for path in (tmp_path / "out").glob("_*")} == {"_semdedup.json"}
+
+
 def test_pairwise_refuses_what_no_cluster_step_wrote(capsys, spark, data, tmp_path):
     message = refusal(capsys, "pairwise", "--input", data, "--output", tmp_path / "out")
     assert message.startswith("column='centroid' is not among the columns: 'id', 'embedding'")

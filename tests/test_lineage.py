@@ -131,6 +131,18 @@ def test_rows_of_a_subquery_are_no_files(spark, df):
     assert not reads_only_files(spark.sql("SELECT * FROM rows_of_files WHERE id > (SELECT max(id) FROM rows_of_none)"))
 
 
+def test_files_that_are_not_listed_do_not_count_as_such(spark, df):
+    """``inputFiles()`` has none of a subquery that gives one value."""
+    df.createOrReplaceTempView("rows_of_files")
+    below = spark.sql("SELECT * FROM rows_of_files WHERE id < (SELECT max(id) FROM rows_of_files)")
+    assert not reads_only_files(below)
+    defined = spark.sql(
+        "WITH w AS (SELECT * FROM rows_of_files WHERE rand(1) < 2) SELECT * FROM w UNION SELECT * FROM w"
+    )
+    assert reads_only_files(defined)
+    assert len(defined.inputFiles()) == len(df.inputFiles())
+
+
 def test_rows_beside_files_are_part_of_what_an_input_is(spark, df):
     found = []
     for vector in (VECTORS[0], VECTORS[0], VECTORS[1]):

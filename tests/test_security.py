@@ -28,6 +28,7 @@ from spark_semdedup import (
     SemDedup,
     SemDedupModel,
     cli,
+    session,
 )
 from spark_semdedup.columns import field, id_column, quoted
 from spark_semdedup.errors import SemDedupError
@@ -331,6 +332,18 @@ def test_sockets_of_workers_are_private(spark):
         spark.range(1).mapInArrow(lambda batches: batches, "id long").collect()
         assert any(name.endswith(".sock") for name in os.listdir(folder))
         assert stat.S_IMODE(os.stat(folder).st_mode) == 0o700
+
+
+@pytest.mark.parametrize(("version", "folder"), [("4.0.3", ""), ("4.1.1", "a" * 40), ("4.1.1", "")])
+def test_workers_have_sockets_where_spark_knows_them_and_their_names_fit(monkeypatch, tmp_path, version, folder):
+    monkeypatch.setattr(session.pyspark, "__version__", version)
+    monkeypatch.setattr(session.tempfile, "gettempdir", lambda: f"/{folder}")
+    monkeypatch.setattr(session.tempfile, "mkdtemp", lambda prefix: str(tmp_path))
+    monkeypatch.setattr(session.atexit, "register", lambda *_, **__: None)
+    found = session._worker_sockets()
+    assert found.get("spark.python.unix.domain.socket.dir") == (
+        str(tmp_path) if (version, folder) == ("4.1.1", "") else None
+    )
 
 
 def test_folders_for_shuffled_rows_are_private(spark):

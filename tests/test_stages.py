@@ -380,5 +380,7 @@ def test_ids_are_compared_by_their_bytes_whatever_their_collation(spark):
         result.check()
         assert {row.id: row.max_id for row in result.duplicates.collect()} == {"B": "A", "a": "A"}
         assert (ids(result.deduplicated), ids(result.invalid)) == (["A"], ["c"])
+        unwanted = df.where("embedding IS NULL").select("id")
+        assert ids(RemoveDuplicates().setDuplicates(unwanted).transform(df)) == ["A", "B", "a"]
     finally:
         result.unpersist()
