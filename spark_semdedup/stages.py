@@ -146,7 +146,7 @@ def fingerprint(files: Files, source: Source, rows: DataFrame, params: HasColumn
     folders = {path.rsplit("/", 1)[0] for path in paths}
     there = {folder: files.sizes_and_times(folder) for folder in sorted(folders)}
     read = [(path, there[path.rsplit("/", 1)[0]].get(path.rsplit("/", 1)[1])) for path in sorted(paths)]
-    if not paths or any(found is None for _, found in read):  # a table of Hive's gives its folder
+    if not paths or any(found is None for _, found in read):  # gone since it was listed
         id_, embedding = id_column(rows, params.value("idCol")), embedding_column(rows, params.value("embeddingCol"))
         hashed = rows.agg(F.count(F.lit(1)).alias("rows"), F.bit_xor(F.xxhash64(id_, embedding)).alias("hash")).first()
         return digest(["rows", *(hashed or ())])
