@@ -29,6 +29,10 @@ BEAT_SECONDS = 5.0
 SILENCE_SECONDS = 30.0
 """Without a beat after which a holder counts as gone: a long pause of the driver's JVM is shorter."""
 
+LOOKS = 60
+"""For a beat, in that time. Looks are counted, not seconds: a pause of the process that looks, in which it would see no
+beat either, is one look and no silence."""
+
 PREFIX = "_semdedup.lock-"
 
 _NAME = re.compile(re.escape(PREFIX) + r"(\d+)")
@@ -127,9 +131,8 @@ class Lock:
         first = self._read(number)
         if _is_gone(first):
             return
-        deadline = time.monotonic() + SILENCE_SECONDS
-        while time.monotonic() < deadline:
-            time.sleep(min(0.5, SILENCE_SECONDS / 4))
+        for _ in range(LOOKS):
+            time.sleep(SILENCE_SECONDS / LOOKS)
             if self._numbers()[-1:] != [number]:
                 return  # given back, or taken over by another, which `create_new` finds
             now = self._read(number)  # empty for the moment in which a beat is written

@@ -75,6 +75,25 @@ def test_silence_ends_a_holder_elsewhere(files, tmp_path, monkeypatch):
     assert locks(tmp_path) == []
 
 
+def test_a_pause_of_who_looks_is_no_silence(files, tmp_path, monkeypatch):
+    """Its machine was suspended, or its JVM collected garbage: the next looks find a holder that lives."""
+    left_by(tmp_path, beat=9)
+    looks = []
+
+    def sleep(seconds: float) -> None:
+        looks.append(seconds)
+        if len(looks) == 1:
+            threading.Event().wait(2 * locking.SILENCE_SECONDS)
+        if len(looks) == 3:
+            left_by(tmp_path, beat=10)
+
+    monkeypatch.setattr(locking, "SILENCE_SECONDS", 0.2)
+    monkeypatch.setattr(locking.time, "sleep", sleep)
+    with pytest.raises(FolderInUseError, match="by process 4711 on node-7, and is alive"):
+        Lock(files, str(tmp_path), takeover=True).__enter__()
+    assert len(looks) == 3
+
+
 def test_an_empty_lock_that_stays_so_is_a_dead_one(files, tmp_path, monkeypatch):
     """Killed between the creation of the file and its first beat."""
     monkeypatch.setattr(locking, "SILENCE_SECONDS", 0.2)
