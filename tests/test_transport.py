@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import json
+import random
+import select
 import socket
 import stat
+import threading
+import time
 
 import pyarrow as pa
 import pytest
 
 from spark_semdedup import transport
 from spark_semdedup.devices import Placement
-from spark_semdedup.transport import LOSES_ACKNOWLEDGEMENTS, RECEIVE_BYTES, hold_receive_buffers, linux_release
+from spark_semdedup.transport import LOSES_ACKNOWLEDGEMENTS, RECEIVE_BYTES, Stand, linux_release, prevent_standstill
 
 
 @pytest.fixture
@@ -59,11 +63,116 @@ def test_connections_of_tasks_are_held_where_linux_loses_acknowledgements(
     monkeypatch.setattr(transport.TaskContext, "get", lambda: object() if in_task else None)
     monkeypatch.setattr(transport, "linux_release", lambda: release)
     monkeypatch.setattr(transport, "_sockets", lambda: [each.fileno() for each in sockets.values()])  # no one else's
+    watched = []
+    monkeypatch.setattr(transport, "_watch", lambda: watched.append(True))
     before = sizes(sockets)
-    hold_receive_buffers()
+    prevent_standstill()
     after = sizes(sockets)
     assert {name for name in sockets if after[name] != before[name]} == changed
     assert not changed or after["tcp"] == held()
+    assert bool(watched) == bool(changed)
+
+
+@LINUX
+def test_only_what_stands_still_is_given_room(monkeypatch, sockets):
+    tcp = sockets["tcp"]
+    monkeypatch.setattr(transport, "_sockets", lambda: [tcp.fileno()])
+    tcp.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 << 10)
+    full, room = Stand(140_000, 131_072, 10), 140_000 + 17_500 + (256 << 10)
+    found = [
+        Stand(100, 131_072, 10),
+        Stand(100, 131_072, 10),  # as before, with room
+        full._replace(to_send=0),
+        full._replace(to_send=0),  # full, with nothing to send: it waits for its worker
+        full,
+        full._replace(received=140_001),  # it moves
+        full,
+        full,  # it stands
+    ]
+    sizes_after = []
+    before = {}
+    for stand in found:
+        monkeypatch.setattr(transport, "_stand", lambda connection, stand=stand: stand)
+        before = transport.relieve(before)
+        sizes_after.append(tcp.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF))
+    assert sizes_after == [128 << 10] * 7 + [room]
+
+
+class Echo:
+    """Worker and JVM, as they use their connection: the one reads a batch and writes a batch, and waits for each; the
+    other writes and reads whatever the connection takes and gives at the moment."""
+
+    BATCH = 12 << 20
+
+    def __init__(self, receive_bytes: int) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            self.jvm = socket.create_connection(listening.getsockname())
+            self.worker, _ = listening.accept()
+        self.worker.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+        self.jvm.setblocking(False)
+        self.echoed = 0
+        self._ended = False
+        self._threads = [threading.Thread(target=self._work), threading.Thread(target=self._drive)]
+        for thread in self._threads:
+            thread.start()
+
+    def close(self) -> None:
+        self._ended = True
+        for end in (self.jvm, self.worker):
+            with contextlib.suppress(OSError):  # the first has ended both
+                end.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join()
+        self.jvm.close()
+        self.worker.close()
+
+    def stands_still(self, seconds: float) -> bool:
+        echoed = self.echoed
+        time.sleep(seconds)
+        return self.echoed == echoed
+
+    def _work(self) -> None:
+        batch = memoryview(bytearray(self.BATCH))
+        with contextlib.suppress(OSError):
+            while not self._ended:
+                got = 0
+                while got < len(batch) and not self._ended:
+                    got += self.worker.recv_into(batch[got:])
+                self.worker.sendall(batch)
+
+    def _drive(self) -> None:
+        sizes, chosen = (131_072, 50, 9_000, 40_000), random.Random(1)
+        given, taken = memoryview(bytes(max(sizes))), bytearray(65_536)
+        poll = select.poll()
+        poll.register(self.jvm, select.POLLIN | select.POLLOUT)
+        with contextlib.suppress(OSError):
+            while not self._ended:
+                for _, events in poll.poll(100):
+                    with contextlib.suppress(BlockingIOError):
+                        if events & select.POLLIN:
+                            self.echoed += self.jvm.recv_into(taken)
+                        elif events & select.POLLOUT:
+                            self.jvm.send(given[: chosen.choice(sizes)])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(linux_release() < LOSES_ACKNOWLEDGEMENTS, reason="this Linux loses no acknowledgements")
+def test_a_connection_that_stands_still_moves_on(monkeypatch):
+    """One that really does: batches are echoed through small buffers until Linux lets them stand still."""
+    with contextlib.ExitStack() as closing:
+        echo = Echo(128 << 10)
+        closing.callback(echo.close)
+        deadline = time.monotonic() + 60
+        while not echo.stands_still(1.0):
+            if time.monotonic() > deadline:
+                pytest.skip(f"no standstill in 60 s, {echo.echoed / 1e9:.1f} GB")
+        assert echo.stands_still(5.0), "it must not go on by itself"
+        monkeypatch.setattr(transport, "_sockets", lambda: [echo.worker.fileno()])
+        transport.relieve(transport.relieve({}))
+        for _ in range(60):  # Linux asks anew after twice the time each time
+            if not echo.stands_still(0.5):
+                return
+        pytest.fail("it still stands")
 
 
 def test_a_machine_without_proc_has_no_sockets_to_hold(monkeypatch):
