@@ -329,7 +329,7 @@ def floor(path: Path, summary: dict[str, Any]) -> dict[str, float]:
     from pyspark.sql import functions as F
 
     from spark_semdedup.session import local_session
-    from spark_semdedup.transport import prevent_standstill
+    from spark_semdedup.workers import prepare_worker
 
     n, d = len(ids_of(path)), read_dim(path)
     a = np.random.default_rng(0).standard_normal((4096, d), np.float32)
@@ -344,13 +344,13 @@ def floor(path: Path, summary: dict[str, Any]) -> dict[str, float]:
     df = spark.read.parquet(str(path)).select("id", "embedding")
 
     def same(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        prevent_standstill()  # as the run does, which might stand still otherwise
+        prepare_worker()  # as the run does
         yield from batches
 
     def pack(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         from spark_semdedup.columns import matrix, packed_rows
 
-        prevent_standstill()
+        prepare_worker()
         for batch in batches:
             yield pa.RecordBatch.from_arrays([batch.column(0), packed_rows(matrix(batch.column(1), d)[1])], ["id", "u"])
 

@@ -48,7 +48,7 @@ from spark_semdedup.errors import SemDedupError, error_from_worker
 from spark_semdedup.kernels import lloyd as kernel
 from spark_semdedup.kernels.arrays import Array, to_numpy
 from spark_semdedup.params import ClusteringParams
-from spark_semdedup.transport import prevent_standstill
+from spark_semdedup.workers import prepare_worker
 
 if TYPE_CHECKING:
     from spark_semdedup.sampling import FitSample
@@ -435,7 +435,7 @@ def fit_lloyd_on_executor(sample_df: DataFrame, settings: FitSettings, backend: 
 
 def _lloyd_task(settings: FitSettings, backend: str) -> Callable[[Iterable[pa.RecordBatch]], Iterable[pa.RecordBatch]]:
     def run(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        prevent_standstill()
+        prepare_worker()
         parts = [_matrix(batch.column(0)) for batch in batches if batch.num_rows]
         if not parts:
             return

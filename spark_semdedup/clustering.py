@@ -41,8 +41,8 @@ from spark_semdedup.persistence import CentroidsModel, StageReadable
 from spark_semdedup.ranking import Ranking
 from spark_semdedup.regions import VisitSample
 from spark_semdedup.sampling import fit_sample, in_lowest
-from spark_semdedup.transport import prevent_standstill
 from spark_semdedup.validation import check_ids, refuse_invalid
+from spark_semdedup.workers import prepare_worker
 
 log = logging.getLogger("spark_semdedup")
 
@@ -221,7 +221,7 @@ class EmbeddingKMeansModel(CentroidsModel, _EmbeddingKMeansParams):
         id_, embedding = id_column(dataset, self.value("idCol")), embedding_column(dataset, column)
 
         def look(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-            prevent_standstill()
+            prepare_worker()
             for batch in batches:
                 valid, _, reasons = matrix(batch.column("embedding"), dim)
                 refuse_invalid(valid, reasons, batch.column("id"), column)

@@ -30,7 +30,7 @@ from spark_semdedup.kernels.arrays import Array
 from spark_semdedup.kernels.memory import BlockSizes, lacks_device_memory
 from spark_semdedup.params import HasBackend, PairwiseParams
 from spark_semdedup.planning import device_bytes
-from spark_semdedup.transport import prevent_standstill
+from spark_semdedup.workers import prepare_worker
 
 log = logging.getLogger("spark_semdedup")
 
@@ -185,7 +185,7 @@ class Placement:
         """A placement arrives in a worker with the task's function, before the first of its rows: of a grouped pandas
         UDF nothing else does. (Functions without a placement hold the buffers themselves.)"""
         self.__dict__.update(state)
-        prevent_standstill()
+        prepare_worker()
 
     @classmethod
     def of(cls, spark: SparkSession, backend: str, memory_fraction: float) -> Placement:

@@ -23,8 +23,8 @@ from pyspark.sql import functions as F
 from spark_semdedup.columns import commonest_length, lengths, matrix, matrix_from_packed, packed_rows
 from spark_semdedup.errors import SemDedupError
 from spark_semdedup.kernels import unit_vectors
-from spark_semdedup.transport import prevent_standstill
 from spark_semdedup.validation import refuse_invalid
+from spark_semdedup.workers import prepare_worker
 
 log = logging.getLogger("spark_semdedup")
 
@@ -70,7 +70,7 @@ class FitSample:
 
 
 def _decode(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    prevent_standstill()
+    prepare_worker()
     for batch in batches:
         if batch.num_rows:
             yield pa.RecordBatch.from_arrays(
@@ -151,7 +151,7 @@ def _sampler(
     embedding_name: str, dim: int | None, handle_invalid: str
 ) -> Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
     def sample(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        prevent_standstill()
+        prepare_worker()
         for batch in batches:
             length = lengths(batch.column("embedding"))
             for each in [dim] if dim else np.unique(length):

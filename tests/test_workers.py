@@ -1,0 +1,86 @@
+"""What tasks do for the Python workers they run in."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+import zipfile
+import zipimport
+
+import pyarrow as pa
+import pytest
+
+from spark_semdedup import workers
+from spark_semdedup.devices import Placement
+
+
+def zip_finders() -> set[str]:
+    """The zip files that Python has finders for."""
+    return {each.archive for each in sys.path_importer_cache.values() if isinstance(each, zipimport.zipimporter)}
+
+
+@pytest.fixture
+def zips(tmp_path, monkeypatch):
+    """Two zip files on the path, with a package each: one was there when the process began, one came later."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    found = {}
+    for name in ("fixed_zip", "later_zip"):
+        path = tmp_path / f"{name}.zip"
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr(f"{name}/__init__.py", "from . import one\n")
+            archive.writestr(f"{name}/one.py", "ONE = 1\n")
+            archive.writestr(f"{name}/two.py", "TWO = 2\n")
+        sys.path.append(str(path))
+        found[name] = str(path)
+        importlib.import_module(name)
+    monkeypatch.setenv("PYTHONPATH", f"/nothing/here:{found['fixed_zip']}")
+    yield found
+    for module in [each for each in sys.modules if each.partition(".")[0] in found]:
+        del sys.modules[module]
+
+
+def test_directories_of_fixed_zips_are_not_read_again_and_imports_go_on(zips, monkeypatch):
+    read = []
+    reading = zipimport._read_directory
+    monkeypatch.setattr(zipimport, "_read_directory", lambda archive: read.append(archive) or reading(archive))
+    assert set(zips.values()) <= zip_finders()
+    workers.forget_zip_finders()
+    assert zip_finders() & set(zips.values()) == {zips["later_zip"]}
+    importlib.invalidate_caches()  # as pyspark's worker does before each task
+    assert importlib.import_module("fixed_zip.two").TWO == 2
+    assert importlib.import_module("later_zip.two").TWO == 2
+    assert zips["fixed_zip"] not in read
+
+
+def test_a_file_added_later_is_found(zips, tmp_path):
+    workers.forget_zip_finders()
+    (tmp_path / "added").mkdir()
+    (tmp_path / "added" / "came_later.py").write_text("HERE = True\n")
+    sys.path.append(str(tmp_path / "added"))
+    importlib.invalidate_caches()
+    assert importlib.import_module("came_later").HERE
+    del sys.modules["came_later"]
+
+
+def test_the_driver_keeps_its_finders(zips):
+    workers.prepare_worker()
+    assert set(zips.values()) <= zip_finders()
+
+
+def test_a_task_leaves_a_worker_without_finders_of_spark_s_zips(spark):
+    placement = Placement("cpu", 0.4)
+
+    def look(batches):
+        import sys
+        import zipimport
+
+        assert placement.backend == "cpu"
+        finders = [each.archive for each in sys.path_importer_cache.values() if isinstance(each, zipimport.zipimporter)]
+        on_path = [each for each in sys.path if each.endswith((".zip", ".jar"))]
+        for batch in batches:
+            yield pa.RecordBatch.from_pydict({"found": [json.dumps([finders, on_path])] * len(batch)})
+
+    finders, on_path = json.loads(spark.range(1).mapInArrow(look, "found string").first().found)
+    assert any("pyspark.zip" in each for each in on_path)
+    assert not [each for each in finders if "pyspark.zip" in each or "spark-core" in each]
