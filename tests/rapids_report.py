@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,10 +37,17 @@ MARK = "=== "
 
 
 def jar() -> Path | None:
-    """The plugin's jar that ``make rapids-jar`` has fetched for the installed Spark."""
+    """The newest of the plugin's jars that ``make rapids-jar`` has fetched and that knows the installed Spark."""
     scala = "2.12" if pyspark.__version__.startswith("3.") else "2.13"
-    found = sorted((ROOT / "build" / "jars").glob(f"rapids-4-spark_{scala}-*.jar"))
-    return found[-1] if found else None
+    fetched = sorted((ROOT / "build" / "jars").glob(f"rapids-4-spark_{scala}-*.jar"))
+    return next((each for each in reversed(fetched) if _knows(each, pyspark.__version__)), None)
+
+
+def _knows(plugin: Path, version: str) -> bool:
+    """Whether a jar has classes for a version of Spark: a folder ``spark403``, say."""
+    folder = f"spark{version.replace('.', '')}/"
+    with zipfile.ZipFile(plugin) as archive:
+        return any(name.startswith(folder) for name in archive.namelist())
 
 
 # --- what the log says ----------------------------------------------------------------------------------------
@@ -106,7 +114,7 @@ def _why_not(line: re.Match[str], expressions: list[re.Match[str]]) -> str:
         re.sub(r"#\d+L?", "", each["said"]).split(" because ", maxsplit=1)[-1]
         for each in (line, *(e for e in expressions if e["sign"] == "!"))
     )
-    parts = [part for part in own.split("; ") if part != "not all expressions can be replaced"]
+    parts = sorted(part for part in own.split("; ") if part != "not all expressions can be replaced")  # a set, there
     return textwrap.shorten("; ".join(parts or dict.fromkeys(below)), 120, placeholder=" …")
 
 
@@ -127,6 +135,7 @@ def explaining_session(plugin: str) -> Iterator:
         "spark.plugins": "com.nvidia.spark.SQLPlugin",
         "spark.rapids.sql.mode": "explainOnly",
         "spark.rapids.sql.explain": "ALL",
+        "spark.rapids.skipGpuArchitectureCheck": "true",  # release 25.04 looks for a GPU even here
         "spark.sql.cache.serializer": "com.nvidia.spark.ParquetCachedBatchSerializer",
         "spark.sql.adaptive.enabled": "false",
         "spark.sql.autoBroadcastJoinThreshold": "-1",

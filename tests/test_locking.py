@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from contextlib import ExitStack
+from types import SimpleNamespace
 
 import pytest
 
@@ -88,7 +89,7 @@ def test_a_pause_of_who_looks_is_no_silence(files, tmp_path, monkeypatch):
             left_by(tmp_path, beat=10)
 
     monkeypatch.setattr(locking, "SILENCE_SECONDS", 0.2)
-    monkeypatch.setattr(locking.time, "sleep", sleep)
+    monkeypatch.setattr(locking, "time", SimpleNamespace(sleep=sleep))  # and no other module's
     with pytest.raises(FolderInUseError, match="by process 4711 on node-7, and is alive"):
         Lock(files, str(tmp_path), takeover=True).__enter__()
     assert len(looks) == 3

@@ -67,7 +67,7 @@ def test_reasons_of_expressions_count_where_the_operator_has_none_of_its_own():
 def jar() -> Path:
     found = rapids_report.jar()
     if found is None:
-        pytest.skip(f"the plugin's jar is not in build/jars: make rapids-jar PYSPARK={pyspark.__version__}")
+        pytest.skip(f"no jar of the plugin for this Spark in build/jars: make rapids-jar PYSPARK={pyspark.__version__}")
     return found
 
 
@@ -83,10 +83,14 @@ def test_the_report_on_a_job_is_the_one_that_is_written_down(jar):
         for operator in query.operators
     }
     names = {operator.name for operator in streamed if operator.why_not is None}
-    mapped = {"MapInArrowExec (rows)", "MapInArrowExec (compare_partition)"}
+    map_in_arrow = "PythonMapInArrowExec" if rapids_report.SPARK_LINE == "3.5" else "MapInArrowExec"
+    mapped = {f"{map_in_arrow} (rows)", f"{map_in_arrow} (compare_partition)"}
     assert mapped | {"FileSourceScanExec", "ShuffleExchangeExec", "SortExec", "BroadcastHashJoinExec"} <= names
     assert {operator.name for operator in streamed if operator.why_not is not None} <= {"RDDScanExec"}
-    assert rapids_report.rendered(found, jar) == rapids_report.GOLDEN.read_text()
+    written = rapids_report.GOLDEN.read_text()
+    if f"`{jar.name}`" not in written:
+        pytest.skip(f"what is written down is of another release than {jar.name}")
+    assert rapids_report.rendered(found, jar) == written
 
 
 @pytest.fixture(scope="module")
