@@ -1,6 +1,6 @@
 # make demo      try it on a small real corpus
 # make test      linters and types, the quick tests, then the slow ones
-# make test-gpu  the kernels on this machine's GPU
+# make test-gpu  the kernels on this machine's GPU, and the whole job, where spark-rapids-ml and cuML are installed, too
 # make test-matrix  the quick tests with each version of Spark and Python that is supported and here, one by one
 # make env-archive  build/environment.tar.gz: the packages that executors need, for spark-submit --archives
 # make audit     known vulnerabilities of the packages installed; needs the network, so it is no part of make test
@@ -19,7 +19,7 @@ VENV ?= .venv
 RAPIDS ?= 26.08.1
 # Delta Lake's version for the line of Spark (https://docs.delta.io/releases), as the RAPIDS Accelerator supports it too.
 DELTA ?= $(if $(filter 3.5.%,$(PYSPARK)),3.3.2,$(if $(filter 4.0.%,$(PYSPARK)),4.0.1,4.1.0))
-# For test-gpu: a Python that has CuPy, hypothesis, NumPy and pytest. Neither Spark nor Java is needed.
+# For test-gpu: a Python that has CuPy, hypothesis, NumPy and pytest. Neither Spark nor Java is needed for the kernels.
 GPU_PYTHON ?= python3
 # For test-matrix: what to try, as SPARK-PYTHON, and which tests.
 MATRIX ?= 3.5.8-3.10 3.5.8-3.11 4.0.3-3.10 4.0.3-3.11 4.0.3-3.12 4.1.1-3.10 4.1.1-3.11 4.1.1-3.12
@@ -72,13 +72,15 @@ test-quick: requirements $(installed_dev)
 test-slow: requirements $(installed_dev)
 	$(bin)/python -m pytest -m "slow and not gpu"
 
-# Only this folder is loaded: the other tests import pyspark. A machine without a GPU is refused, for there pytest would
-# skip every test and call it a success.
+# The other tests import pyspark, so no more than these are loaded. A machine without a GPU is refused, for there pytest
+# would skip every test and call it a success.
 test-gpu:
 	@$(GPU_PYTHON) -c 'import cupy, hypothesis, pytest; cupy.arange(2).sum().get()' || { \
 	  echo "test-gpu: $(GPU_PYTHON) needs a GPU, CuPy, hypothesis and pytest (set GPU_PYTHON to one with them)" >&2; \
 	  exit 1; }
 	$(GPU_PYTHON) -m pytest -m gpu tests/kernels
+	@if $(GPU_PYTHON) -c 'import cuml, faiss, pyspark, spark_rapids_ml'; then $(GPU_PYTHON) -m pytest -m gpu tests/test_gpu_job.py; \
+	else echo "test-gpu: the whole job was not tried, for want of what the line above says"; fi
 
 # One after the other, each in an environment of its own; what is not here (pyenv's shims do not run either) is skipped.
 test-matrix: $(MATRIX:%=test-matrix-%)
