@@ -12,7 +12,6 @@ import pyarrow as pa
 import pytest
 
 from spark_semdedup import workers
-from spark_semdedup.devices import Placement
 
 
 def zip_finders() -> set[str]:
@@ -68,14 +67,14 @@ def test_the_driver_keeps_its_finders(zips):
     assert set(zips.values()) <= zip_finders()
 
 
-def test_a_task_leaves_a_worker_without_finders_of_spark_s_zips(spark):
-    placement = Placement("cpu", 0.4)
-
+def test_a_task_forgets_finders_of_spark_s_zips(spark):
     def look(batches):
         import sys
         import zipimport
 
-        assert placement.backend == "cpu"
+        from spark_semdedup.workers import prepare_worker
+
+        prepare_worker()
         finders = [each.archive for each in sys.path_importer_cache.values() if isinstance(each, zipimport.zipimporter)]
         on_path = [each for each in sys.path if each.endswith((".zip", ".jar"))]
         for batch in batches:
