@@ -31,8 +31,9 @@ from typing import NamedTuple
 from pyspark import TaskContext
 
 RECEIVE_BYTES = 1 << 20
-"""What the receive buffer is held at: an eighth of what Linux grants (twice its ``net.core.rmem_max``, 4 MiB unless
-set), so that there is room to give. A larger one is no faster."""
+"""What the receive buffer is held at. A process may ask for ``net.core.rmem_max``, 4 MiB on the Linux 6.18 of these
+measurements, so there is room to give for some seven times; where that was set to less, there is less. A larger buffer
+is no faster."""
 
 LOSES_ACKNOWLEDGEMENTS = (6, 17)
 """The first Linux that does."""
