@@ -183,7 +183,7 @@ class Placement:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """A placement arrives in a worker with the task's function, before the first of its rows: of a grouped pandas
-        UDF nothing else does. (Functions without a placement hold the buffers themselves.)"""
+        UDF nothing else does. (Functions without a placement prepare it themselves.)"""
         self.__dict__.update(state)
         prepare_worker()
 

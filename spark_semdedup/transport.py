@@ -65,7 +65,7 @@ def prevent_standstill() -> None:
     if TaskContext.get() is None or linux_release() < LOSES_ACKNOWLEDGEMENTS:
         return
     for _, connection in _connections():
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)
+        _hold(connection, RECEIVE_BYTES)
     _watch()
 
 
@@ -90,7 +90,7 @@ def relieve(before: dict[int, Stand]) -> dict[int, Stand]:
         if stand.is_over_full and stand == before.get(fd):
             # Room for some segments of 64 KiB, and for more than the 16th below which Linux offers no window.
             room = stand.received + stand.received // 8 + (256 << 10)
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, room // 2)  # Linux doubles it
+            _hold(connection, room // 2)  # Linux doubles it
     return found
 
 
@@ -108,6 +108,11 @@ def _connections() -> Iterator[tuple[int, socket.socket]]:
             with contextlib.suppress(OSError), socket.socket(fileno=os.dup(fd)) as connection:
                 if _is_local_tcp(connection):
                     yield fd, connection
+
+
+def _hold(connection: socket.socket, size: int) -> None:
+    with contextlib.suppress(OSError):  # a task does not fail for it
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
 
 
 def _stand(connection: socket.socket) -> Stand:
