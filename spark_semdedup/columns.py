@@ -243,3 +243,17 @@ def matrix_from_packed(values: pa.Array) -> np.ndarray:
     offsets = np.frombuffer(values.buffers()[1], np.int32)[values.offset : values.offset + len(values) + 1]
     data = np.frombuffer(values.buffers()[2], np.uint8)[offsets[0] : offsets[-1]]
     return data.view(np.float32).reshape(len(values), -1)
+
+
+def ordered_matrix(values: pa.ChunkedArray, order: np.ndarray) -> np.ndarray:
+    """The rows that ``packed_rows`` packed, those numbered ``order[0]``, ``order[1]``, …, a permutation, int (n,).
+
+    Each is copied once, from the batch it came in to its place.
+    """
+    place = np.empty(len(order), np.int64)
+    place[order] = np.arange(len(order))
+    chunks = [matrix_from_packed(chunk) for chunk in values.chunks if len(chunk)]
+    rows = np.empty((len(order), chunks[0].shape[1]), np.float32)
+    for chunk, places in zip(chunks, np.split(place, np.cumsum([len(chunk) for chunk in chunks])[:-1]), strict=True):
+        rows[places] = chunk
+    return rows

@@ -14,7 +14,7 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 from pyspark.sql.pandas.types import to_arrow_schema
 
-from spark_semdedup.coverage import Decoder, visits_from
+from spark_semdedup.coverage import Decoder, Vectors, visits_from
 from spark_semdedup.devices import Batch, Placement
 from spark_semdedup.errors import InvalidRowsError, shown
 from spark_semdedup.kernels.arrays import Array, beside, to_numpy
@@ -89,11 +89,10 @@ class GroupComparison:
         """
         arrow_schema = to_arrow_schema(schema)
         for group in runs(batches, "task"):
-            vectors = group.column(self.vectors).combine_chunks()
-            answer = self._answer_for(group.drop_columns(self.vectors).to_pandas(), vectors)
+            answer = self._answer_for(group.drop_columns(self.vectors).to_pandas(), group.column(self.vectors))
             yield pa.RecordBatch.from_pandas(answer, arrow_schema, preserve_index=False)
 
-    def _answer_for(self, group: pd.DataFrame, vectors: pd.Series | pa.Array) -> pd.DataFrame:
+    def _answer_for(self, group: pd.DataFrame, vectors: Vectors) -> pd.DataFrame:
         if "reason" in group and group["centroid"].iat[0] < 0:
             return self._not_compared(group)
         self._refuse_missing_distance(group)
@@ -101,7 +100,7 @@ class GroupComparison:
             group["id"], [group[key] for key in self.keys], self.ranking.key_ascending, self.ranking.id_ascending
         )
         group = group.take(order)
-        units = self.decode(vectors.take(order), group["id"])
+        units = self.decode(vectors, group["id"], order)
         batch = Batch(self.how.batch_size)
         return self.placement.within_memory(lambda units: self._compare(group, units), units, batch)
 

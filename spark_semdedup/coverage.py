@@ -6,10 +6,10 @@ sent to. Here both are computed where rows are assigned to cells, in the tasks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -214,8 +214,15 @@ def assigned_at_once(rows: int) -> Batch:
     return Batch(rows, "rows assigned at once", setting, rows_per_bound=1, needs=vector_bytes)
 
 
-Decoder: TypeAlias = "Callable[[pd.Series | pa.Array, pd.Series | pa.Array], np.ndarray]"
-"""Makes a matrix of unit vectors, float32 (n, d), of a group's or a batch's vectors; takes its ids for messages."""
+Vectors: TypeAlias = "pd.Series | pa.Array | pa.ChunkedArray"
+"""A column of vectors as it comes to a task."""
+
+
+class Decoder(Protocol):
+    """Makes a matrix of unit vectors, float32 (n, d), of a group's or a batch's vectors."""
+
+    def __call__(self, vectors: Vectors, ids: pd.Series | pa.Array, order: np.ndarray | None = None) -> np.ndarray:
+        """In that ``order``, a permutation, if there is one; ``ids``, which are for messages, are in it already."""
 
 
 def route_assigned(

@@ -28,6 +28,7 @@ from spark_semdedup.columns import (
     lengths,
     matrix,
     matrix_from_packed,
+    ordered_matrix,
     quoted,
 )
 from spark_semdedup.comparison import SIMILARITY_COLUMNS, GroupComparison, merge
@@ -35,6 +36,7 @@ from spark_semdedup.coverage import (
     Coverage,
     Decoder,
     Router,
+    Vectors,
     collect_visits,
     placed,
     route_assigned,
@@ -297,17 +299,27 @@ def _place(rows: DataFrame, centroids: np.ndarray, plan: Plan) -> DataFrame:
 # --- embeddings as they come ----------------------------------------------------------------------------------
 
 
-def decode_units(vectors: pd.Series | pa.Array, ids: pd.Series | pa.Array) -> np.ndarray:
-    """Unit vectors from the values that travel inside a job."""
+def decode_units(vectors: Vectors, ids: pd.Series | pa.Array, order: np.ndarray | None = None) -> np.ndarray:
+    """Unit vectors from the values that travel inside a job (``Decoder``)."""
+    if isinstance(vectors, pa.ChunkedArray) and order is not None:
+        return ordered_matrix(vectors, order)
+    vectors = _ordered(vectors, order)
     if isinstance(vectors, pa.Array):
         return matrix_from_packed(vectors)
     return np.frombuffer(b"".join(vectors), np.float32).reshape(len(vectors), -1)
 
 
+def _ordered(vectors: Vectors, order: np.ndarray | None) -> pd.Series | pa.Array:
+    if isinstance(vectors, pa.ChunkedArray):
+        vectors = vectors.combine_chunks()
+    return vectors if order is None else vectors.take(order)
+
+
 def _array_decoder(name: str, *, stored: bool, float16: bool) -> Decoder:
     """The function that makes unit vectors of a group's embeddings, lists of numbers, or refuses them in words."""
 
-    def decode(vectors: pd.Series | pa.Array, ids: pd.Series | pa.Array) -> np.ndarray:
+    def decode(vectors: Vectors, ids: pd.Series | pa.Array, order: np.ndarray | None = None) -> np.ndarray:
+        vectors = _ordered(vectors, order)
         lists = vectors if isinstance(vectors, pa.Array) else pa.array(vectors, from_pandas=True)
         ids = ids if isinstance(ids, pd.Series) else ids.to_pandas()
         if pa.types.is_null(lists.type):

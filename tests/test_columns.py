@@ -19,6 +19,7 @@ from spark_semdedup.columns import (
     lengths,
     matrix,
     matrix_from_packed,
+    ordered_matrix,
     packed_rows,
     quoted,
     refuse_shadowed,
@@ -126,6 +127,16 @@ def test_rows_travel_and_come_back(shape, lists, type_):
     assert matrix_from_packed(packed.slice(shape[0] - 1)).tobytes() == rows[-1].tobytes()
     assert matrix_from_packed(pa.array(packed.to_pylist(), type_)).tobytes() == rows.tobytes()
     assert packed_rows(np.asfortranarray(rows), lists=lists).equals(packed)
+
+
+@pytest.mark.parametrize("lists", [False, True])
+def test_rows_are_put_in_order_from_several_batches(lists):
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((9, 3)).astype(np.float32)
+    whole = packed_rows(rows, lists=lists)
+    batches = pa.chunked_array([whole.slice(0, 4), whole.slice(4, 0), whole.slice(4, 1), whole.slice(5)])
+    for order in (np.arange(9), rng.permutation(9)):
+        assert ordered_matrix(batches, order).tobytes() == rows[order].tobytes()
 
 
 # --- Spark --------------------------------------------------------------------------------------------------

@@ -13,8 +13,8 @@ Where rows extend in all directions alike a sketch says nothing: blocks with man
 Rounding. Directions are stored as float32, column by column within 2⁻²⁴ of orthonormal ones (as float64 made them), so
 by ‖B − Q‖ ≤ √m·2⁻²⁴ all together; a float32 product of d terms adds at most γ_d to each of m elements. So the stored
 projection p has ‖p − xQ‖ ≤ η = √m (γ_d + 2⁻²⁴)(1 + ε), for norms within ε of 1. The rest is taken from the other side:
-‖x⊥‖² ≤ (1 + ε)² − (‖p‖ − η)², rounded up; and xQ·yQ ≤ p·q + 2η(1 + ε) + η². ``slack`` covers the latter and the
-rounding of the sketches' own product.
+‖x⊥‖² ≤ (1 + ε)² − (‖p‖ − η)², with ‖p‖ rounded down and all of it up; and xQ·yQ ≤ p·q + 2η(1 + ε) + η². ``slack``
+covers the latter and the rounding of the sketches' own product.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spark_semdedup.kernels.arithmetic import FLOAT32_ROUNDING, exact_pair_dots, norms, screening_error
+from spark_semdedup.kernels.arithmetic import FLOAT32_ROUNDING, exact_pair_dots, screening_error
 from spark_semdedup.kernels.arrays import Array, array_module, marked_pairs, rows_per_block
 from spark_semdedup.kernels.coverage import NORM_TOLERANCE
 from spark_semdedup.kernels.pairwise import Best, max_similarity, row_panel
@@ -60,11 +60,14 @@ class Sketches:
         if not pays(d) or n < 2 * DIRECTIONS:
             return cls(None, 0.0)
         xp = array_module(vectors)
-        basis = _directions(vectors).astype(np.float32)
+        basis = xp.zeros((d, DIRECTIONS + 1), np.float32)
+        basis[:, :-1] = _directions(vectors)
         eta = DIRECTIONS**0.5 * (screening_error(d, tensor_cores=xp is not np) + FLOAT32_ROUNDING) * 1.001
-        values = xp.empty((n, DIRECTIONS + 1), np.float32)
-        values[:, :-1] = vectors @ basis
-        inside = xp.maximum(norms(values[:, :-1]) - eta, 0)
+        values = vectors @ basis  # whose last column, zeros so far, is for the rest
+        # Sums of squares in float32, less what they may be too large by: ‖p‖ ≤ 1.001.
+        squares = xp.einsum("ij,ij->i", values, values).astype(np.float64)
+        squares -= 1.01 * screening_error(DIRECTIONS, tensor_cores=xp is not np)
+        inside = xp.maximum(xp.sqrt(xp.maximum(squares, 0)) - eta, 0)
         outside = xp.sqrt(xp.maximum((1 + NORM_TOLERANCE) ** 2 - inside**2, 0))
         values[:, -1] = outside * (1 + 2 * FLOAT32_ROUNDING)
         # A sketch's norm is below √2 (1 + …): the product's error is that of unit vectors, four times.
