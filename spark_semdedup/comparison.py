@@ -106,8 +106,9 @@ class GroupComparison:
 
     def _compare(self, group: pd.DataFrame, units: Array) -> pd.DataFrame:
         tile, other = group["tile"].to_numpy(), group["other"].iat[0]
-        if tile[0] == NO_TILE:
-            return self._region(group, units)
+        with_guests = max(tile[0], other) >= FIRST_GUEST_TILE
+        if tile[0] == NO_TILE or with_guests:
+            return self._region(group, units, only_guests=with_guests)
         if tile[0] == other:
             found = self.how.natives(units)
             return self._answer(group, to_numpy(found.scores), to_numpy(found.indices), np.arange(len(group)))
@@ -119,17 +120,13 @@ class GroupComparison:
             raise InvalidRowsError(f"column {self.ranking.distance!r}, row with id {shown(first)}: it is null or NaN")
 
     def _two_tiles(self, group: pd.DataFrame, units: Array, second: np.ndarray) -> pd.DataFrame:
-        """Rows of either tile with the rows of the other that precede them. Natives have an entry in any case, to count
-        their pairs, guests if there is a row to name."""
+        """Rows of either tile with the rows of the other that precede them."""
         rows, columns = np.flatnonzero(~second), np.flatnonzero(second)
-        with_guests = bool(len(columns)) and group["tile"].iat[columns[0]] >= FIRST_GUEST_TILE
-        how = self.how if with_guests else replace(self.how, at_least=-np.inf)
+        how = replace(self.how, at_least=-np.inf)
         side = how.sides(units)
         limits = np.searchsorted(columns, rows)
         found = how.two_sides(side.take(beside(units, rows)), side.take(beside(units, columns)), limits)
         counts = limits, preceding(limits, len(columns))
-        if with_guests:
-            counts = np.full(len(rows), len(columns)), np.zeros(len(columns), np.int64)
         parts = []
         for mine, theirs, best, compared in zip((rows, columns), (columns, rows), found, counts, strict=True):
             scores, indices = to_numpy(best.scores), to_numpy(best.indices)
@@ -139,16 +136,19 @@ class GroupComparison:
             parts.append(self._answer(entries, scores[there], neighbours[there], compared[there], among=group))
         return pd.concat(parts)
 
-    def _region(self, group: pd.DataFrame, units: Array) -> pd.DataFrame:
-        """The cells of a region. Natives have an entry in any case, guests if there is a row to name."""
+    def _region(self, group: pd.DataFrame, units: Array, *, only_guests: bool) -> pd.DataFrame:
+        """The cells of a region, or its natives with a tile of its guests. Natives have an entry in the task in which
+        they meet one another, and where pairs are counted; guests if there is a row to name."""
         assert self.plan is not None
         here = self.plan.cells_of(int(group["task"].iat[0]))
         centroid = group["centroid"].to_numpy()
         own = np.where(here[centroid], centroid, -1)
         visits = visits_from(group["cells"])
         of_region = here[visits.cells]
-        found = compare_cells(units, own, Visits(visits.rows[of_region], visits.cells[of_region]), self.how)
-        entries = np.flatnonzero((own >= 0) | (found.neighbours >= 0))
+        visits = Visits(visits.rows[of_region], visits.cells[of_region])
+        found = compare_cells(units, own, visits, self.how, only_guests=only_guests)
+        counted = (found.compared > 0) if only_guests else (own >= 0)
+        entries = np.flatnonzero(counted | (found.neighbours >= 0))
         neighbours = np.where(found.neighbours < 0, np.arange(len(group)), found.neighbours)
         rows = group.iloc[entries]
         return self._answer(rows, found.scores[entries], neighbours[entries], found.compared[entries], among=group)

@@ -8,14 +8,21 @@ but that of moving.
 
 Regions are cut by recursive bisection: cells in the order of their centroids along the direction in which these extend
 most, cut where the work is halved, until a part fits. What parts hold is estimated from a sample of rows and the cells
-these visit. A cell that is too large by itself is *tiled*, its guests as well: natives are split into tiles, guests
-into tiles of guests, and each pair of tiles, one of which is native, is a task.
+these visit.
+
+Some cells are crowded: few natives and, as they are wide and in the middle of all others, guests by the ten thousands,
+mostly the same ones in each. Cutting between such cells parts no rows. They are set aside first, and where it sends
+fewer rows than a cut would, a region stays whole and its guests are *tiled*: one task for its natives, and one for
+these with each tile of guests. The natives of a single cell that is too large by itself are tiled as well; each pair of
+tiles, one of which is native, is a task. (Of 1,000,000 generated rows at eps 0.05 each was sent 4.8 times where every
+crowded cell was by itself, and is sent 2.9 times so: RESULTS.md.)
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,16 +31,20 @@ from spark_semdedup.kernels.assignment import Visits
 from spark_semdedup.planning import default_partitions, keys_for, pack, pair_place, pair_tiles
 
 FIRST_GUEST_TILE = 1 << 20
-"""Number of a cell's first tile of guests; tiles of natives count from 0."""
+"""Number of a region's first tile of guests; tiles of natives count from 0."""
 
 NO_TILE = -1
-"""In place of the numbers of two tiles where a task is a region."""
+"""In place of the numbers of two tiles where a task is a region, or the natives of one."""
 
 ROW_COST = 200.0
 """Pairs whose comparison costs as much as moving a row to a task (``planning``)."""
 
 SKETCHED_PAIR_COST = 0.25
 """Cost of a pair that a sketch mostly dismisses (``kernels.sketch``), compared with one that is multiplied."""
+
+_CROWDED = 4.0
+"""A cell is crowded from so many times the mean's guests on. (Between 2 and 10 times makes little difference; there are
+none, or next to none, among clusters of package descriptions.)"""
 
 
 @dataclass(frozen=True)
@@ -77,9 +88,8 @@ class VisitSample:
 
 @dataclass(frozen=True)
 class Task:
-    """A region's cells, or one cell of which a pair of tiles is compared."""
+    """A region's rows, or two tiles of them."""
 
-    cells: np.ndarray
     rows: float
     """Estimated rows that are sent to it."""
     cost: float
@@ -88,13 +98,62 @@ class Task:
 
 
 @dataclass(frozen=True)
+class Region:
+    """Cells, the estimated rows that are native in one of them, those that are guests and native elsewhere, and how
+    both are tiled: not at all (0), or into ``tiles`` (one, unless it is a single cell) and ``guest_tiles``."""
+
+    cells: np.ndarray
+    natives: float
+    guests: float
+    native_cost: float
+    """Of comparing natives of a cell with one another, in pairs."""
+    guest_cost: float
+    """Of comparing natives of a cell with its guests."""
+    tiles: int = 0
+    guest_tiles: int = 0
+
+    @property
+    def rows(self) -> float:
+        return self.natives + self.guests
+
+    def tiled(self, max_rows: int) -> Region:
+        """With tiles of at most ``max_rows`` rows."""
+        tiles, guest_tiles = (max(1, math.ceil(rows / max_rows)) for rows in (self.natives, self.guests))
+        return replace(self, tiles=tiles, guest_tiles=guest_tiles)
+
+    @property
+    def sent(self) -> float:
+        """Rows sent to its tasks, each as often as it is sent."""
+        if not self.tiles:
+            return self.rows
+        return self.natives * (self.tiles + self.guest_tiles) + self.guests * self.tiles
+
+    def tasks(self) -> Iterator[Task]:
+        """In the order of their keys: pairs of native tiles as ``planning.pair_place`` has them, then each native tile
+        with each tile of guests."""
+        if not self.tiles:
+            yield Task(self.rows, self.native_cost + self.guest_cost + ROW_COST * self.rows)
+            return
+        natives, guests = self.natives / self.tiles, self.guests / self.guest_tiles
+        with_guest = self.guest_cost / max(self.rows, 1)  # natives of one cell may be guests of the region's others
+        for a, b in zip(*pair_tiles(self.tiles), strict=True):
+            alone = self.tiles == 1
+            size = natives if a == b else 2 * natives
+            cost = self.native_cost * (1 if a == b else 2) / self.tiles**2 + (with_guest * natives if alone else 0)
+            yield Task(size, cost + ROW_COST * size, (NO_TILE, NO_TILE) if alone else (int(a), int(b)))
+        for a in range(self.tiles):
+            for g in range(self.guest_tiles):
+                size = natives + guests
+                yield Task(size, with_guest * guests / self.tiles + ROW_COST * size, (a, FIRST_GUEST_TILE + g))
+
+
+@dataclass(frozen=True)
 class RegionPlan:
     """Which tasks a row goes to, by the cells it visits. Small: O(k + tasks), made on the driver.
 
-    ``region`` (int64, k): place in ``keys`` of the region that a cell is part of, −1 for a tiled cell. ``tiles`` and
-    ``guest_tiles`` (int32, k): of a tiled cell, else 0. ``first_task`` (int64, k): of a tiled cell the place in
-    ``keys`` of its first task, pairs of native tiles in the order of ``planning.pair_place`` and then each native tile
-    with each tile of guests. ``keys`` (int64): values of the grouping key. ``tasks``: what was estimated of each, in
+    ``region`` (int64, k): the region that each cell is part of. ``tiles`` and ``guest_tiles`` (int32, regions): of a
+    tiled region, else 0. ``first_task`` (int64, regions): place in ``keys`` of its first task; the others follow in the
+    order of ``Region.tasks``. ``keys`` (int64): values of the grouping key. ``tasks``: what was estimated of each, in
     that order.
     """
 
@@ -107,8 +166,9 @@ class RegionPlan:
     tasks: tuple[Task, ...]
 
     def cells_of(self, key: int) -> np.ndarray:
-        """Whether each cell is in the region of that key: bool (k,)."""
-        return (self.region >= 0) & (self.keys[self.region] == key)
+        """Whether each cell is in the region that the task of that key compares: bool (k,)."""
+        task = int(np.flatnonzero(self.keys == key)[0])
+        return self.region == np.searchsorted(self.first_task, task, side="right") - 1
 
     @property
     def rows_sent(self) -> float:
@@ -123,35 +183,45 @@ class RegionPlan:
     def places(self, own: np.ndarray, visits: Visits, hashes: np.ndarray) -> Places:
         """Where rows go: ``own`` cells, int (n,), further ``visits``, and for tiles a hash of each id, int64 (n,)."""
         rows = np.concatenate([np.arange(len(own)), visits.rows])
-        cells = np.concatenate([own, visits.cells])
-        region = self.region[cells]
-        in_region = region >= 0
-        # Several cells of one region are one place.
-        found = np.unique(rows[in_region] * len(self.keys) + region[in_region])
-        parts: list[tuple[Any, ...]] = [(found // len(self.keys), self.keys[found % len(self.keys)], NO_TILE, NO_TILE)]
-        guest = np.arange(len(rows)) >= len(own)
-        for cell in np.unique(cells[~in_region]).tolist():
-            for guests in (False, True):
-                here = rows[(cells == cell) & (guest == guests)]
-                parts += self._in_tiles(cell, here, hashes[here], guests=guests)
+        region = self.region[np.concatenate([own, visits.cells])]
+        # Several cells of one region are one place; by region and, of each, by row.
+        found = np.unique(region * max(len(own), 1) + rows)
+        region, rows = np.divmod(found, max(len(own), 1))
+        whole = self.tiles[region] == 0
+        parts: list[tuple[Any, ...]] = [(rows[whole], self.keys[self.first_task[region[whole]]], NO_TILE, NO_TILE)]
+        rows, region = rows[~whole], region[~whole]
+        numbers, starts = np.unique(region, return_index=True)
+        for number, here in zip(numbers.tolist(), np.split(rows, starts[1:]), strict=False):
+            native = self.region[own[here]] == number
+            parts += self._natives_in_tiles(number, here[native], hashes)
+            parts += self._guests_in_tiles(number, here[~native], hashes)
         return Places.joined(parts)
 
-    def _in_tiles(
-        self, cell: int, rows: np.ndarray, hashes: np.ndarray, *, guests: bool
-    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, int]]:
-        """The tasks of a tiled cell that its natives or its guests take part in."""
-        native_tiles, guest_tiles = int(self.tiles[cell]), int(self.guest_tiles[cell])
-        keys = self.keys[self.first_task[cell] :]
-        with_guests = native_tiles * (native_tiles + 1) // 2
-        tile = hashes % (guest_tiles if guests else native_tiles)
-        for other in range(native_tiles):
-            if guests:
-                place = with_guests + other * guest_tiles + tile
-            else:
-                place = pair_place(tile, np.full_like(tile, other), native_tiles)
-            yield rows, keys[place], tile + (FIRST_GUEST_TILE if guests else 0), other
-        for other in range(0 if guests else guest_tiles):
-            yield rows, keys[with_guests + tile * guest_tiles + other], tile, FIRST_GUEST_TILE + other
+    def _natives_in_tiles(self, region: int, rows: np.ndarray, hashes: np.ndarray) -> Iterator[tuple[Any, ...]]:
+        """The tasks of a tiled region that its natives ``rows`` take part in."""
+        tiles, guest_tiles = int(self.tiles[region]), int(self.guest_tiles[region])
+        keys = self.keys[self.first_task[region] :]
+        tile = hashes[rows] % tiles
+        if tiles == 1:
+            yield rows, keys[tile], NO_TILE, NO_TILE
+        else:
+            for other in range(tiles):
+                yield rows, keys[pair_place(tile, np.full_like(tile, other), tiles)], tile, other
+        for other in range(guest_tiles):
+            yield rows, keys[_pairs(tiles) + tile * guest_tiles + other], tile, FIRST_GUEST_TILE + other
+
+    def _guests_in_tiles(self, region: int, rows: np.ndarray, hashes: np.ndarray) -> Iterator[tuple[Any, ...]]:
+        """The same of its guests."""
+        tiles, guest_tiles = int(self.tiles[region]), int(self.guest_tiles[region])
+        keys = self.keys[self.first_task[region] :]
+        tile = hashes[rows] % guest_tiles
+        for other in range(tiles):
+            yield rows, keys[_pairs(tiles) + other * guest_tiles + tile], tile + FIRST_GUEST_TILE, other
+
+
+def _pairs(tiles: int) -> int:
+    """Pairs of so many tiles, a tile with itself among them."""
+    return tiles * (tiles + 1) // 2
 
 
 @dataclass(frozen=True)
@@ -185,66 +255,83 @@ def plan_regions(
     pairs with guests are mostly dismissed by sketches.
     """
     k, dim = centroids.shape
-    natives, guests = sample.natives(k), sample.guests(k)
-    pairs = natives**2 / 2 + natives * guests * (SKETCHED_PAIR_COST if sketched else 1)
-    tiled = natives + guests > 2 * max_rows
-    tiles = np.where(tiled, np.maximum(1, np.ceil(natives / max_rows)), 0).astype(np.int32)
-    guest_tiles = np.where(tiled, np.maximum(1, np.ceil(guests / max_rows)), 0).astype(np.int32)
-    # A few regions for each slot, so that slots end together.
-    max_pairs = max(pairs.sum() / default_partitions(4.0 * dim * natives.sum(), slots), 1.0)
-    cut = _Cut(sample.scale, natives, pairs, centroids.astype(np.float64), 2 * max_rows, max_pairs)
-    places = sample.places()
-    here = ~tiled[places.cells]
-    tasks = [*cut.regions(np.flatnonzero(~tiled), Visits(places.rows[here], places.cells[here]))]
-    first_task = np.full(k, -1, np.int64)
-    region_tasks = len(tasks)
-    for cell in np.flatnonzero(tiled):
-        first_task[cell] = len(tasks)
-        tasks += _tile_tasks(int(cell), natives[cell], guests[cell], int(tiles[cell]), int(guest_tiles[cell]))
-    partitions = default_partitions(4.0 * dim * sum(task.rows for task in tasks), slots)
-    keys = keys_for(pack(np.array([task.cost for task in tasks]), partitions), partitions)
-    region = np.full(k, -1, np.int64)
-    for number, task in enumerate(tasks[:region_tasks]):
-        region[task.cells] = number
-    return RegionPlan(region, tiles, guest_tiles, first_task, keys, partitions, tuple(tasks))
+    cut = _Cut.of(sample, centroids, max_rows=max_rows, slots=slots, sketched=sketched)
+    guests, places = sample.guests(k), sample.places()
+    crowded = guests > _CROWDED * guests.mean()
+    regions: list[Region] = []
+    for cells in (np.flatnonzero(crowded), np.flatnonzero(~crowded)):
+        regions += cut.regions(cells, _of_cells(places, cells))
+    tasks = [list(region.tasks()) for region in regions]
+    every = tuple(task for of_region in tasks for task in of_region)
+    partitions = default_partitions(4.0 * dim * sum(task.rows for task in every), slots)
+    region = np.empty(k, np.int64)
+    for number, each in enumerate(regions):
+        region[each.cells] = number
+    return RegionPlan(
+        region=region,
+        tiles=np.array([each.tiles for each in regions], np.int32),
+        guest_tiles=np.array([each.guest_tiles for each in regions], np.int32),
+        first_task=np.cumsum([0, *map(len, tasks[:-1])]),
+        keys=keys_for(pack(np.array([task.cost for task in every]), partitions), partitions),
+        partitions=partitions,
+        tasks=every,
+    )
 
 
-def _tile_tasks(cell: int, natives: float, guests: float, tiles: int, guest_tiles: int) -> Iterator[Task]:
-    rows, visitors = natives / tiles, guests / guest_tiles
-    for a, b in zip(*pair_tiles(tiles), strict=True):
-        size = rows if a == b else 2 * rows
-        yield Task(np.array([cell]), size, size**2 / 2 + ROW_COST * size, (int(a), int(b)))
-    for a in range(tiles):
-        for g in range(guest_tiles):
-            size = rows + visitors
-            yield Task(np.array([cell]), size, rows * visitors + ROW_COST * size, (a, FIRST_GUEST_TILE + g))
+def _of_cells(places: Visits, cells: np.ndarray) -> Visits:
+    inside = np.isin(places.cells, cells)
+    return Visits(places.rows[inside], places.cells[inside])
 
 
 @dataclass(frozen=True)
 class _Cut:
-    """Cuts cells into regions of at most ``max_rows`` rows and a cost of ``max_pairs``, a single cell excepted."""
+    """Cuts cells into regions of at most 2 ``max_rows`` rows and a cost of ``max_cost``, or tiled ones."""
 
     scale: float
     natives: np.ndarray
-    pairs: np.ndarray
+    native_cost: np.ndarray
+    guest_cost: np.ndarray
     centroids: np.ndarray
-    max_rows: float
-    max_pairs: float
+    max_rows: int
+    max_cost: float
 
-    def regions(self, cells: np.ndarray, places: Visits) -> Iterator[Task]:
-        """The tasks of ``cells``; ``places``: all visits of the sample's rows to them."""
-        rows = len(np.unique(places.rows)) * self.scale
-        pairs = self.pairs[cells].sum()
-        if len(cells) <= 1 or (rows <= self.max_rows and pairs <= self.max_pairs):
-            if len(cells):
-                yield Task(cells, rows, pairs + ROW_COST * rows)
-            return
-        for part in self._halves(cells):
-            inside = np.isin(places.cells, part)
-            yield from self.regions(part, Visits(places.rows[inside], places.cells[inside]))
+    @classmethod
+    def of(cls, sample: VisitSample, centroids: np.ndarray, *, max_rows: int, slots: int, sketched: bool) -> _Cut:
+        k, dim = centroids.shape
+        natives = sample.natives(k)
+        native_cost = natives**2 / 2
+        guest_cost = natives * sample.guests(k) * (SKETCHED_PAIR_COST if sketched else 1)
+        # A few regions for each slot, so that slots end together.
+        whole = float(native_cost.sum() + guest_cost.sum())
+        max_cost = max(whole / default_partitions(4.0 * dim * natives.sum(), slots), 1.0)
+        wide = centroids.astype(np.float64)
+        return cls(sample.scale, natives, native_cost, guest_cost, wide, max_rows, max_cost)
+
+    def regions(self, cells: np.ndarray, places: Visits) -> list[Region]:
+        """The regions of ``cells``; ``places``: all visits of the sample's rows to them."""
+        if not len(cells):
+            return []
+        whole = self._region(cells, places)
+        fits = whole.rows <= 2 * self.max_rows
+        if fits and (len(cells) == 1 or whole.native_cost + whole.guest_cost <= self.max_cost):
+            return [whole]
+        if len(cells) == 1:
+            return [whole.tiled(self.max_rows)]
+        parts = [region for part in self._halves(cells) for region in self.regions(part, _of_cells(places, part))]
+        if not fits and whole.natives <= self.max_rows:
+            tiled = whole.tiled(self.max_rows)
+            if tiled.sent <= sum(part.sent for part in parts):
+                return [tiled]
+        return parts
+
+    def _region(self, cells: np.ndarray, places: Visits) -> Region:
+        natives = float(self.natives[cells].sum())
+        guests = max(len(np.unique(places.rows)) * self.scale - natives, 0.0)
+        costs = float(self.native_cost[cells].sum()), float(self.guest_cost[cells].sum())
+        return Region(cells, natives, guests, *costs)
 
     def _halves(self, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        weight = self.pairs[cells] + 1
+        weight = self.native_cost[cells] + self.guest_cost[cells] + 1
         order = np.argsort(_along_principal_axis(self.centroids[cells], weight), kind="stable")
         work = np.cumsum(weight[order])
         nearest = int(np.argmin(np.abs(work - work[-1] / 2))) + 1

@@ -57,8 +57,9 @@ def planned(sample: VisitSample, k: int, max_rows: int, partitions: int = 3, **o
 def meetings(plan: RegionPlan, rows: Rows) -> np.ndarray:
     """How often rows are compared as rows of each cell, (n, n, k): what tasks do with the rows they get, by hand.
 
-    A task of ``NO_TILE`` compares natives of each of its cells with one another and with the guests. One whose rows are
-    all of the tile they are compared with, these; any other, those of the one tile with those of the other.
+    A task of ``NO_TILE`` compares natives of each of its cells with one another and with the guests; one with a tile of
+    guests, those with natives of the cells they visit. One whose rows are all of the tile they are compared with, all
+    of them; any other, those of the one tile with those of the other.
     """
     n, k = rows.guest.shape
     count = np.zeros((n, n, k), np.int8)
@@ -75,12 +76,20 @@ def meetings(plan: RegionPlan, rows: Rows) -> np.ndarray:
                 count[np.ix_(natives, guests, [cell])] += 1
                 count[np.ix_(guests, natives, [cell])] += 1
             continue
-        (cell,) = plan.tasks[plan.keys.tolist().index(key)].cells.tolist()
+        cells = np.flatnonzero(plan.cells_of(key))
         assert len({frozenset(pair) for pair in zip(tile.tolist(), other.tolist(), strict=True)}) == 1
         is_guest = tile >= FIRST_GUEST_TILE
-        assert (rows.own[group[~is_guest]] == cell).all()
-        assert rows.guest[group[is_guest], cell].all()
+        assert np.isin(rows.own[group[~is_guest]], cells).all()
+        assert not np.isin(rows.own[group[is_guest]], cells).any()
+        assert rows.guest[np.ix_(group[is_guest], cells)].any(axis=1).all()
         assert not (is_guest & (other >= FIRST_GUEST_TILE)).any(), "guests meet natives alone"
+        if max(tile[0], other[0]) >= FIRST_GUEST_TILE:
+            for cell in cells:
+                natives, guests = group[rows.own[group] == cell], group[is_guest & rows.guest[group, cell]]
+                count[np.ix_(natives, guests, [cell])] += 1
+                count[np.ix_(guests, natives, [cell])] += 1
+            continue
+        (cell,) = cells.tolist()
         if tile[0] == other[0]:
             count[np.ix_(group, group, [cell])] += 1
         else:
@@ -198,10 +207,40 @@ def test_a_cell_is_tiled_when_it_and_its_guests_are_too_many():
     rows = Rows(np.repeat([0, 1, 2], [20, 10, 5]), np.zeros((35, 3), bool), np.arange(35))
     rows.guest[:10, 1] = rows.guest[:16, 2] = True
     plan = planned(rows.sample(), 3, 10)
-    assert plan.tiles.tolist() == [0, 0, 1]
-    assert plan.guest_tiles.tolist() == [0, 0, 2]
-    assert plan.first_task.tolist()[:2] == [-1, -1]
-    assert (plan.region >= 0).tolist() == [True, True, False]
+    assert plan.tiles[plan.region].tolist() == [0, 0, 1]
+    assert plan.guest_tiles[plan.region].tolist() == [0, 0, 2]
+    assert plan.first_task.tolist() == [0, 1, 2]
+    assert len(plan.keys) == 5
+
+
+def test_crowded_cells_share_their_guests():
+    """Five cells that all rows visit, and 25 that only their own are in: the five are one region, of which each guest
+    is sent to one task, not one in each of the five."""
+    n, k, crowded = 1100, 30, [1, 4, 5, 9, 14]
+    own = np.concatenate([np.repeat(crowded, 20), np.repeat(np.setdiff1d(np.arange(k), crowded), 40)])
+    guest = np.zeros((n, k), bool)
+    guest[:, crowded] = True
+    guest[np.arange(n), own] = False
+    rows = Rows(own, guest, np.arange(n))
+    plan = planned(rows.sample(), k, max_rows=250)
+    (region,) = set(plan.region[crowded].tolist())
+    assert np.flatnonzero(plan.region == region).tolist() == crowded
+    assert (plan.tiles[region], plan.guest_tiles[region]) == (1, 4)
+    assert [task.rows for task in plan.tasks[plan.first_task[region] :][:5]] == [100, 350, 350, 350, 350]
+    assert plan.rows_sent == len(rows.places(plan).rows) == n + 1000 + 4 * 100
+    check(plan, rows)
+
+
+def test_a_region_that_guests_share_is_cut_where_that_sends_fewer_rows():
+    """Its natives would go to each of ten tiles of guests, who visit one cell each."""
+    k, per_cell, guests = 4, 25, 100
+    own = np.concatenate([np.repeat(np.arange(k), per_cell), np.full(k * guests, k)])
+    guest = np.zeros((len(own), k + 1), bool)
+    guest[np.arange(k * per_cell, len(own)), np.repeat(np.arange(k), guests)] = True
+    rows = Rows(own, guest, np.arange(len(own)))
+    plan = planned(rows.sample(), k + 1, max_rows=100, partitions=1)
+    assert len(set(plan.region[:k].tolist())) > 1
+    check(plan, rows)
 
 
 def test_scale_counts():

@@ -69,8 +69,12 @@ class Found:
     compared: np.ndarray
 
 
-def compare_cells(units: Array, own: np.ndarray, visits: Visits, how: Comparison) -> Found:
+def compare_cells(
+    units: Array, own: np.ndarray, visits: Visits, how: Comparison, *, only_guests: bool = False
+) -> Found:
     """Compares the rows of a task's cells.
+
+    ``only_guests``: natives of any of them are compared with no native of any, only with rows that are native in none.
 
     Parameters
     ----------
@@ -85,13 +89,17 @@ def compare_cells(units: Array, own: np.ndarray, visits: Visits, how: Comparison
     best = Best(np.full(n, -np.inf, np.float32), np.full(n, -1, np.int64))
     compared = np.zeros(n, np.int64)
     side = how.sides(units)
+    if only_guests:
+        foreign = own[visits.rows] < 0
+        visits = Visits(visits.rows[foreign], visits.cells[foreign])
     guests_of = dict(_by_cell(visits.cells, visits.rows))
     for cell, natives in _by_cell(own, np.arange(n)):
         if cell < 0:
             continue
         here = side.take(beside(units, natives))
-        _take_in(best, natives, natives, how.natives(here.vectors))
-        compared[natives] += np.arange(len(natives))
+        if not only_guests:
+            _take_in(best, natives, natives, how.natives(here.vectors))
+            compared[natives] += np.arange(len(natives))
         guests = guests_of.get(cell)
         if guests is None:
             continue

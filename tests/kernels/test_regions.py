@@ -55,6 +55,26 @@ def brute_force(region: Region, at_least: float) -> oracle.Similarities:
     return oracle.Similarities(np.where(there, neighbour, -1), np.where(there, best[np.arange(n), neighbour], 0))
 
 
+def test_only_guests(xp):
+    """What is left of the whole once natives know no natives, and visits of rows that are native count for nothing."""
+    for at_least in (-np.inf, 0.9):
+        some = region("near_duplicates", 160, 252, seed=5)
+        some.guest[0, 1 - some.own[0]] |= some.own[0] in (0, 1)  # a native that visits another cell
+        how = Comparison(at_least)
+        found = compare_cells(xp.asarray(some.units), some.own, some.visits, how, only_guests=True)
+        n = len(some.own)
+        scores = oracle.clusters(some.units, np.zeros(n, int))[0].similarity
+        met = some.guest[:, np.maximum(some.own, 0)] & (some.own >= 0) & (some.own[:, None] < 0)
+        close = (met | met.T) & (scores.astype(np.float64) >= at_least) & np.tri(n, k=-1, dtype=bool)
+        best = np.where(close, scores, np.float32(-np.inf))
+        there = close.any(axis=1)
+        assert there[some.own >= 0].any()
+        assert there[some.own < 0].any()
+        assert found.neighbours.tolist() == np.where(there, best.argmax(axis=1), -1).tolist()
+        assert oracle.same_bits(found.scores, np.where(there, best.max(axis=1), np.float32(0)))
+        assert found.compared.tolist() == met.sum(axis=0).tolist(), "each pair counts with its native"
+
+
 def pairs(region: Region) -> int:
     """Natives with natives, and with each guest."""
     cells = range(region.guest.shape[1])
