@@ -217,9 +217,9 @@ def measure(method: str, path: Path, threshold: float, limit: float) -> Measured
         log = open(Path(folder, "log"), "w+")  # noqa: SIM115 (read below)
         process = subprocess.Popen([*command, str(threshold)], stderr=log, stdout=log, start_new_session=True)
         cpu: dict[int, float] = {}
-        peak, timed_out = 0, False
+        peak, timed_out = Peak(), False
         while process.poll() is None:
-            peak = max(peak, _sample(psutil, process.pid, cpu))
+            _sample(psutil, process.pid, cpu, peak)
             timed_out = time.monotonic() - start > limit
             if timed_out:
                 os.killpg(process.pid, signal.SIGKILL)
@@ -235,24 +235,39 @@ def measure(method: str, path: Path, threshold: float, limit: float) -> Measured
             summary = json.loads(next(line for line in text.splitlines() if line.startswith(SUMMARY))[len(SUMMARY) :])
             note = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in summary["seconds"].items())
         removed = np.load(out) if out.exists() else None
-        return Measured(wall, sum(cpu.values()), peak / 2**30, removed, note, summary)
+        return Measured(wall, sum(cpu.values()), peak.pss / 2**30, removed, note, summary)
 
 
-def _sample(psutil, pid: int, cpu: dict[int, float]) -> int:  # type: ignore[no-untyped-def]
-    """Notes the CPU seconds of each process of the tree; returns their memory in bytes."""
-    memory = 0
+@dataclass
+class Peak:
+    """The largest sums of resident and of proportional set sizes seen, bytes."""
+
+    rss: int = 0
+    pss: int = 0
+
+
+def _sample(psutil, pid: int, cpu: dict[int, float], peak: Peak) -> None:  # type: ignore[no-untyped-def]
+    """Notes the CPU seconds of each process of the tree, and their memory.
+
+    The kernel walks all pages of a process for its proportional size, and makes it wait: a tenth of a second, of every
+    second, for ours. So that is asked for only where the resident sizes, which cost nothing, have grown.
+    """
+    rss, there = 0, []
     try:
         root = psutil.Process(pid)
         for each in [root, *root.children(recursive=True)]:
             try:
                 times = each.cpu_times()
                 cpu[each.pid] = times.user + times.system
-                memory += each.memory_full_info().pss
+                rss += each.memory_info().rss
+                there.append(each)
             except psutil.Error:
                 continue
+        if rss > 1.02 * peak.rss:
+            peak.rss = rss
+            peak.pss = max(peak.pss, sum(each.memory_full_info().pss for each in there))
     except psutil.Error:
         pass
-    return memory
 
 
 # --- truth --------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import shutil
 import sys
@@ -10,12 +11,16 @@ import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
 import pyspark
 from pyspark import SparkContext
 from pyspark.sql import SparkSession
 
+from spark_semdedup import class_archive
 from spark_semdedup.errors import SemDedupError
+
+log = logging.getLogger("spark_semdedup")
 
 APP_NAME = "spark-semdedup"
 
@@ -86,7 +91,19 @@ def local_session(
     )
     for name, value in {**_worker_sockets(), **(conf or {})}.items():
         builder = builder.config(name, value)
-    with _starting(quiet):
+    archive = class_archive.find()
+    try:
+        return _started(builder, quiet, archive)
+    except SessionError:
+        if archive is None:
+            raise
+        session = _started(builder, quiet, None)
+        log.warning("Java does not start with the class archive %s: delete it", archive)
+        return session
+
+
+def _started(builder: SparkSession.Builder, quiet: bool, archive: Path | None) -> SparkSession:
+    with _starting(quiet), class_archive.read_by_jvm(archive):
         session = builder.getOrCreate()
         session.sparkContext.setLogLevel("OFF" if quiet else "ERROR")
         _make_private(session)
