@@ -21,18 +21,13 @@ import stat
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pyspark
 from pyspark.sql import SparkSession
 
+from spark_semdedup import jvm
 from spark_semdedup.errors import SemDedupError, shown
-
-_OPTIONS = "SPARK_SUBMIT_OPTS"
-"""Environment variable with options of the JVM that spark-submit, and so pyspark, starts. (A setting of the session,
-``spark.driver.extraJavaOptions``, would hide what the user has set there.)"""
 
 _QUIET = "-Xlog:disable -Xlog:all=error:stderr"
 """Java warns on standard output of an archive it cannot use, and of each class it cannot keep."""
@@ -43,7 +38,7 @@ _ENDS_WITHIN_S = 600
 def find() -> Path | None:
     """The archive for the session that would be started here; None where there is none to be trusted, and where the
     environment says itself which archive Java is to read or write."""
-    if "Archive" in os.environ.get(_OPTIONS, ""):
+    if "Archive" in os.environ.get(jvm.SUBMIT_OPTIONS, ""):
         return None
     for path in _folder().glob(f"{_name()}-*.jsa"):
         if _is_private(path.parent) and _is_private(path) and path.name == _complete_name(path.stat().st_size):
@@ -51,11 +46,9 @@ def find() -> Path | None:
     return None
 
 
-@contextmanager
-def read_by_jvm(archive: Path | None) -> Iterator[None]:
-    """A JVM that pyspark starts meanwhile reads that archive, if it is given."""
-    with _jvm_options(f'"-XX:SharedArchiveFile={archive}" {_QUIET}' if archive else ""):
-        yield
+def option(archive: Path | None) -> str:
+    """With which Java reads that archive, if it is given (``jvm.started_with``)."""
+    return f'"-XX:SharedArchiveFile={archive}" {_QUIET}' if archive else ""
 
 
 def make() -> Path:
@@ -75,7 +68,7 @@ def make() -> Path:
         raise SemDedupError(f"class archive: {shown(str(folder), 400)} cannot be written: {error.strerror}") from error
     part = folder / f"{_name()}-{os.getpid()}.part"
     with tempfile.TemporaryDirectory() as out:
-        with _jvm_options(f'"-XX:ArchiveClassesAtExit={part}" {_QUIET}'):
+        with jvm.started_with(f'"-XX:ArchiveClassesAtExit={part}" {_QUIET}'):
             spark = session.local_session(quiet=True)
         demo.run(steps.Job.of(spark), os.path.join(out, "result"), {"coverage": "exact"})
         _end(spark)
@@ -93,9 +86,9 @@ def _end(spark: SparkSession) -> None:
     gateway = spark.sparkContext._gateway
     spark.stop()
     gateway.shutdown()  # type: ignore[union-attr]
-    jvm = gateway.proc  # type: ignore[union-attr]
-    jvm.stdin.close()
-    jvm.wait(_ENDS_WITHIN_S)
+    process = gateway.proc  # type: ignore[union-attr]
+    process.stdin.close()
+    process.wait(_ENDS_WITHIN_S)
 
 
 def _folder() -> Path:
@@ -126,20 +119,6 @@ def _is_private(path: Path) -> bool:
     found = path.lstat()
     ours = found.st_uid in (os.getuid(), 0)
     return ours and not stat.S_ISLNK(found.st_mode) and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-
-
-@contextmanager
-def _jvm_options(options: str) -> Iterator[None]:
-    before = os.environ.get(_OPTIONS)
-    if options:
-        os.environ[_OPTIONS] = f"{before or ''} {options}".strip()
-    try:
-        yield
-    finally:
-        if before is None:
-            os.environ.pop(_OPTIONS, None)
-        else:
-            os.environ[_OPTIONS] = before
 
 
 def main(arguments: list[str] | None = None) -> int:

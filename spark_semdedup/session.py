@@ -17,7 +17,7 @@ import pyspark
 from pyspark import SparkContext
 from pyspark.sql import SparkSession
 
-from spark_semdedup import class_archive
+from spark_semdedup import class_archive, jvm
 from spark_semdedup.errors import SemDedupError
 
 log = logging.getLogger("spark_semdedup")
@@ -103,7 +103,7 @@ def local_session(
 
 
 def _started(builder: SparkSession.Builder, quiet: bool, archive: Path | None) -> SparkSession:
-    with _starting(quiet), class_archive.read_by_jvm(archive):
+    with _starting(quiet), jvm.started_with(jvm.COMPILE_LATER, class_archive.option(archive)):
         session = builder.getOrCreate()
         session.sparkContext.setLogLevel("OFF" if quiet else "ERROR")
         _make_private(session)
