@@ -327,7 +327,7 @@ class _Frame:
         return Workload.of_regions(coverage, sample, cells.centroids, plan)
 
     def _pairs_of_tiles(self, sample: VisitSample, k: int) -> float:
-        """Tasks of cells too large for one, counted without planning each: there may be millions."""
+        """Tasks of cells too large for one, at most, counted without planning each: there may be millions."""
         natives, guests = sample.natives(k), sample.guests(k)
         tiles, guest_tiles = np.ceil(natives / self.max_rows), np.ceil(guests / self.max_rows)
         tasks = tiles * (tiles + 1) / 2 + tiles * guest_tiles
