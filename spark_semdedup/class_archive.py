@@ -19,7 +19,6 @@ import os
 import shutil
 import stat
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -67,11 +66,14 @@ def make() -> Path:
     except OSError as error:
         raise SemDedupError(f"class archive: {shown(str(folder), 400)} cannot be written: {error.strerror}") from error
     part = folder / f"{_name()}-{os.getpid()}.part"
-    with tempfile.TemporaryDirectory() as out:
+    out = folder / f"job-{os.getpid()}"  # nobody else can enter it
+    try:
         with jvm.started_with(f'"-XX:ArchiveClassesAtExit={part}" {_QUIET}'):
             spark = session.local_session(quiet=True)
-        demo.run(steps.Job.of(spark), os.path.join(out, "result"), {"coverage": "exact"})
+        demo.run(steps.Job.of(spark), str(out), {"coverage": "exact"})
         _end(spark)
+    finally:
+        shutil.rmtree(out, ignore_errors=True)
     if not part.exists():
         raise SemDedupError(
             "class archive: Java wrote none; it takes HotSpot (OpenJDK), 400 MB of room in "
