@@ -25,6 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -252,22 +253,22 @@ def _sample(psutil, pid: int, cpu: dict[int, float], peak: Peak) -> None:  # typ
     The kernel walks all pages of a process for its proportional size, and makes it wait: a tenth of a second, of every
     second, for ours. So that is asked for only where the resident sizes, which cost nothing, have grown.
     """
-    rss, there = 0, []
+    rss, pss = 0, 0
     try:
         root = psutil.Process(pid)
-        for each in [root, *root.children(recursive=True)]:
-            try:
-                times = each.cpu_times()
-                cpu[each.pid] = times.user + times.system
-                rss += each.memory_info().rss
-                there.append(each)
-            except psutil.Error:
-                continue
-        if rss > 1.02 * peak.rss:
-            peak.rss = rss
-            peak.pss = max(peak.pss, sum(each.memory_full_info().pss for each in there))
+        there = [root, *root.children(recursive=True)]
     except psutil.Error:
-        pass
+        return
+    for each in there:
+        with suppress(psutil.Error):  # it has ended meanwhile
+            times = each.cpu_times()
+            cpu[each.pid] = times.user + times.system
+            rss += each.memory_info().rss
+    if rss > 1.02 * peak.rss:
+        for each in there:
+            with suppress(psutil.Error):
+                pss += each.memory_full_info().pss
+        peak.rss, peak.pss = rss, max(peak.pss, pss)
 
 
 # --- truth --------------------------------------------------------------------------------------------------

@@ -18,18 +18,25 @@ import hashlib
 import os
 import shutil
 import stat
+import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pyspark
+from pyspark import SparkContext
 from pyspark.sql import SparkSession
 
 from spark_semdedup import jvm
 from spark_semdedup.errors import SemDedupError, shown
 
-_QUIET = "-Xlog:disable -Xlog:all=error:stderr"
-"""Java warns on standard output of an archive it cannot use, and of each class it cannot keep."""
+_DUMP_QUIETLY = "-Xlog:disable -Xlog:all=error:stderr"
+"""Java warns on standard output of each class it cannot keep."""
+
+_READ_QUIETLY = "-Xlog:cds*=error"
+"""And of an archive it cannot use."""
+
+_JAVA_OPTIONS = (jvm.SUBMIT_OPTIONS, "JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS")
 
 _ENDS_WITHIN_S = 600
 
@@ -37,60 +44,95 @@ _ENDS_WITHIN_S = 600
 def find() -> Path | None:
     """The archive for the session that would be started here; None where there is none to be trusted, and where the
     environment says itself which archive Java is to read or write."""
-    if "Archive" in os.environ.get(jvm.SUBMIT_OPTIONS, ""):
+    if any("Archive" in os.environ.get(name, "") for name in _JAVA_OPTIONS) or _unspeakable(_folder()):
         return None
-    for path in _folder().glob(f"{_name()}-*.jsa"):
-        if _is_private(path.parent) and _is_private(path) and path.name == _complete_name(path.stat().st_size):
-            return path
+    try:
+        for path in _folder().glob(f"{_name()}-*.jsa"):
+            if _is_private(path.parent) and _is_private(path) and path.name == _complete_name(path.stat().st_size):
+                return path
+    except OSError:  # a folder that cannot be entered, or a file that is being replaced
+        pass
     return None
 
 
 def option(archive: Path | None) -> str:
     """With which Java reads that archive, if it is given (``jvm.started_with``)."""
-    return f'"-XX:SharedArchiveFile={archive}" {_QUIET}' if archive else ""
+    return f'"-XX:SharedArchiveFile={archive}" {_READ_QUIETLY}' if archive else ""
 
 
 def make() -> Path:
     """Runs a small job in a session of its own and keeps the classes that it took. Returns the archive.
 
-    Raises ``SemDedupError`` where there is no JVM that can, or no room. pyspark's JVM ends with it.
+    Raises ``SemDedupError`` where Spark has been started in this process, where Java cannot write an archive, and where
+    nobody would trust it. The session's JVM ends with it.
     """
     from spark_semdedup import demo, session, steps  # which find archives here
 
+    started = SparkContext._gateway or os.environ.get("PYSPARK_GATEWAY_PORT") or os.environ.get("SPARK_REMOTE")
+    if started:
+        raise SemDedupError(
+            "class archive: Spark is there already; make it in a process of its own, not by spark-submit"
+        )
+    folder = _private_folder()
+    part, out = folder / f"{_name()}-{os.getpid()}.part", folder / f"job-{os.getpid()}"
+    try:
+        with jvm.started_with(f'"-XX:ArchiveClassesAtExit={part}" {_DUMP_QUIETLY}'):
+            spark = session.local_session(quiet=True)
+        demo.run(steps.Job.of(spark), str(out), {"coverage": "exact"})
+        if not _ends_well(spark) or not part.exists():
+            raise SemDedupError(
+                "class archive: Java wrote none; it takes HotSpot (OpenJDK), 400 MB of room in "
+                f"{shown(str(folder), 400)}, and no SPARK_CONF_DIR or folder of classes on its class path"
+            )
+        part.chmod(stat.S_IRUSR | stat.S_IWUSR)
+        archive = part.rename(folder / _complete_name(part.stat().st_size))
+    finally:
+        shutil.rmtree(out, ignore_errors=True)
+        part.unlink(missing_ok=True)
+    for old in folder.glob(f"{_name()}-*.jsa"):
+        if old != archive:
+            old.unlink(missing_ok=True)
+    return archive
+
+
+def _private_folder() -> Path:
+    """The cache folder, made where it is missing; refused where others could write, or Java could not read, there."""
     folder = _folder()
+    if _unspeakable(folder):
+        raise SemDedupError(
+            f"class archive: {shown(str(folder), 400)} has a colon, quotation mark or backslash, which Java's options "
+            "cannot name; set XDG_CACHE_HOME to another folder"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(stat.S_IRWXU)
-        for old in folder.glob(f"{_name()}-*"):
-            old.unlink()
+        private = _is_private(folder)
     except OSError as error:
         raise SemDedupError(f"class archive: {shown(str(folder), 400)} cannot be written: {error.strerror}") from error
-    part = folder / f"{_name()}-{os.getpid()}.part"
-    out = folder / f"job-{os.getpid()}"  # nobody else can enter it
-    try:
-        with jvm.started_with(f'"-XX:ArchiveClassesAtExit={part}" {_QUIET}'):
-            spark = session.local_session(quiet=True)
-        demo.run(steps.Job.of(spark), str(out), {"coverage": "exact"})
-        _end(spark)
-    finally:
-        shutil.rmtree(out, ignore_errors=True)
-    if not part.exists():
+    if not private:
         raise SemDedupError(
-            "class archive: Java wrote none; it takes HotSpot (OpenJDK), 400 MB of room in "
-            f"{shown(str(folder), 400)}, and no SPARK_CONF_DIR or folder of classes on its class path"
+            f"class archive: {shown(str(folder), 400)} is a link or another user's; set XDG_CACHE_HOME to a folder of "
+            "your own"
         )
-    part.chmod(stat.S_IRUSR | stat.S_IWUSR)
-    return part.rename(folder / _complete_name(part.stat().st_size))
+    return folder
 
 
-def _end(spark: SparkSession) -> None:
+def _unspeakable(folder: Path) -> bool:
+    return any(character in str(folder) for character in ':"\\')
+
+
+def _ends_well(spark: SparkSession) -> bool:
     """Ends the session and its JVM, which writes the archive then, and waits for that."""
     gateway = spark.sparkContext._gateway
     spark.stop()
     gateway.shutdown()  # type: ignore[union-attr]
     process = gateway.proc  # type: ignore[union-attr]
     process.stdin.close()
-    process.wait(_ENDS_WITHIN_S)
+    try:
+        return bool(process.wait(_ENDS_WITHIN_S) == 0)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return False
 
 
 def _folder() -> Path:

@@ -31,7 +31,7 @@ SIMILARITY_COLUMNS = ("id", "max_id", "cosine_sim_score")
 @dataclass(frozen=True)
 class GroupComparison:
     """Compares the rows of one group: a cluster, a tile of one, two tiles with each other (of which one may be empty),
-    or, with a plan, a region. Runs in the tasks."""
+    or, with a plan, a region, or its natives with a tile of its guests. Runs in the tasks."""
 
     ranking: Ranking
     keys: tuple[str, ...]

@@ -88,7 +88,7 @@ class VisitSample:
 
 @dataclass(frozen=True)
 class Task:
-    """A region's rows, or two tiles of them."""
+    """A region's rows; or its natives; or two tiles of them."""
 
     rows: float
     """Estimated rows that are sent to it."""
@@ -135,11 +135,14 @@ class Region:
             yield Task(self.rows, self.native_cost + self.guest_cost + ROW_COST * self.rows)
             return
         natives, guests = self.natives / self.tiles, self.guests / self.guest_tiles
-        with_guest = self.guest_cost / max(self.rows, 1)  # natives of one cell may be guests of the region's others
+        # Natives of one cell may be guests of the region's others.
+        with_guest = self.guest_cost / max(self.rows if len(self.cells) > 1 else self.guests, 1)
         for a, b in zip(*pair_tiles(self.tiles), strict=True):
             alone = self.tiles == 1
             size = natives if a == b else 2 * natives
-            cost = self.native_cost * (1 if a == b else 2) / self.tiles**2 + (with_guest * natives if alone else 0)
+            cost = self.native_cost * (1 if a == b else 2) / self.tiles**2 + (
+                with_guest * natives if len(self.cells) > 1 else 0
+            )
             yield Task(size, cost + ROW_COST * size, (NO_TILE, NO_TILE) if alone else (int(a), int(b)))
         for a in range(self.tiles):
             for g in range(self.guest_tiles):
@@ -285,7 +288,8 @@ def _of_cells(places: Visits, cells: np.ndarray) -> Visits:
 
 @dataclass(frozen=True)
 class _Cut:
-    """Cuts cells into regions of at most 2 ``max_rows`` rows and a cost of ``max_cost``, or tiled ones."""
+    """Cuts cells into regions of at most 2 ``max_rows`` rows and, if they are of several cells, a cost of ``max_cost``,
+    or tiled ones."""
 
     scale: float
     natives: np.ndarray

@@ -95,11 +95,17 @@ def local_session(
     try:
         return _started(builder, quiet, archive)
     except SessionError:
-        if archive is None:
+        if archive is None or _jvm_runs():
             raise
+        SparkContext._gateway = SparkContext._jvm = None  # one that has ended would be taken for the next session
         session = _started(builder, quiet, None)
         log.warning("Java does not start with the class archive %s: delete it", archive)
         return session
+
+
+def _jvm_runs() -> bool:
+    gateway = SparkContext._gateway
+    return gateway is not None and gateway.proc.poll() is None
 
 
 def _started(builder: SparkSession.Builder, quiet: bool, archive: Path | None) -> SparkSession:

@@ -10,8 +10,9 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from pyspark import SparkContext
 
-from spark_semdedup import class_archive, jvm, session
+from spark_semdedup import class_archive, demo, jvm, session, steps
 from spark_semdedup.errors import SemDedupError
 
 SIZE = 5
@@ -34,6 +35,13 @@ def archive(folder) -> Path:
     path.write_bytes(b"x" * SIZE)
     path.chmod(0o600)
     return path
+
+
+@pytest.fixture
+def no_spark(monkeypatch) -> None:
+    """As in a process that has not started Spark."""
+    monkeypatch.setattr(SparkContext, "_gateway", None)
+    monkeypatch.setattr(SparkContext, "_jvm", None)
 
 
 # --- which archive is taken ---------------------------------------------------------------------------------
@@ -96,8 +104,41 @@ def test_one_of_another_java_or_spark_is_not_taken(archive, name, monkeypatch, t
     assert class_archive.find() is None
 
 
-def test_the_users_own_archive_has_precedence(archive, monkeypatch):
-    monkeypatch.setenv(jvm.SUBMIT_OPTIONS, "-XX:SharedArchiveFile=mine.jsa")
+@pytest.mark.parametrize("name", [jvm.SUBMIT_OPTIONS, "JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS"])
+def test_the_users_own_archive_has_precedence(archive, name, monkeypatch):
+    monkeypatch.setenv(name, "-XX:SharedArchiveFile=mine.jsa")
+    assert class_archive.find() is None
+
+
+def test_a_folder_that_cannot_be_entered_has_none(archive, monkeypatch):
+    def refused(path: Path, pattern: str) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "glob", refused)
+    assert class_archive.find() is None
+
+
+def test_one_that_is_being_replaced_is_not_taken(archive, monkeypatch):
+    lstat = Path.lstat
+
+    def gone(path: Path) -> os.stat_result:
+        archive.unlink(missing_ok=True)
+        return lstat(path)
+
+    monkeypatch.setattr(Path, "lstat", gone)
+    assert class_archive.find() is None
+
+
+@pytest.mark.parametrize("name", ["a:b", 'a"b', "a\\b"])
+def test_a_folder_that_no_option_can_name(monkeypatch, no_spark, tmp_path, name):
+    """Java would take a colon for the end of the file's name."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / name))
+    with pytest.raises(SemDedupError, match=r"class archive: .* has a colon, quotation mark or backslash"):
+        class_archive.make()
+    assert not (tmp_path / name).exists()
+    folder = tmp_path / name / "spark-semdedup"
+    folder.mkdir(parents=True, mode=0o700)
+    (folder / class_archive._complete_name(0)).touch(0o600)
     assert class_archive.find() is None
 
 
@@ -123,14 +164,16 @@ def test_a_session_of_ours_compiles_later(spark):
 # --- failures -----------------------------------------------------------------------------------------------
 
 
-def test_java_that_does_not_start_with_it_starts_without(archive, monkeypatch, caplog):
+def test_java_that_does_not_start_with_it_starts_without(archive, no_spark, monkeypatch, caplog):
     """As it would with a file of the right size that something else was written into."""
     tried = []
 
     def started(builder, quiet, given):
         tried.append(given)
         if given:
+            monkeypatch.setattr(SparkContext, "_gateway", Gateway(ended=True))
             raise session.SessionError("Spark cannot be started: SIGBUS")
+        assert SparkContext._gateway is None
         return "a session"
 
     monkeypatch.setattr(session, "_started", started)
@@ -138,6 +181,20 @@ def test_java_that_does_not_start_with_it_starts_without(archive, monkeypatch, c
     assert session.local_session("unused") == "a session"
     assert tried == [archive, None]
     assert f"Java does not start with the class archive {archive}: delete it" in caplog.text
+
+
+def test_what_java_did_not_fail_at_is_not_tried_again(archive, no_spark, monkeypatch):
+    tried = []
+
+    def started(builder, quiet, given):
+        tried.append(given)
+        monkeypatch.setattr(SparkContext, "_gateway", Gateway(ended=False))
+        raise session.SessionError("Spark cannot be started: a setting")
+
+    monkeypatch.setattr(session, "_started", started)
+    with pytest.raises(session.SessionError, match="a setting"):
+        session.local_session("unused")
+    assert tried == [archive]
 
 
 def test_without_an_archive_a_session_that_does_not_start_is_not_tried_again(folder, monkeypatch):
@@ -153,13 +210,64 @@ def test_without_an_archive_a_session_that_does_not_start_is_not_tried_again(fol
     assert tried == [None]
 
 
-def test_a_folder_that_cannot_be_made_is_one_line(folder, monkeypatch, capsys):
+class Gateway:
+    """To a JVM that has ended, or has not."""
+
+    def __init__(self, *, ended: bool) -> None:
+        self.proc = self
+        self.poll = lambda: 134 if ended else None
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(folder, no_spark, capsys):
     folder.rmdir()
     folder.write_text("a file")
     with pytest.raises(SemDedupError, match=r"class archive: .* cannot be written: File exists"):
         class_archive.make()
     assert class_archive.main([]) == 2
     assert capsys.readouterr().err.startswith("spark-semdedup: error: class archive: ")
+
+
+def test_a_link_to_another_folder_is_refused_as_nobody_would_trust_it(folder, no_spark, tmp_path):
+    folder.rename(tmp_path / "big-disk")
+    folder.symlink_to(tmp_path / "big-disk")
+    with pytest.raises(SemDedupError, match=r"class archive: .* is a link or another user's"):
+        class_archive.make()
+
+
+@pytest.mark.parametrize("name", ["PYSPARK_GATEWAY_PORT", "SPARK_REMOTE"])
+def test_not_where_spark_was_started_by_somebody_else(archive, no_spark, monkeypatch, name):
+    monkeypatch.setenv(name, "1")
+    with pytest.raises(SemDedupError, match="Spark is there already"):
+        class_archive.make()
+    assert archive.exists()
+
+
+def test_not_where_there_is_a_session(archive, spark):
+    with pytest.raises(SemDedupError, match="Spark is there already"):
+        class_archive.make()
+    assert spark.range(3).count() == 3
+    assert archive.exists()
+
+
+def test_java_that_writes_none_leaves_the_one_there_was(archive, no_spark, monkeypatch):
+    """A part of one too, as where it is killed: its size would pass for the whole's."""
+
+    def job(job, output, settings):
+        (part,) = re.findall(r"ArchiveClassesAtExit=([^\"]*)", options)
+        Path(part).write_bytes(b"x")
+
+    def started(**_):
+        nonlocal options
+        options = os.environ[jvm.SUBMIT_OPTIONS]
+
+    options = ""
+    monkeypatch.setattr(session, "local_session", started)
+    monkeypatch.setattr(steps.Job, "of", lambda spark: None)
+    monkeypatch.setattr(demo, "run", job)
+    monkeypatch.setattr(class_archive, "_ends_well", lambda spark: False)
+    with pytest.raises(SemDedupError, match="class archive: Java wrote none; it takes HotSpot"):
+        class_archive.make()
+    assert [*archive.parent.iterdir()] == [archive]
 
 
 # --- made and read ------------------------------------------------------------------------------------------

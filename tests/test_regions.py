@@ -232,7 +232,7 @@ def test_crowded_cells_share_their_guests():
 
 
 def test_a_region_that_guests_share_is_cut_where_that_sends_fewer_rows():
-    """Its natives would go to each of ten tiles of guests, who visit one cell each."""
+    """Its natives would go to each of four tiles of guests, who visit one cell each."""
     k, per_cell, guests = 4, 25, 100
     own = np.concatenate([np.repeat(np.arange(k), per_cell), np.full(k * guests, k)])
     guest = np.zeros((len(own), k + 1), bool)

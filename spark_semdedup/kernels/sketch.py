@@ -64,9 +64,9 @@ class Sketches:
         basis[:, :-1] = _directions(vectors)
         eta = DIRECTIONS**0.5 * (screening_error(d, tensor_cores=xp is not np) + FLOAT32_ROUNDING) * 1.001
         values = vectors @ basis  # whose last column, zeros so far, is for the rest
-        # Sums of squares in float32, less what they may be too large by: ‖p‖ ≤ 1.001.
+        # Sums of squares in float32, less what they may be too large by.
         squares = xp.einsum("ij,ij->i", values, values).astype(np.float64)
-        squares -= 1.01 * screening_error(DIRECTIONS, tensor_cores=xp is not np)
+        squares -= (1 + NORM_TOLERANCE + eta) ** 2 * screening_error(DIRECTIONS, tensor_cores=xp is not np)
         inside = xp.maximum(xp.sqrt(xp.maximum(squares, 0)) - eta, 0)
         outside = xp.sqrt(xp.maximum((1 + NORM_TOLERANCE) ** 2 - inside**2, 0))
         values[:, -1] = outside * (1 + 2 * FLOAT32_ROUNDING)

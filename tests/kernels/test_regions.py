@@ -59,7 +59,8 @@ def test_only_guests(xp):
     """What is left of the whole once natives know no natives, and visits of rows that are native count for nothing."""
     for at_least in (-np.inf, 0.9):
         some = region("near_duplicates", 160, 252, seed=5)
-        some.guest[0, 1 - some.own[0]] |= some.own[0] in (0, 1)  # a native that visits another cell
+        assert some.own[0] in (0, 1)
+        some.guest[0, 1 - some.own[0]] = True  # a native that visits another cell
         how = Comparison(at_least)
         found = compare_cells(xp.asarray(some.units), some.own, some.visits, how, only_guests=True)
         n = len(some.own)
