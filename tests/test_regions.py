@@ -5,11 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import oracle
+import pandas as pd
+import pyarrow as pa
 import pytest
 
 from spark_semdedup import regions
+from spark_semdedup.columns import packed_rows
+from spark_semdedup.comparison import GroupComparison
+from spark_semdedup.coverage import cells_column
+from spark_semdedup.devices import Placement
 from spark_semdedup.kernels.assignment import Visits
+from spark_semdedup.kernels.regions import Comparison
+from spark_semdedup.pairwise import decode_units
 from spark_semdedup.planning import partition_of
+from spark_semdedup.ranking import Ranking
 from spark_semdedup.regions import FIRST_GUEST_TILE, NO_TILE, RegionPlan, VisitSample, plan_regions
 
 
@@ -173,6 +183,68 @@ def test_rows_of_no_cell_and_no_rows():
     none = plan.places(np.zeros(0, np.int64), Visits.none(), np.zeros(0, np.int64))
     assert [len(column) for column in (none.rows, none.task, none.tile, none.other)] == [0] * 4
     assert [c.dtype for c in (none.rows, none.task, none.tile, none.other)] == [np.int64, np.int64, np.int32, np.int32]
+
+
+# --- what tasks find ----------------------------------------------------------------------------------------
+
+
+def crowded_rows(seed: int, n: int, k: int) -> Rows:
+    """Cells that most rows visit among others."""
+    rows, rng = Rows.random(seed, n, k), np.random.default_rng(seed)
+    crowded = rng.choice(k, 4, replace=False)
+    rows.guest[:, crowded] |= rng.random((n, 4)) < 0.9
+    rows.guest[np.arange(n), rows.own] = False
+    return rows
+
+
+def entries_of(plan: RegionPlan, rows: Rows, units: np.ndarray, at_least: float) -> pd.DataFrame:
+    """Of all tasks; ids are positions, and so rank. Rows come to a task in any order and in two batches."""
+    rng = np.random.default_rng(0)
+    compare = GroupComparison(
+        Ranking(), (), "unit", decode_units, Placement("cpu", 0.4), Comparison(at_least), True, plan
+    )
+    places, found = rows.places(plan), []
+    cells = np.array(cells_column(len(units), rows.visits).to_pylist(), object)
+    for task in np.unique(places.task):
+        here = rng.permutation(np.flatnonzero(places.task == task))
+        group = places.rows[here]
+        columns = {"id": group, "centroid": rows.own[group], "cells": cells[group], "task": places.task[here]}
+        columns |= {"tile": places.tile[here], "other": places.other[here]}
+        packed, cut = packed_rows(units[group]), int(rng.integers(len(group) + 1))
+        found.append(compare._answer_for(pd.DataFrame(columns), pa.chunked_array([packed[:cut], packed[cut:]])))
+    return pd.concat(found)
+
+
+@pytest.mark.parametrize("at_least", [-np.inf, 0.9])
+@pytest.mark.parametrize("max_rows", [8, 15, 40])
+def test_tasks_together_find_what_brute_force_finds(at_least, max_rows):
+    n, k, tiled = 110, 30, 0
+    for seed in range(4):
+        rng, rows = np.random.default_rng(seed), crowded_rows(seed, n, k)
+        near = rng.standard_normal((n // 4, 8))[rng.integers(n // 4, size=n)]
+        units = oracle.unit_vectors(near + rng.choice([0, 0.05, 0.3], (n, 1)) * rng.standard_normal((n, 8)))
+        plan = planned(rows.sample(), k, max_rows)
+        cells = np.bincount(plan.region)
+        tiled += int(((plan.guest_tiles > 0) & (cells > 1)).sum())
+        entries = entries_of(plan, rows, units, at_least)
+        scores = oracle.clusters(units, np.zeros(n, int))[0].similarity
+        natives = rows.own[:, None] == rows.own
+        visits = rows.guest[:, rows.own]  # row i the cell of row j
+        before = np.tri(n, k=-1, dtype=bool)
+        counted = before & (natives | (visits | visits.T) & (scores.astype(np.float64) >= at_least))
+        highest = np.where(counted, scores, -np.inf)
+        there, neighbour = counted.any(axis=1), highest.argmax(axis=1)
+        # The best entry of a row: one that names another row, of the largest score, of equal ones the first.
+        entries["alone"] = entries["id"] == entries["max_id"]
+        best = entries.sort_values(["alone", "cosine_sim_score", "max_id"], ascending=[True, False, True])
+        best = best.groupby("id").first()
+        assert best.index.tolist() == list(range(n)), "each row has an entry"
+        assert best["max_id"].tolist() == np.where(there, neighbour, np.arange(n)).tolist()
+        expected = np.where(there, highest.max(axis=1), 0).astype(np.float32)
+        assert oracle.same_bits(best["cosine_sim_score"].to_numpy(), expected)
+        pairs = (before & natives).sum(axis=1) + rows.guest.sum(axis=0)[rows.own]
+        assert entries.groupby("id")["compared"].sum().tolist() == pairs.tolist()
+    assert tiled, "regions of several cells are tiled, too"
 
 
 # --- what tasks hold ----------------------------------------------------------------------------------------
