@@ -19,8 +19,8 @@ COMPILE_LATER = " ".join(
 """HotSpot's second compiler takes code that was called 25 times as often as by default.
 
 It competes with the tasks for a few cores, and most of what it compiles in a run of minutes, Spark's planner and the
-code generated for one query, is hardly called again. On two cores it took 35 of 250 CPU seconds of a run of 1,000,000
-rows, and 26 of 82 of 250,000; so it takes 15 and 11, and tasks take no longer (RESULTS.md). What runs for longer is
+code generated for one query, is hardly called again. On two cores it took 35 of 241 CPU seconds of a run of 1,000,000
+rows, and 26 of 82 of 250,000; so it takes 16 and 11, and tasks take hardly longer (RESULTS.md). What runs for longer is
 compiled all the same, later. Other JVMs are told to ignore options they do not know (by Spark)."""
 
 
