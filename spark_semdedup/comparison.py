@@ -18,7 +18,6 @@ from spark_semdedup.coverage import Decoder, Vectors, visits_from
 from spark_semdedup.devices import Batch, Placement
 from spark_semdedup.errors import InvalidRowsError, shown
 from spark_semdedup.kernels.arrays import Array, beside, to_numpy
-from spark_semdedup.kernels.assignment import Visits
 from spark_semdedup.kernels.regions import Comparison, compare_cells
 from spark_semdedup.kernels.sketch import preceding
 from spark_semdedup.params import PairwiseParams
@@ -144,9 +143,7 @@ class GroupComparison:
         centroid = group["centroid"].to_numpy()
         own = np.where(here[centroid], centroid, -1)
         visits = visits_from(group["cells"])
-        of_region = here[visits.cells]
-        visits = Visits(visits.rows[of_region], visits.cells[of_region])
-        found = compare_cells(units, own, visits, self.how, only_guests=only_guests)
+        found = compare_cells(units, own, visits.where(here[visits.cells]), self.how, only_guests=only_guests)
         counted = (found.compared > 0) if only_guests else (own >= 0)
         entries = np.flatnonzero(counted | (found.neighbours >= 0))
         neighbours = np.where(found.neighbours < 0, np.arange(len(group)), found.neighbours)

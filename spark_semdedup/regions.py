@@ -282,8 +282,7 @@ def plan_regions(
 
 
 def _of_cells(places: Visits, cells: np.ndarray) -> Visits:
-    inside = np.isin(places.cells, cells)
-    return Visits(places.rows[inside], places.cells[inside])
+    return places.where(np.isin(places.cells, cells))
 
 
 @dataclass(frozen=True)

@@ -72,6 +72,10 @@ class Visits:
     def none(cls) -> Visits:
         return cls(np.empty(0, np.int64), np.empty(0, np.int32))
 
+    def where(self, which: np.ndarray) -> Visits:
+        """Those marked: bool (m,)."""
+        return Visits(self.rows[which], self.cells[which])
+
     @classmethod
     def joined(cls, parts: Sequence[Visits], starts: Sequence[int]) -> Visits:
         """Those of blocks of rows that begin at ``starts``."""

@@ -90,8 +90,7 @@ def compare_cells(
     compared = np.zeros(n, np.int64)
     side = how.sides(units)
     if only_guests:
-        foreign = own[visits.rows] < 0
-        visits = Visits(visits.rows[foreign], visits.cells[foreign])
+        visits = visits.where(own[visits.rows] < 0)
     guests_of = dict(_by_cell(visits.cells, visits.rows))
     for cell, natives in _by_cell(own, np.arange(n)):
         if cell < 0:
