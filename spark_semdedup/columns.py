@@ -12,6 +12,7 @@ from typing import TypeAlias
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import DTypeLike
 from pyspark.ml.functions import vector_to_array
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
@@ -225,6 +226,18 @@ def packed(numbers: np.ndarray, counts: np.ndarray, *, lists: bool = False) -> p
     return pa.Array.from_buffers(pa.binary(), len(counts), [None, pa.py_buffer(offsets), pa.py_buffer(numbers)])
 
 
+def unpacked(values: ListArray | pa.Array, dtype: DTypeLike) -> tuple[np.ndarray, np.ndarray]:
+    """The inverse of ``packed``, of null-free values: all their numbers one after the other, not copied, and how many
+    each value has, int64 (n,)."""
+    if not (pa.types.is_binary(values.type) or pa.types.is_large_binary(values.type)):
+        return values.flatten().to_numpy(), values.value_lengths().to_numpy().astype(np.int64)
+    values = values.cast(pa.binary())  # spark.sql.execution.arrow.useLargeVarTypes brings large_binary
+    offsets = np.frombuffer(values.buffers()[1], np.int32)[values.offset : values.offset + len(values) + 1]
+    data = np.frombuffer(values.buffers()[2] or b"", np.uint8)[offsets[0] : offsets[-1]]
+    numbers = data.view(dtype)
+    return numbers, np.diff(offsets).astype(np.int64) // numbers.itemsize
+
+
 def packed_type(element: T.DataType, *, lists: bool = False) -> T.DataType:
     """The Spark type of what ``packed`` gives."""
     return T.ArrayType(element) if lists else T.BinaryType()
@@ -237,12 +250,8 @@ def packed_rows(rows: np.ndarray, *, lists: bool = False) -> pa.Array:
 
 def matrix_from_packed(values: pa.Array) -> np.ndarray:
     """The inverse of ``packed_rows``; null-free, all of one length, at least one row."""
-    if not (pa.types.is_binary(values.type) or pa.types.is_large_binary(values.type)):
-        return values.flatten().to_numpy().reshape(len(values), -1)
-    values = values.cast(pa.binary())  # spark.sql.execution.arrow.useLargeVarTypes brings large_binary
-    offsets = np.frombuffer(values.buffers()[1], np.int32)[values.offset : values.offset + len(values) + 1]
-    data = np.frombuffer(values.buffers()[2], np.uint8)[offsets[0] : offsets[-1]]
-    return data.view(np.float32).reshape(len(values), -1)
+    numbers, _ = unpacked(values, np.float32)
+    return numbers.reshape(len(values), -1)
 
 
 def ordered_matrix(values: pa.ChunkedArray, order: np.ndarray) -> np.ndarray:

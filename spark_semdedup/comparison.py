@@ -18,6 +18,7 @@ from spark_semdedup.coverage import Decoder, Vectors, visits_from
 from spark_semdedup.devices import Batch, Placement
 from spark_semdedup.errors import InvalidRowsError, shown
 from spark_semdedup.kernels.arrays import Array, beside, to_numpy
+from spark_semdedup.kernels.assignment import Visits
 from spark_semdedup.kernels.regions import Comparison, compare_cells
 from spark_semdedup.kernels.sketch import preceding
 from spark_semdedup.params import PairwiseParams
@@ -79,7 +80,9 @@ class GroupComparison:
 
     def __call__(self, group: pd.DataFrame) -> pd.DataFrame:
         """A group as a pandas UDF gets it."""
-        return self._answer_for(group.drop(columns=self.vectors).reset_index(drop=True), group[self.vectors])
+        cells = pa.Array.from_pandas(group["cells"]) if "cells" in group else None
+        others = group.drop(columns=[self.vectors, "cells"], errors="ignore").reset_index(drop=True)
+        return self._answer_for(others, group[self.vectors], cells)
 
     def stream(self, batches: Iterable[pa.RecordBatch], schema: T.StructType) -> Iterator[pa.RecordBatch]:
         """The groups of a partition that is sorted by ``task``, one after the other: no more than one is held.
@@ -88,10 +91,13 @@ class GroupComparison:
         """
         arrow_schema = to_arrow_schema(schema)
         for group in runs(batches, "task"):
-            answer = self._answer_for(group.drop_columns(self.vectors).to_pandas(), group.column(self.vectors))
+            cells = group.column("cells").combine_chunks() if "cells" in group.column_names else None
+            others = group.drop_columns([name for name in (self.vectors, "cells") if name in group.column_names])
+            answer = self._answer_for(others.to_pandas(), group.column(self.vectors), cells)
             yield pa.RecordBatch.from_pandas(answer, arrow_schema, preserve_index=False)
 
-    def _answer_for(self, group: pd.DataFrame, vectors: Vectors) -> pd.DataFrame:
+    def _answer_for(self, group: pd.DataFrame, vectors: Vectors, cells: pa.Array | None) -> pd.DataFrame:
+        """``group`` has all columns but ``vectors`` and ``cells``."""
         if "reason" in group and group["centroid"].iat[0] < 0:
             return self._not_compared(group)
         self._refuse_missing_distance(group)
@@ -100,14 +106,15 @@ class GroupComparison:
         )
         group = group.take(order)
         units = self.decode(vectors, group["id"], order)
+        visits = Visits.none() if cells is None else visits_from(cells.take(pa.array(order)))
         batch = Batch(self.how.batch_size)
-        return self.placement.within_memory(lambda units: self._compare(group, units), units, batch)
+        return self.placement.within_memory(lambda units: self._compare(group, units, visits), units, batch)
 
-    def _compare(self, group: pd.DataFrame, units: Array) -> pd.DataFrame:
+    def _compare(self, group: pd.DataFrame, units: Array, visits: Visits) -> pd.DataFrame:
         tile, other = group["tile"].to_numpy(), group["other"].iat[0]
         with_guests = max(tile[0], other) >= FIRST_GUEST_TILE
         if tile[0] == NO_TILE or with_guests:
-            return self._region(group, units, only_guests=with_guests)
+            return self._region(group, units, visits, only_guests=with_guests)
         if tile[0] == other:
             found = self.how.natives(units)
             return self._answer(group, to_numpy(found.scores), to_numpy(found.indices), np.arange(len(group)))
@@ -135,20 +142,23 @@ class GroupComparison:
             parts.append(self._answer(entries, scores[there], neighbours[there], compared[there], among=group))
         return pd.concat(parts)
 
-    def _region(self, group: pd.DataFrame, units: Array, *, only_guests: bool) -> pd.DataFrame:
+    def _region(self, group: pd.DataFrame, units: Array, visits: Visits, *, only_guests: bool) -> pd.DataFrame:
         """The cells of a region, or its natives with a tile of its guests. Natives have an entry in the task in which
-        they meet one another, and where pairs are counted; guests if there is a row to name."""
+        they meet one another; any row, if there is one to name. Pairs that count with a row without an entry count with
+        the task's first entry: as most natives meet no guest that is similar, their entries would be a third of all."""
         assert self.plan is not None
         here = self.plan.cells_of(int(group["task"].iat[0]))
         centroid = group["centroid"].to_numpy()
         own = np.where(here[centroid], centroid, -1)
-        visits = visits_from(group["cells"])
         found = compare_cells(units, own, visits.where(here[visits.cells]), self.how, only_guests=only_guests)
-        counted = (found.compared > 0) if only_guests else (own >= 0)
-        entries = np.flatnonzero(counted | (found.neighbours >= 0))
+        entries = np.flatnonzero((found.neighbours >= 0) | ((own >= 0) & (not only_guests)))
+        if not len(entries):
+            entries = np.flatnonzero(found.compared)[:1]
+        compared = found.compared[entries]
+        if len(entries):
+            compared[0] += found.compared.sum() - compared.sum()
         neighbours = np.where(found.neighbours < 0, np.arange(len(group)), found.neighbours)
-        rows = group.iloc[entries]
-        return self._answer(rows, found.scores[entries], neighbours[entries], found.compared[entries], among=group)
+        return self._answer(group.iloc[entries], found.scores[entries], neighbours[entries], compared, among=group)
 
     def _answer(
         self,

@@ -6,7 +6,7 @@ sent to. Here both are computed where rows are assigned to cells, in the tasks.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, TypeAlias
@@ -18,7 +18,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from spark_semdedup.columns import packed, packed_rows, packed_type
+from spark_semdedup.columns import packed, packed_rows, packed_type, unpacked
 from spark_semdedup.devices import Batch, Placement, vector_bytes
 from spark_semdedup.errors import SemDedupError, shown
 from spark_semdedup.kernels.arrays import Array, beside
@@ -133,10 +133,10 @@ def cells_column(rows: int, visits: Visits, *, lists: bool = False) -> pa.Array:
     return packed(visits.cells.astype(np.int32), np.bincount(visits.rows, minlength=rows), lists=lists)
 
 
-def visits_from(cells: Sequence[Any]) -> Visits:
-    """The inverse of ``cells_column``: of binary values, or of lists as int32 arrays."""
-    counts = np.fromiter((memoryview(each).nbytes // 4 for each in cells), np.int64, len(cells))
-    return Visits(np.repeat(np.arange(len(cells)), counts), np.frombuffer(b"".join(cells), np.int32))
+def visits_from(cells: pa.Array) -> Visits:
+    """The inverse of ``cells_column``."""
+    numbers, counts = unpacked(cells, np.int32)
+    return Visits(np.repeat(np.arange(len(cells)), counts), numbers)
 
 
 def places_columns(rows: int, places: Places) -> list[pa.Array]:
@@ -285,6 +285,4 @@ def placed(rows: DataFrame) -> DataFrame:
 def collect_visits(rows: DataFrame, scale: float) -> VisitSample:
     """The sample of visits from ``rows`` with ``centroid`` and ``cells``, each of which stands for ``scale`` rows."""
     found = collect_arrow(rows.where("centroid >= 0").select("centroid", "cells"))
-    lists = not isinstance(rows.schema["cells"].dataType, T.BinaryType)
-    cells = [value.values.to_numpy() if lists else value.as_py() for value in found["cells"]]
-    return VisitSample(found["centroid"].to_numpy(), visits_from(cells), scale)
+    return VisitSample(found["centroid"].to_numpy(), visits_from(found["cells"].combine_chunks()), scale)
