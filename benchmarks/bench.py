@@ -76,7 +76,10 @@ def ours(path: Path, threshold: float, *options: str) -> np.ndarray:
         status = main([*command, *options])
         if status:
             raise SystemExit(status)
-        print(SUMMARY + json.dumps(json.loads(Path(out, "result", "summary.json").read_text())))
+        result = Path(out, "result")
+        model = next(result.glob("centroids/metadata/part-*")).read_text()
+        iterations = {"iterations": len(json.loads(model)["history"])}
+        print(SUMMARY + json.dumps(json.loads((result / "summary.json").read_text()) | iterations))
         removed = pq.read_table(f"{out}/result/duplicates", columns=["id"])["id"].combine_chunks()
     return pc.index_in(removed, ids_of(path)).to_numpy()
 
@@ -204,7 +207,7 @@ class Measured:
     removed: np.ndarray | None
     note: str
     summary: dict[str, Any] | None = None
-    """``summary.json`` of our run."""
+    """``summary.json`` of our run, and ``iterations``, of the fit."""
 
 
 def measure(method: str, path: Path, threshold: float, limit: float) -> Measured:
@@ -333,17 +336,19 @@ def wilson(part: int, whole: int, z: float = 1.96) -> tuple[float, float]:
 def floor(path: Path, summary: dict[str, Any]) -> dict[str, float]:
     """Seconds below which our design cannot go on this machine, part by part, measured now.
 
-    Matrix products of fit (10 iterations), assignment and comparison at the machine's float32 rate; with coverage exact
-    pairs with guests count as the products of their sketches. One identity ``mapInArrow`` for each crossing between JVM
-    and Python: the fit sample (all rows are read, few cross), the embeddings as they are and back as binary unit
-    vectors, the shuffled unit vectors. The shuffle of those, each row as often as it was sent. The input read, and the
-    share of it that remains written as Parquet. Each once, in a fresh session, as the run itself is.
+    Matrix products of fit, assignment and comparison at the machine's float32 rate; with coverage exact pairs with
+    guests count as the products of their sketches, and the sketch of each row that is sent is a product, too. One
+    identity ``mapInArrow`` for each crossing between JVM and Python: the fit sample (all rows are read, few cross), the
+    embeddings as they are and back as binary unit vectors, the shuffled unit vectors. The shuffle of those, each row as
+    often as it was sent. The input read, and the share of it that remains written as Parquet; ids and scores of all
+    rows likewise. Each once, in a fresh session, as the run itself is; starting that is not counted.
     """
     pairs, k, duplicates = (summary[name] for name in ("pairs_compared", "clusters", "duplicates"))
     planned = summary["planned"]
     guests = pairs * planned["guest_pairs"] / max(planned["pairs"], 1)
     from pyspark.sql import functions as F
 
+    from spark_semdedup.kernels.sketch import DIRECTIONS, pays
     from spark_semdedup.session import local_session
     from spark_semdedup.workers import prepare_worker
 
@@ -351,11 +356,15 @@ def floor(path: Path, summary: dict[str, Any]) -> dict[str, float]:
     a = np.random.default_rng(0).standard_normal((4096, d), np.float32)
     b = a[::-1].copy()
     rate = 2 * 4096 * 4096 * d / min(timed(lambda: a @ b.T) for _ in range(9))
+    sketch = DIRECTIONS + 1 if summary["coverage"] == "exact" and pays(d) else None
+    sent_rows = round(n * planned["tasks_per_row"])
     seconds = {
-        "GEMM fit": 2 * min(64 * k, n) * k * d * 10 / rate,
+        "GEMM fit": 2 * min(64 * k, n) * k * d * summary["iterations"] / rate,
         "GEMM assign": 2 * n * k * d / rate,
-        "GEMM compare": 2 * ((pairs - guests) * d + guests * (64 if summary["coverage"] == "exact" else d)) / rate,
+        "GEMM compare": 2 * ((pairs - guests) * d + guests * (sketch or d)) / rate,
     }
+    if sketch:
+        seconds["GEMM sketches"] = 2 * sent_rows * d * sketch / rate
     spark = local_session("floor")
     df = spark.read.parquet(str(path)).select("id", "embedding")
 
@@ -379,7 +388,7 @@ def floor(path: Path, summary: dict[str, Any]) -> dict[str, float]:
     schema = f"id {df.schema['id'].dataType.simpleString()}, u binary"
     seconds["read, second crossing and back"] = run(df.mapInArrow(pack, schema))
     # Rows as large as those shuffled, made from nothing, so that making them takes next to no time.
-    sent = spark.range(round(n * planned["tasks_per_row"]))
+    sent = spark.range(sent_rows)
     packed = sent.select("id", F.expr(f"cast(repeat('x', {4 * d}) as binary) as u"))
     made = run(packed)
     shuffled = packed.repartition(8, "id")
@@ -388,6 +397,9 @@ def floor(path: Path, summary: dict[str, Any]) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as out:
         kept = spark.read.parquet(str(path)).where(F.pmod(F.hash("id"), F.lit(10_000)) >= round(1e4 * duplicates / n))
         seconds["read, encode and write what remains"] = timed(lambda: kept.write.parquet(f"{out}/kept"))
+        score = (F.xxhash64("id") / 2**63).cast("float").alias("score")
+        scores = spark.read.parquet(str(path)).select("id", F.col("id").alias("max_id"), score)
+        seconds["encode and write ids and scores"] = timed(lambda: scores.write.parquet(f"{out}/scores"))
     spark.stop()
     return seconds
 

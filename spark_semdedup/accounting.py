@@ -25,14 +25,14 @@ class Ids:
     rows: int
     hashes: int
 
-    @classmethod
-    def of(cls, id_: Column) -> list[Column]:
-        """The aggregates that ``read`` reads."""
-        return [F.count(F.lit(1)).alias("rows"), F.coalesce(F.bit_xor(F.xxhash64(id_)), F.lit(0)).alias("hashes")]
+    @staticmethod
+    def hash_of(id_: Column) -> Column:
+        """The aggregate that is ``hashes``."""
+        return F.coalesce(F.bit_xor(F.xxhash64(id_)), F.lit(0)).alias("hashes")
 
     @classmethod
     def count(cls, df: DataFrame, id_: Column) -> Ids:
-        found = df.agg(*cls.of(id_)).first()
+        found = df.agg(F.count(F.lit(1)).alias("rows"), cls.hash_of(id_)).first()
         assert found is not None  # an aggregate without groups always gives one row
         return cls(int(found["rows"]), int(found["hashes"]))
 

@@ -21,7 +21,8 @@ from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import types as T
 
-from spark_semdedup.columns import refuse_stream
+from spark_semdedup.accounting import Ids
+from spark_semdedup.columns import id_column, refuse_stream
 from spark_semdedup.errors import FolderInUseError, ResultExistsError, SemDedupError, shown
 from spark_semdedup.files import Files, is_within, join
 from spark_semdedup.redaction import COLUMN_PARAMS, redacted_values
@@ -298,13 +299,14 @@ def finish(files: Files, path: str, manifest: Mapping[str, Any], name: str = MAN
     files.delete(join(path, UNFINISHED))
 
 
-def write_dataset(files: Files, rows: DataFrame, path: str, manifest: Mapping[str, Any]) -> int:
-    """Writes a Parquet folder of ours with its manifest. Returns the number of rows, counted in what was written."""
+def write_dataset(files: Files, rows: DataFrame, path: str, manifest: Mapping[str, Any], id_col: str = "id") -> Ids:
+    """Writes a Parquet folder of ours with its manifest. Returns the ids, as they are read back."""
     begin(files, path)
     rows.write.mode("append").parquet(path)
-    written = rows.sparkSession.read.schema(rows.schema).parquet(path).count()
-    finish(files, path, {**manifest, "rows": written})
-    return written
+    written = rows.sparkSession.read.schema(rows.schema).parquet(path)
+    ids = Ids.count(written, id_column(written, id_col))
+    finish(files, path, {**manifest, "rows": ids.rows})
+    return ids
 
 
 def read_manifest(files: Files, path: str, param: str, wanted: str) -> dict[str, Any] | None:

@@ -20,7 +20,7 @@ import pyarrow as pa
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from spark_semdedup.columns import commonest_length, lengths, matrix, matrix_from_packed, packed_rows
+from spark_semdedup.columns import commonest_length, lengths, matrix, matrix_from_packed, ordered_matrix, packed_rows
 from spark_semdedup.errors import SemDedupError
 from spark_semdedup.kernels import unit_vectors
 from spark_semdedup.validation import refuse_invalid
@@ -45,20 +45,20 @@ class FitSample:
     @cached_property
     def array(self) -> np.ndarray:
         """The unit vectors in hash order: float32 (size, dim). Only of a sample taken ``on_driver``."""
-        return self._in_order(slice(self.size))
+        return self._in_order[: self.size]
 
     @cached_property
     def spare(self) -> np.ndarray:
         """Rows looked at beyond those to fit on: float32 (m, dim). Only of a sample taken ``on_driver``."""
-        return self._in_order(slice(self.size, None))
+        return self._in_order[self.size :]
 
-    def _in_order(self, places: slice) -> np.ndarray:
+    @cached_property
+    def _in_order(self) -> np.ndarray:
         if self.found is None:
             raise ValueError("the sample is not on the driver")
-        chosen = self.found.filter(pa.array(self.found["length"].to_numpy() == self.dim))
-        order = np.argsort(chosen["hash"].to_numpy(), kind="stable")[places]
-        units = [matrix_from_packed(chunk) for chunk in chosen["unit"].chunks if len(chunk)]
-        return np.concatenate(units)[order]
+        fits = self.found["length"].to_numpy() == self.dim
+        chosen = self.found if fits.all() else self.found.filter(pa.array(fits))
+        return ordered_matrix(chosen["unit"], np.argsort(chosen["hash"].to_numpy(), kind="stable"))
 
     def dataframe(self) -> DataFrame:
         """The unit vectors as a DataFrame of one column ``unit`` of type ``array<float>``, in hash order."""

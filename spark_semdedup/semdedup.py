@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from pyspark.ml import Estimator
 from pyspark.ml.util import DefaultParamsWritable
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from spark_semdedup.accounting import check_neighbours
@@ -262,14 +262,16 @@ class SemDedupResult:
         which precedes it; one job over ids and rank keys. (The program checks so at the end of every run.)"""
         check_neighbours(self.compared, self.ranking)
 
-    def counts(self) -> dict[str, int]:
-        """Rows in, invalid rows, clusters that hold rows, pairs compared; one small job over what is kept."""
+    def counts(self, *others: Column) -> dict[str, int]:
+        """Rows in, invalid rows, clusters that hold rows, pairs compared; one small job over what is kept. ``others``:
+        further aggregates of ``compared``, whole numbers with names of their own."""
         valid = F.col("reason").isNull()
         found = self.compared.agg(
             F.count(F.lit(1)).alias("rows"),
             F.count(F.when(~valid, 1)).alias("invalid"),
             F.countDistinct(F.when(valid, F.col("centroid"))).alias("clusters"),
             F.coalesce(F.sum("compared"), F.lit(0)).alias("pairs"),
+            *others,
         ).first()
         assert found is not None  # an aggregate without groups always gives one row
         return {name: int(value) for name, value in found.asDict().items()}

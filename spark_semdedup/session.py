@@ -64,7 +64,8 @@ def local_session(
     task, whatever the number of rows, and a heap that may grow without need does.
 
     ``quiet``: the JVM logs nothing, and what it prints while it starts is dropped, for a program that reports errors
-    itself. Raises ``SessionError`` where Spark cannot be started, for want of Java say.
+    itself; Spark's errors do not say which line of Python made an expression, which takes time for each. Raises
+    ``SessionError`` where Spark cannot be started, for want of Java say.
     """
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     cores = cores or os.cpu_count() or 1
@@ -89,6 +90,8 @@ def local_session(
         # A sample's task outlasts the default timeout on a loaded laptop; heartbeats to oneself prove nothing.
         .config("spark.network.timeout", "600s")
     )
+    if quiet:
+        builder = builder.config("spark.python.sql.dataFrameDebugging.enabled", "false")
     for name, value in {**_worker_sockets(), **(conf or {})}.items():
         builder = builder.config(name, value)
     archive = class_archive.find()
@@ -101,6 +104,15 @@ def local_session(
         session = _started(builder, quiet, None)
         log.warning("Java does not start with the class archive %s: delete it", archive)
         return session
+
+
+def stop(session: SparkSession) -> None:
+    """Stops a session, without the second that pyspark's ``stop`` waits for its server of accumulators to look up: that
+    ends by itself, or with this process."""
+    context = session.sparkContext
+    server, context._accumulatorServer = context._accumulatorServer, None  # type: ignore[assignment]
+    session.stop()
+    threading.Thread(target=server.shutdown, name="semdedup-accumulators", daemon=True).start()
 
 
 def _jvm_runs() -> bool:

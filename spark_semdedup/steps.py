@@ -11,6 +11,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from dataclasses import field as attribute
 from functools import cached_property
 from typing import Any
 
@@ -18,6 +19,7 @@ import numpy as np
 from pyspark.ml.param import Param
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql import types as T
 
 from spark_semdedup import clusterers
 from spark_semdedup.accounting import Ids, check_neighbours, check_rows
@@ -170,9 +172,11 @@ _TITLES = {
     "check": "check that it adds up",
 }
 
+_COMPARED = join(STAGES, COMPARED)
+
 _RESULTS = {
     "fit": (),  # all of an earlier result (``_Run.clear``)
-    "compare": (join(STAGES, COMPARED), "similarities"),
+    "compare": (_COMPARED, "similarities"),
     "identify": ("duplicates",),
     "keep": ("invalid", "deduplicated"),
 }
@@ -190,6 +194,8 @@ class _Known:
     """Whether it goes on with another: only then do records of stages count."""
     model: SemDedupModel | None = None
     """Once this very process has fitted it: it knows the sizes of clusters."""
+    schemas: dict[str, T.StructType] = attribute(default_factory=dict)
+    """Of results that were written or read: to look at their files again takes Spark a job."""
 
 
 @dataclass(frozen=True)
@@ -373,29 +379,40 @@ class _Run:
             self.job.progress.note(found.workload.in_words())
             # Computed once, by all tasks, and kept in files: what an executor holds is lost with it, and would be
             # computed anew, from a source that may give other rows the second time.
-            found.rows.write.mode("append").parquet(self.place(_RESULTS["compare"][0]))
+            found.rows.write.mode("append").parquet(self.place(_COMPARED))
+            self.known.schemas[_COMPARED] = found.rows.schema
             result = self.result(found.workload)
-            facts |= result.counts() | {"ids": Ids.count(result.compared, F.col("id")).facts()}
+            facts |= result.counts(Ids.hash_of(F.col("id")))
+            facts["ids"] = Ids(facts["rows"], facts.pop("hashes")).facts()
             facts["planned"] = found.workload.facts()
             valid = facts["rows"] - facts["invalid"]
-            narrow = result.similarities.coalesce(files_for(valid))
-            write_dataset(self.job.files, narrow, self.place("similarities"), self.about("similarities"))
+            self.write("similarities", result.similarities.coalesce(files_for(valid)))
             counts |= {"rows": valid, "clusters": facts["clusters"], "pairs": facts["pairs"]}
 
     def result(self, workload: Workload | None = None) -> SemDedupResult:
         """The results, from what the comparison wrote."""
-        compared = self.job.spark.read.parquet(self.place(_RESULTS["compare"][0]))
-        return self.model.result_of(self.rows, compared, workload)
+        return self.model.result_of(self.rows, self.written(_COMPARED), workload)
+
+    def write(self, name: str, rows: DataFrame) -> Ids:
+        """Writes a result that has a folder and a manifest of its own. Returns the ids in it."""
+        id_col = self.estimator.value("idCol") if name == "invalid" else "id"
+        self.known.schemas[name] = rows.schema
+        return write_dataset(self.job.files, rows, self.place(name), self.about(name), id_col)
+
+    def written(self, name: str) -> DataFrame:
+        """A result of ours that this run, or the one it goes on with, wrote."""
+        reader, schema = self.job.spark.read, self.known.schemas.get(name)
+        rows = (reader if schema is None else reader.schema(schema)).parquet(self.place(name))
+        self.known.schemas[name] = rows.schema
+        return rows
 
     def identify(self, lock: Lock) -> None:
         if self.done("identify"):
             return
         with self.stage("identify", lock) as (counts, facts):
-            similarities = self.job.spark.read.parquet(self.place("similarities"))
             valid = self.facts("compare")["rows"] - self.facts("compare")["invalid"]
-            path, about = self.place("duplicates"), self.about("duplicates")
-            counts["duplicates"] = _write_duplicates(self.job, similarities, valid, self.estimator, path, about)
-            facts["ids"] = Ids.count(self.job.spark.read.parquet(path), F.col("id")).facts()
+            found = self.write("duplicates", _duplicates(self.written("similarities"), valid, self.estimator))
+            counts["duplicates"], facts["ids"] = found.rows, found.facts()
 
     @property
     def skipped(self) -> int:
@@ -407,15 +424,12 @@ class _Run:
             return
         with self.stage("keep", lock) as (counts, facts):
             id_col = self.estimator.value("idCol")
-            unwanted = self.job.spark.read.parquet(self.place("duplicates")).select("id")
+            unwanted = self.written("duplicates").select("id")
             facts["skipped"] = Ids(0, 0).facts()
             if self.skipped:
-                path = self.place("invalid")
-                write_dataset(self.job.files, self.result().invalid, path, self.about("invalid"))
-                invalid = self.job.spark.read.parquet(path)
-                invalid_ids = invalid.select(id_column(invalid, id_col).alias("id"))
-                facts["skipped"] = Ids.count(invalid_ids, F.col("id")).facts()
-                unwanted = unwanted.unionAll(invalid_ids)
+                facts["skipped"] = self.write("invalid", self.result().invalid).facts()
+                invalid = self.written("invalid")
+                unwanted = unwanted.unionAll(invalid.select(id_column(invalid, id_col).alias("id")))
             remaining = without_ids(self.rows, id_col, unwanted)
             target = self.target
             if target.table is not None:
@@ -556,7 +570,8 @@ def _write_clusters(
         # Rows are assigned again to find the invalid ones; mostly there are none, which the count has told.
         summary.results["invalid"] = join(folder, "_invalid")
         aside = invalid if lost else invalid.limit(0)
-        write_dataset(job.files, aside, summary.results["invalid"], _manifest("invalid", summary))
+        about, id_col = _manifest("invalid", summary), model.value("idCol")
+        write_dataset(job.files, aside, summary.results["invalid"], about, id_col)
 
 
 def pairwise(job: Job, clusters: str, target: Target, settings: Settings, centroids: str | None = None) -> Summary:
@@ -603,7 +618,7 @@ def pairwise(job: Job, clusters: str, target: Target, settings: Settings, centro
         written = write_dataset(job.files, narrow, folder, _manifest("similarities", summary, params))
         compared.unpersist()
         counts["pairs"] = pairs
-    summary.counts = {"rows_in": written, "clusters": found["clusters"], "pairs_compared": pairs}
+    summary.counts = {"rows_in": written.rows, "clusters": found["clusters"], "pairs_compared": pairs}
     summary.results = {"similarities": folder}
     return _complete(job, summary, params)
 
@@ -637,7 +652,7 @@ def identify(job: Job, similarities: str, target: Target, settings: Settings) ->
 
     with job.progress.stage("identify duplicates") as counts:
         about = _manifest("duplicates", summary, params)
-        counts["duplicates"] = _write_duplicates(job, rows, total, params, folder, about)
+        counts["duplicates"] = write_dataset(job.files, _duplicates(rows, total, params), folder, about).rows
         summary.counts = {"rows_in": total, "duplicates": counts["duplicates"]}
     summary.results = {"duplicates": folder}
     return _complete(job, summary, params)
@@ -909,11 +924,10 @@ def _cleared(job: Job, target: Target) -> str:
     return folder
 
 
-def _write_duplicates(
-    job: Job, similarities: DataFrame, rows: int, params: SemDedupParams, path: str, about: Mapping[str, Any]
-) -> int:
+def _duplicates(similarities: DataFrame, rows: int, params: SemDedupParams) -> DataFrame:
+    """Those among the similarities of so many ``rows``, to be written."""
     stage = IdentifyDuplicates(**params.settings(IdentifyDuplicates))
-    return write_dataset(job.files, stage.transform(similarities).coalesce(files_for(rows)), path, about)
+    return stage.transform(similarities).coalesce(files_for(rows))
 
 
 def _write_remaining(
