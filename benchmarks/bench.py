@@ -397,7 +397,7 @@ def floor(path: Path, summary: dict[str, Any]) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as out:
         kept = spark.read.parquet(str(path)).where(F.pmod(F.hash("id"), F.lit(10_000)) >= round(1e4 * duplicates / n))
         seconds["read, encode and write what remains"] = timed(lambda: kept.write.parquet(f"{out}/kept"))
-        score = (F.xxhash64("id") / 2**63).cast("float").alias("score")
+        score = (F.xxhash64("id") / 2.0**63).cast("float").alias("score")
         scores = spark.read.parquet(str(path)).select("id", F.col("id").alias("max_id"), score)
         seconds["encode and write ids and scores"] = timed(lambda: scores.write.parquet(f"{out}/scores"))
     spark.stop()

@@ -159,7 +159,7 @@ def test_a_run_can_be_killed_again_and_again(capsys, spark, monkeypatch, data, t
 def test_what_was_done_is_not_done_again(capsys, spark, monkeypatch, data, tmp_path, expected):
     output = tmp_path / "out"
     with monkeypatch.context() as patched:
-        patched.setattr("spark_semdedup.steps._write_duplicates", lambda *_: (_ for _ in ()).throw(Killed()))
+        patched.setattr("spark_semdedup.steps._duplicates", lambda *_: (_ for _ in ()).throw(Killed()))
         with pytest.raises(Killed):
             cli.main([str(a) for a in ("run", "--input", data, "--output", output, *ARGUMENTS)])
     monkeypatch.setattr(SemDedupModel, "compared", lambda *_: pytest.fail("compared again"))
@@ -179,7 +179,7 @@ def test_what_was_done_is_not_done_again(capsys, spark, monkeypatch, data, tmp_p
 def unfinished(spark, monkeypatch, data, tmp_path) -> Path:
     output = tmp_path / "unfinished"
     with monkeypatch.context() as patched:
-        patched.setattr("spark_semdedup.steps._write_duplicates", lambda *_: (_ for _ in ()).throw(Killed()))
+        patched.setattr("spark_semdedup.steps._duplicates", lambda *_: (_ for _ in ()).throw(Killed()))
         with pytest.raises(Killed):
             cli.main([str(a) for a in ("run", "--input", data, "--output", output, *ARGUMENTS)])
     return output
