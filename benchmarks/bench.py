@@ -71,16 +71,15 @@ def ours(path: Path, threshold: float, *options: str) -> np.ndarray:
     """``spark-semdedup run``, from Parquet to the written result."""
     from spark_semdedup.cli import main
 
-    with tempfile.TemporaryDirectory() as out:
-        command = ["run", "--input", str(path), "--output", f"{out}/result", "--threshold", str(threshold)]
-        status = main([*command, *options])
-        if status:
-            raise SystemExit(status)
-        result = Path(out, "result")
-        model = next(result.glob("centroids/metadata/part-*")).read_text()
-        iterations = {"iterations": len(json.loads(model)["history"])}
-        print(SUMMARY + json.dumps(json.loads((result / "summary.json").read_text()) | iterations))
-        removed = pq.read_table(f"{out}/result/duplicates", columns=["id"])["id"].combine_chunks()
+    result = Path(tempfile.mkdtemp(), "result")
+    command = ["run", "--input", str(path), "--output", str(result), "--threshold", str(threshold)]
+    status = main([*command, *options])
+    if status:
+        raise SystemExit(status)
+    model = next(result.glob("centroids/metadata/part-*")).read_text()
+    iterations = {"iterations": len(json.loads(model)["history"])}
+    print(SUMMARY + json.dumps(json.loads((result / "summary.json").read_text()) | iterations))
+    removed = pq.read_table(result / "duplicates", columns=["id"])["id"].combine_chunks()
     return pc.index_in(removed, ids_of(path)).to_numpy()
 
 
@@ -219,7 +218,13 @@ def measure(method: str, path: Path, threshold: float, limit: float) -> Measured
         command = [sys.executable, __file__, "--method", method, "--out", str(out), str(path), "--threshold"]
         start = time.monotonic()
         log = open(Path(folder, "log"), "w+")  # noqa: SIM115 (read below)
-        process = subprocess.Popen([*command, str(threshold)], stderr=log, stdout=log, start_new_session=True)
+        process = subprocess.Popen(
+            [*command, str(threshold)],
+            stderr=log,
+            stdout=log,
+            start_new_session=True,
+            env={**os.environ, "TMPDIR": folder},  # what it leaves there is deleted when the time has been taken
+        )
         cpu: dict[int, float] = {}
         peak, timed_out = Peak(), False
         while process.poll() is None:
@@ -227,7 +232,8 @@ def measure(method: str, path: Path, threshold: float, limit: float) -> Measured
             timed_out = time.monotonic() - start > limit
             if timed_out:
                 os.killpg(process.pid, signal.SIGKILL)
-            time.sleep(1)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(1)
         wall = time.monotonic() - start
         log.seek(0)
         text = log.read()
