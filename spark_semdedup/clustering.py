@@ -7,7 +7,6 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,22 +19,20 @@ from pyspark.sql import types as T
 from pyspark.sql.pandas.functions import pandas_udf
 
 from spark_semdedup import clusterers
+from spark_semdedup.assigning import Assigned, Assigner
 from spark_semdedup.columns import (
     embedding_column,
     field,
     id_column,
     matrix,
-    packed,
     packed_type,
     quoted,
     refuse_shadowed,
 )
-from spark_semdedup.coverage import Coverage, ReadyCells, Router, assigned_at_once, collect_visits, tile_hash
+from spark_semdedup.coverage import Coverage, ReadyCells, Router, collect_visits, tile_hash
 from spark_semdedup.devices import Placement, plugin_active, resolve_backend
 from spark_semdedup.errors import SemDedupError
-from spark_semdedup.kernels import unit_vectors
-from spark_semdedup.kernels.arrays import Array, to_numpy
-from spark_semdedup.kernels.assignment import Cells, Visits, assign
+from spark_semdedup.kernels.assignment import Cells, assign
 from spark_semdedup.params import ClusteringParams, HasColumns, HasInvalid
 from spark_semdedup.persistence import CentroidsModel, StageReadable
 from spark_semdedup.ranking import Ranking
@@ -299,10 +296,10 @@ class EmbeddingKMeansModel(CentroidsModel, _EmbeddingKMeansParams):
         @pandas_udf(schema)  # type: ignore[call-overload]
         def assignment(embeddings: pd.Series, ids: pd.Series) -> pd.DataFrame:
             found = assign(_list_array(embeddings), ids)
-            answer = pd.DataFrame({name: found.spread_nullable(getattr(found, name)) for name in ASSIGNED})
+            answer = pd.DataFrame({name: _nullable(found, getattr(found, name)) for name in ASSIGNED})
             answer["reason"] = found.reasons
             if units:
-                answer["unit"] = found.spread_unit_objects()
+                answer["unit"] = _unit_objects(found)
             return answer
 
         # A filter on ``reason`` would be pushed below a deterministic function, which then ran once for it and once
@@ -311,7 +308,7 @@ class EmbeddingKMeansModel(CentroidsModel, _EmbeddingKMeansParams):
 
     def _assigner(
         self, dataset: DataFrame, distances: Sequence[str] = ASSIGNED[1:], router: Router | None = None
-    ) -> _Assigner:
+    ) -> Assigner:
         k, dim = self._centroids.shape
         if not k:
             raise SemDedupError(f"{type(self).__name__} has no centroids: give it some (centroids=…), or fit it")
@@ -319,7 +316,7 @@ class EmbeddingKMeansModel(CentroidsModel, _EmbeddingKMeansParams):
             raise SemDedupError(
                 f"embeddingDim={self.value('embeddingDim')} contradicts the model's {k} centroids of length {dim}"
             )
-        return _Assigner(
+        return Assigner(
             cells=ReadyCells(
                 self._centroids,
                 self.value("distanceMeasure") == "cosine",
@@ -332,33 +329,6 @@ class EmbeddingKMeansModel(CentroidsModel, _EmbeddingKMeansParams):
         )
 
 
-@dataclass
-class _Assigner:
-    """The function that runs in the tasks: Arrow embeddings and ids of a batch → what is known of its rows."""
-
-    cells: ReadyCells
-    raises: bool
-    column: str
-    placement: Placement
-    distances: tuple[str, ...]
-
-    def __call__(self, embeddings: Any, ids: Any) -> _Assigned:
-        valid, rows, reasons = matrix(embeddings, self.cells.centroids.shape[1])
-        if self.raises:
-            refuse_invalid(valid, reasons, ids, self.column)
-        found = self.placement.within_memory(self._assign, rows, assigned_at_once(len(rows)))
-        return _Assigned(valid, reasons, *found)
-
-    def _assign(self, rows: Array) -> tuple[Any, ...]:
-        """What ``_Assigned`` says of the valid rows, from their vectors on the device."""
-        units = unit_vectors(rows)
-        cells, rule = self.cells.where(units)
-        found = assign(units, cells, distances=self.distances, rule=rule)
-        distances = (found.l2_dist_to_cent, found.cosine_dist_to_cent)
-        on_host = (None if values is None else to_numpy(values) for values in distances)
-        return to_numpy(units), to_numpy(found.centroid), found.visits, *on_host
-
-
 _ASSIGNMENT = "semdedup_assignment"
 
 
@@ -368,43 +338,13 @@ def _list_array(embeddings: pd.Series) -> pa.Array:
     return pa.array(embeddings, pa.list_(pa.from_numpy_dtype(np.asarray(first).dtype)), from_pandas=True)
 
 
-@dataclass(frozen=True)
-class _Assigned:
-    """A batch after assignment: ``valid`` and ``reasons`` of its n rows, the rest of the m valid ones."""
+def _nullable(found: Assigned, values: np.ndarray) -> pd.Series:
+    """The same with nulls at invalid rows, for pandas."""
+    spread = pd.Series(found.spread_numpy(values))
+    return spread if found.valid.all() else spread.astype(spread.dtype.name.capitalize()).mask(~found.valid, pd.NA)
 
-    valid: np.ndarray
-    reasons: np.ndarray
-    units: np.ndarray
-    centroid: np.ndarray
-    visits: Visits
-    l2_dist_to_cent: np.ndarray | None = None
-    cosine_dist_to_cent: np.ndarray | None = None
 
-    def spread_visits(self) -> Visits:
-        """The visits, of rows as they are numbered among all n."""
-        return Visits(np.flatnonzero(self.valid)[self.visits.rows], self.visits.cells)
-
-    def spread_numpy(self, values: np.ndarray, filler: Any = 0) -> np.ndarray:
-        """Values of the valid rows at their places among all n rows."""
-        if len(values) == len(self.valid):
-            return values
-        spread = np.full(len(self.valid), filler, values.dtype)
-        spread[self.valid] = values
-        return spread
-
-    def spread(self, values: np.ndarray, filler: Any) -> pa.Array:
-        return pa.array(self.spread_numpy(values, filler))
-
-    def spread_nullable(self, values: np.ndarray) -> pd.Series:
-        """The same with nulls at invalid rows, for pandas."""
-        spread = pd.Series(self.spread_numpy(values))
-        return spread if self.valid.all() else spread.astype(spread.dtype.name.capitalize()).mask(~self.valid, pd.NA)
-
-    def spread_units(self, *, lists: bool) -> pa.Array:
-        """Unit vectors, packed; an empty value at invalid rows."""
-        return packed(self.units.ravel(), np.where(self.valid, self.units.shape[1], 0), lists=lists)
-
-    def spread_unit_objects(self) -> pd.Series:
-        spread = pd.Series([None] * len(self.valid), dtype=object)
-        spread[np.flatnonzero(self.valid)] = list(self.units)
-        return spread
+def _unit_objects(found: Assigned) -> pd.Series:
+    spread = pd.Series([None] * len(found.valid), dtype=object)
+    spread[np.flatnonzero(found.valid)] = list(found.units)
+    return spread

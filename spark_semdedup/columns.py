@@ -13,7 +13,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import DTypeLike
-from pyspark.ml.functions import vector_to_array
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
@@ -109,6 +108,8 @@ def embedding_column(df: DataFrame, name: str, *, float16_bits: bool = False) ->
     """
     found = field(df, name, "embeddingCol")
     if _is_vector(found.dataType):
+        from pyspark.ml.functions import vector_to_array  # not for tasks, which import this module
+
         return vector_to_array(quoted(found.name))
     if is_float_array(found.dataType) or (float16_bits and is_float16_bits(found.dataType)):
         return quoted(found.name)

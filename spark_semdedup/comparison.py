@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -14,16 +15,19 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 from pyspark.sql.pandas.types import to_arrow_schema
 
-from spark_semdedup.coverage import Decoder, Vectors, visits_from
+from spark_semdedup.coverage import visits_from
 from spark_semdedup.devices import Batch, Placement
 from spark_semdedup.errors import InvalidRowsError, shown
 from spark_semdedup.kernels.arrays import Array, beside, to_numpy
 from spark_semdedup.kernels.assignment import Visits
 from spark_semdedup.kernels.regions import Comparison, compare_cells
 from spark_semdedup.kernels.sketch import preceding
-from spark_semdedup.params import PairwiseParams
 from spark_semdedup.ranking import Ranking, rank_order
 from spark_semdedup.regions import FIRST_GUEST_TILE, NO_TILE, RegionPlan
+from spark_semdedup.vectors import Decoder, Vectors
+
+if TYPE_CHECKING:
+    from spark_semdedup.params import PairwiseParams
 
 SIMILARITY_COLUMNS = ("id", "max_id", "cosine_sim_score")
 

@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
@@ -25,9 +24,12 @@ from spark_semdedup.kernels.arrays import Array, beside
 from spark_semdedup.kernels.assignment import Cells, VisitRule, Visits, visited_cells
 from spark_semdedup.kernels.coverage import NearestCells, WithinReach
 from spark_semdedup.kernels.sketch import pays
-from spark_semdedup.params import CoverageParams
 from spark_semdedup.regions import NO_TILE, Places, RegionPlan, VisitSample
 from spark_semdedup.sampling import collect_arrow
+from spark_semdedup.vectors import Decoder
+
+if TYPE_CHECKING:
+    from spark_semdedup.params import CoverageParams
 
 _TILE_SEED = 1_000_033
 """Of the hash that says which tile a row belongs to; not one a user would take for the fit sample's."""
@@ -212,17 +214,6 @@ def assigned_at_once(rows: int) -> Batch:
     """A batch of ``rows`` rows that are assigned; their number is Spark's own setting."""
     setting = "spark.sql.execution.arrow.maxRecordsPerBatch"
     return Batch(rows, "rows assigned at once", setting, rows_per_bound=1, needs=vector_bytes)
-
-
-Vectors: TypeAlias = "pd.Series | pa.Array | pa.ChunkedArray"
-"""A column of vectors as it comes to a task."""
-
-
-class Decoder(Protocol):
-    """Makes a matrix of unit vectors, float32 (n, d), of a group's or a batch's vectors."""
-
-    def __call__(self, vectors: Vectors, ids: pd.Series | pa.Array, order: np.ndarray | None = None) -> np.ndarray:
-        """In that ``order``, a permutation, if there is one; ``ids``, which are for messages, are in it already."""
 
 
 def route_assigned(

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -28,9 +28,11 @@ from pyspark.sql import SparkSession
 from spark_semdedup.errors import SemDedupError
 from spark_semdedup.kernels.arrays import Array
 from spark_semdedup.kernels.memory import BlockSizes, lacks_device_memory
-from spark_semdedup.params import HasBackend, PairwiseParams
 from spark_semdedup.planning import device_bytes
 from spark_semdedup.workers import prepare_worker
+
+if TYPE_CHECKING:
+    from spark_semdedup.params import HasBackend, PairwiseParams
 
 log = logging.getLogger("spark_semdedup")
 

@@ -18,34 +18,23 @@ from pyspark.sql import types as T
 
 from spark_semdedup.clustering import SIZE_ROWS, EmbeddingKMeansModel
 from spark_semdedup.columns import (
-    FLOAT16_NORM_TOLERANCE,
-    UNIT_NORM_TOLERANCE,
     embedding_column,
     field,
-    float16_from_bits,
     id_column,
     is_float16_bits,
-    lengths,
-    matrix,
-    matrix_from_packed,
-    ordered_matrix,
     quoted,
 )
 from spark_semdedup.comparison import SIMILARITY_COLUMNS, GroupComparison, merge
 from spark_semdedup.coverage import (
     Coverage,
-    Decoder,
     Router,
-    Vectors,
     collect_visits,
     placed,
     route_assigned,
     tile_hash,
 )
 from spark_semdedup.devices import Placement, plugin_active, slots
-from spark_semdedup.errors import InvalidRowsError, SemDedupError, shown
-from spark_semdedup.kernels import unit_vectors
-from spark_semdedup.kernels.arithmetic import norms
+from spark_semdedup.errors import SemDedupError
 from spark_semdedup.params import (
     CoverageParams,
     DecisionParams,
@@ -61,6 +50,7 @@ from spark_semdedup.ranking import Ranking
 from spark_semdedup.regions import RegionPlan, VisitSample, plan_regions
 from spark_semdedup.sampling import in_lowest
 from spark_semdedup.validation import check_ids
+from spark_semdedup.vectors import Decoder, array_decoder, decode_units
 from spark_semdedup.workload import Workload
 
 log = logging.getLogger("spark_semdedup")
@@ -138,7 +128,7 @@ class PairwiseSimilarity(
         clustered = dataset.where(centroid.isNotNull())
         rows = clustered.select(id_.alias("id"), *keys, embedding.alias("embedding"), centroid.alias("centroid"))
         float16 = stored and is_float16_bits(rows.schema["embedding"].dataType)
-        decode = _array_decoder(name, stored=stored, float16=float16)
+        decode = array_decoder(name, stored=stored, float16=float16)
         if model is None:
             return compare_clusters(rows, _sample_sizes(rows), ranking, decode, self)
         spherical = model.value("distanceMeasure") == "cosine"
@@ -294,60 +284,6 @@ def _place(rows: DataFrame, centroids: np.ndarray, plan: Plan) -> DataFrame:
     of_tile = F.slice("keys", F.col("tile") * F.col("tiles") + 1, F.col("tiles"))
     tasks = F.coalesce(of_tile, F.array(own.cast("bigint")))
     return joined.withColumn("tile", tile).select(*rows.columns, "tile", F.posexplode(tasks).alias("other", "task"))
-
-
-# --- embeddings as they come ----------------------------------------------------------------------------------
-
-
-def decode_units(vectors: Vectors, ids: pd.Series | pa.Array, order: np.ndarray | None = None) -> np.ndarray:
-    """Unit vectors from the values that travel inside a job (``Decoder``)."""
-    if isinstance(vectors, pa.ChunkedArray) and order is not None:
-        return ordered_matrix(vectors, order)
-    vectors = _ordered(vectors, order)
-    if isinstance(vectors, pa.Array):
-        return matrix_from_packed(vectors)
-    return np.frombuffer(b"".join(vectors), np.float32).reshape(len(vectors), -1)
-
-
-def _ordered(vectors: Vectors, order: np.ndarray | None) -> pd.Series | pa.Array:
-    if isinstance(vectors, pa.ChunkedArray):
-        vectors = vectors.combine_chunks()
-    return vectors if order is None else vectors.take(order)
-
-
-def _array_decoder(name: str, *, stored: bool, float16: bool) -> Decoder:
-    """The function that makes unit vectors of a group's embeddings, lists of numbers, or refuses them in words."""
-
-    def decode(vectors: Vectors, ids: pd.Series | pa.Array, order: np.ndarray | None = None) -> np.ndarray:
-        vectors = _ordered(vectors, order)
-        lists = vectors if isinstance(vectors, pa.Array) else pa.array(vectors, from_pandas=True)
-        ids = ids if isinstance(ids, pd.Series) else ids.to_pandas()
-        if pa.types.is_null(lists.type):
-            raise _refusal(name, ids.iat[0], "embedding is null")
-        dim = int(lengths(lists).max())
-        valid, rows, reasons = matrix(float16_from_bits(lists) if float16 else lists, max(dim, 1))
-        if not valid.all():
-            first = int(np.flatnonzero(~valid)[0])
-            raise _refusal(name, ids.iat[first], reasons[first])
-        if not stored:
-            return unit_vectors(rows)
-        tolerance = FLOAT16_NORM_TOLERANCE if float16 else UNIT_NORM_TOLERANCE
-        norm = norms(rows.astype(np.float32))
-        off = np.flatnonzero(np.abs(norm - 1) > tolerance)
-        if len(off):
-            raise _refusal(
-                name,
-                ids.iat[off[0]],
-                f"norm is {norm[off[0]]:.6g}, not 1 (within {tolerance:g}); give unit vectors as the cluster step "
-                "writes them, or set normalize to true",
-            )
-        return unit_vectors(rows) if float16 else rows.astype(np.float32)
-
-    return decode
-
-
-def _refusal(name: str, id_: Any, why: str) -> InvalidRowsError:
-    return InvalidRowsError(f"embeddingCol={shown(name)}, row with id {shown(id_)}: {why}")
 
 
 def _centroid_column(df: DataFrame) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +21,9 @@ from pyspark.sql import types as T
 from spark_semdedup.columns import field, quoted, shown_type
 from spark_semdedup.errors import SemDedupError, shown
 from spark_semdedup.lineage import refuse_drawn
-from spark_semdedup.params import RankingParams
+
+if TYPE_CHECKING:
+    from spark_semdedup.params import RankingParams
 
 DISTANCES = {"cosine": "cosine_dist_to_cent", "l2": "l2_dist_to_cent"}
 

@@ -23,7 +23,6 @@ from spark_semdedup.pairwise import (
     Compared,
     compare_clusters,
     compare_regions,
-    decode_units,
     plan_for,
     travel_as_lists,
 )
@@ -33,6 +32,7 @@ from spark_semdedup.ranking import Ranking
 from spark_semdedup.regions import VisitSample
 from spark_semdedup.sizing import Hardware, Sizing, size_up
 from spark_semdedup.validation import check_ids, check_length
+from spark_semdedup.vectors import decode_units
 from spark_semdedup.workload import Workload
 
 

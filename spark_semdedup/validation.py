@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
@@ -15,6 +15,9 @@ from pyspark.sql import types as T
 
 from spark_semdedup.errors import InvalidRowsError, SemDedupError, shown
 from spark_semdedup.lineage import refuse_drawn
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 log = logging.getLogger("spark_semdedup")
 

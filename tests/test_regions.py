@@ -17,10 +17,10 @@ from spark_semdedup.coverage import cells_column
 from spark_semdedup.devices import Placement
 from spark_semdedup.kernels.assignment import Visits
 from spark_semdedup.kernels.regions import Comparison
-from spark_semdedup.pairwise import decode_units
 from spark_semdedup.planning import partition_of
 from spark_semdedup.ranking import Ranking
 from spark_semdedup.regions import FIRST_GUEST_TILE, NO_TILE, RegionPlan, VisitSample, plan_regions
+from spark_semdedup.vectors import decode_units
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import subprocess
 import sys
 import zipfile
 import zipimport
@@ -83,3 +84,49 @@ def test_a_task_forgets_finders_of_spark_s_zips(spark):
     finders, on_path = json.loads(spark.range(1).mapInArrow(look, "found string").first().found)
     assert any("pyspark.zip" in each for each in on_path)
     assert not [each for each in finders if "pyspark.zip" in each or "spark-core" in each]
+
+
+HEAVY = ("pyspark.ml", "scipy", "sklearn", "faiss")
+TASKS = ("sampling", "assigning", "vectors", "comparison", "coverage", "validation")
+
+IMPORTED = f"""
+import importlib, sys
+for name in {TASKS}:
+    importlib.import_module("spark_semdedup." + name)
+print(*(name for name in {HEAVY} if name in sys.modules))
+"""
+
+IN_A_WORKER = f"""
+from spark_semdedup import SemDedup
+from spark_semdedup.session import local_session
+
+def loaded(batches):
+    import sys
+    import pyarrow as pa
+    for batch in batches:
+        yield pa.RecordBatch.from_arrays([pa.array([" ".join(n for n in {HEAVY} if n in sys.modules)])], ["names"])
+
+spark = local_session(cores=1, memory_gib=1, quiet=True)
+rows = [(i, [float(i % 7 == j) + i / 1000 for j in range(7)]) for i in range(200)]
+df = spark.createDataFrame(rows, "id long, embedding array<double>")
+for coverage in ("cluster", "exact"):
+    result = SemDedup(k=5, coverage=coverage, execution="streamed").fit(df).run(df)
+    print(result.duplicates.count(), *spark.range(0, 1, 1, 1).mapInArrow(loaded, "names string").first())
+"""
+
+
+def printed(code: str) -> list[str]:
+    return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.splitlines()
+
+
+def test_what_tasks_import_is_light():
+    assert printed(IMPORTED) == [""]
+    assert printed(IMPORTED.replace("coverage", "clustering")) != [""], "the stages are not"
+
+
+@pytest.mark.slow
+def test_workers_import_no_stages():
+    for line in printed(IN_A_WORKER):
+        removed, _, heavy = line.partition(" ")
+        assert int(removed) > 100, "workers have compared"
+        assert not heavy
