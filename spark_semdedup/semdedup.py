@@ -161,7 +161,7 @@ class SemDedupModel(CentroidsModel, SemDedupStageParams):
         name = self.value("idCol")
         identify = IdentifyDuplicates(**self.settings(IdentifyDuplicates))
         valid_row = F.col("reason").isNull()
-        similarities = compared.where(valid_row).select(*SIMILARITY_COLUMNS)
+        similarities = similarities_of(compared)
         duplicates = identify.transform(similarities)
         invalid_ids = compared.where(~valid_row).select("id", "reason")
         handle_invalid = self.value("handleInvalid")
@@ -262,20 +262,29 @@ class SemDedupResult:
         which precedes it; one job over ids and rank keys. (The program checks so at the end of every run.)"""
         check_neighbours(self.compared, self.ranking)
 
-    def counts(self, *others: Column) -> dict[str, int]:
-        """Rows in, invalid rows, clusters that hold rows, pairs compared; one small job over what is kept. ``others``:
-        further aggregates of ``compared``, whole numbers with names of their own."""
-        valid = F.col("reason").isNull()
-        found = self.compared.agg(
-            F.count(F.lit(1)).alias("rows"),
-            F.count(F.when(~valid, 1)).alias("invalid"),
-            F.countDistinct(F.when(valid, F.col("centroid"))).alias("clusters"),
-            F.coalesce(F.sum("compared"), F.lit(0)).alias("pairs"),
-            *others,
-        ).first()
-        assert found is not None  # an aggregate without groups always gives one row
-        return {name: int(value) for name, value in found.asDict().items()}
+    def counts(self) -> dict[str, int]:
+        """Rows in, invalid rows, clusters that hold rows, pairs compared; one small job over what is kept."""
+        return count_compared(self.compared)
 
     def unpersist(self) -> None:
         """Frees the kept comparison."""
         self.compared.unpersist()
+
+
+def similarities_of(compared: DataFrame) -> DataFrame:
+    """``SIMILARITY_COLUMNS`` of the valid rows."""
+    return compared.where(F.col("reason").isNull()).select(*SIMILARITY_COLUMNS)
+
+
+def count_compared(compared: DataFrame, *others: Column) -> dict[str, int]:
+    """``SemDedupResult.counts``. ``others``: further aggregates, whole numbers with names of their own."""
+    valid = F.col("reason").isNull()
+    found = compared.agg(
+        F.count(F.lit(1)).alias("rows"),
+        F.count(F.when(~valid, 1)).alias("invalid"),
+        F.countDistinct(F.when(valid, F.col("centroid"))).alias("clusters"),
+        F.coalesce(F.sum("compared"), F.lit(0)).alias("pairs"),
+        *others,
+    ).first()
+    assert found is not None  # an aggregate without groups always gives one row
+    return {name: int(value) for name, value in found.asDict().items()}

@@ -58,7 +58,7 @@ from spark_semdedup.params import (
 )
 from spark_semdedup.ranking import Ranking
 from spark_semdedup.report import Progress, Summary, versions
-from spark_semdedup.semdedup import SemDedup, SemDedupModel, SemDedupResult
+from spark_semdedup.semdedup import SemDedup, SemDedupModel, count_compared, similarities_of
 from spark_semdedup.sizing import Hardware, Sizing, size_up
 from spark_semdedup.stages import (
     COMPARED,
@@ -71,7 +71,6 @@ from spark_semdedup.stages import (
     refuse_other_run,
 )
 from spark_semdedup.validation import check_ids, check_length
-from spark_semdedup.workload import Workload
 
 log = logging.getLogger("spark_semdedup")
 
@@ -381,17 +380,17 @@ class _Run:
             # computed anew, from a source that may give other rows the second time.
             found.rows.write.mode("append").parquet(self.place(_COMPARED))
             self.known.schemas[_COMPARED] = found.rows.schema
-            result = self.result(found.workload)
-            facts |= result.counts(Ids.hash_of(F.col("id")))
+            compared = self.written(_COMPARED)
+            facts |= count_compared(compared, Ids.hash_of(F.col("id")))
             facts["ids"] = Ids(facts["rows"], facts.pop("hashes")).facts()
             facts["planned"] = found.workload.facts()
             valid = facts["rows"] - facts["invalid"]
-            self.write("similarities", result.similarities.coalesce(files_for(valid)))
+            self.write("similarities", similarities_of(compared).coalesce(files_for(valid)))
             counts |= {"rows": valid, "clusters": facts["clusters"], "pairs": facts["pairs"]}
 
-    def result(self, workload: Workload | None = None) -> SemDedupResult:
-        """The results, from what the comparison wrote."""
-        return self.model.result_of(self.rows, self.written(_COMPARED), workload)
+    def invalid(self) -> DataFrame:
+        """The input's rows that could not be compared, with a reason."""
+        return self.model.result_of(self.rows, self.written(_COMPARED)).invalid
 
     def write(self, name: str, rows: DataFrame) -> Ids:
         """Writes a result that has a folder and a manifest of its own. Returns the ids in it."""
@@ -427,7 +426,7 @@ class _Run:
             unwanted = self.written("duplicates").select("id")
             facts["skipped"] = Ids(0, 0).facts()
             if self.skipped:
-                facts["skipped"] = self.write("invalid", self.result().invalid).facts()
+                facts["skipped"] = self.write("invalid", self.invalid()).facts()
                 invalid = self.written("invalid")
                 unwanted = unwanted.unionAll(invalid.select(id_column(invalid, id_col).alias("id")))
             remaining = without_ids(self.rows, id_col, unwanted)
@@ -444,7 +443,7 @@ class _Run:
     def check(self) -> None:
         """Every row of the input is somewhere, once, and for a reason; an ``AccountingError`` otherwise."""
         with self.job.progress.stage(_TITLES["check"]):
-            self.result().check()
+            check_neighbours(self.written(_COMPARED), Ranking.of(self.estimator))
             kept, skipped = (Ids.read(self.facts("keep")[name]) for name in ("ids", "skipped"))
             duplicates = Ids.read(self.facts("identify")["ids"])
             check_rows(Ids.read(self.facts("compare")["ids"]), kept, duplicates, skipped)
