@@ -68,7 +68,8 @@ def ids_of(path: Path) -> pa.Array:
 
 
 def ours(path: Path, threshold: float, *options: str) -> np.ndarray:
-    """``spark-semdedup run``, from Parquet to the written result."""
+    """``spark-semdedup run``, from Parquet to the written result, which is left in the temporary folder (``measure``
+    deletes it when it has taken the time)."""
     from spark_semdedup.cli import main
 
     result = Path(tempfile.mkdtemp(), "result")

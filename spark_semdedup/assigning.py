@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +15,9 @@ from spark_semdedup.kernels import unit_vectors
 from spark_semdedup.kernels.arrays import Array, to_numpy
 from spark_semdedup.kernels.assignment import Visits, assign
 from spark_semdedup.validation import refuse_invalid
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass
@@ -74,3 +77,23 @@ class Assigned:
     def spread_units(self, *, lists: bool) -> pa.Array:
         """Unit vectors, packed; an empty value at invalid rows."""
         return packed(self.units.ravel(), np.where(self.valid, self.units.shape[1], 0), lists=lists)
+
+    def spread_nullable(self, values: np.ndarray) -> pd.Series:
+        """The same with nulls at invalid rows, for pandas."""
+        import pandas as pd
+
+        spread = pd.Series(self.spread_numpy(values))
+        return spread if self.valid.all() else spread.astype(spread.dtype.name.capitalize()).mask(~self.valid, pd.NA)
+
+    def spread_unit_objects(self) -> pd.Series:
+        import pandas as pd
+
+        spread = pd.Series([None] * len(self.valid), dtype=object)
+        spread[np.flatnonzero(self.valid)] = list(self.units)
+        return spread
+
+
+def list_array(embeddings: pd.Series) -> pa.Array:
+    """The Series of a pandas UDF as an Arrow list column again; element type by the first row that is not null."""
+    first = next((value for value in embeddings if value is not None), np.zeros(0, np.float32))
+    return pa.array(embeddings, pa.list_(pa.from_numpy_dtype(np.asarray(first).dtype)), from_pandas=True)

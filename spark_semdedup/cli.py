@@ -51,7 +51,7 @@ from spark_semdedup.params import (
 )
 from spark_semdedup.redaction import redacted
 from spark_semdedup.report import is_expected, one_line
-from spark_semdedup.session import SessionError, given_session, local_session, stop
+from spark_semdedup.session import SessionError, given_session, local_session, stop_session
 from spark_semdedup.sizing import Hardware
 from spark_semdedup.surroundings import look_without_session
 
@@ -635,7 +635,7 @@ class _Running:
     def end(self) -> None:
         """Stops the session if it is this program's own."""
         if self._own is not None:
-            stop(self._own)
+            stop_session(self._own)
 
 
 def _interrupted(*_: object) -> NoReturn:

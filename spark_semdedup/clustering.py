@@ -19,7 +19,7 @@ from pyspark.sql import types as T
 from pyspark.sql.pandas.functions import pandas_udf
 
 from spark_semdedup import clusterers
-from spark_semdedup.assigning import Assigned, Assigner
+from spark_semdedup.assigning import Assigner, list_array
 from spark_semdedup.columns import (
     embedding_column,
     field,
@@ -295,11 +295,11 @@ class EmbeddingKMeansModel(CentroidsModel, _EmbeddingKMeansParams):
 
         @pandas_udf(schema)  # type: ignore[call-overload]
         def assignment(embeddings: pd.Series, ids: pd.Series) -> pd.DataFrame:
-            found = assign(_list_array(embeddings), ids)
-            answer = pd.DataFrame({name: _nullable(found, getattr(found, name)) for name in ASSIGNED})
+            found = assign(list_array(embeddings), ids)
+            answer = pd.DataFrame({name: found.spread_nullable(getattr(found, name)) for name in ASSIGNED})
             answer["reason"] = found.reasons
             if units:
-                answer["unit"] = _unit_objects(found)
+                answer["unit"] = found.spread_unit_objects()
             return answer
 
         # A filter on ``reason`` would be pushed below a deterministic function, which then ran once for it and once
@@ -330,21 +330,3 @@ class EmbeddingKMeansModel(CentroidsModel, _EmbeddingKMeansParams):
 
 
 _ASSIGNMENT = "semdedup_assignment"
-
-
-def _list_array(embeddings: pd.Series) -> pa.Array:
-    """The Series of a pandas UDF as an Arrow list column again; element type by the first row that is not null."""
-    first = next((value for value in embeddings if value is not None), np.zeros(0, np.float32))
-    return pa.array(embeddings, pa.list_(pa.from_numpy_dtype(np.asarray(first).dtype)), from_pandas=True)
-
-
-def _nullable(found: Assigned, values: np.ndarray) -> pd.Series:
-    """The same with nulls at invalid rows, for pandas."""
-    spread = pd.Series(found.spread_numpy(values))
-    return spread if found.valid.all() else spread.astype(spread.dtype.name.capitalize()).mask(~found.valid, pd.NA)
-
-
-def _unit_objects(found: Assigned) -> pd.Series:
-    spread = pd.Series([None] * len(found.valid), dtype=object)
-    spread[np.flatnonzero(found.valid)] = list(found.units)
-    return spread

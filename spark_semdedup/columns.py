@@ -230,8 +230,11 @@ def packed(numbers: np.ndarray, counts: np.ndarray, *, lists: bool = False) -> p
 def unpacked(values: ListArray | pa.Array, dtype: DTypeLike) -> tuple[np.ndarray, np.ndarray]:
     """The inverse of ``packed``, of null-free values: all their numbers one after the other, not copied, and how many
     each value has, int64 (n,)."""
+    if not len(values):  # whose buffers may be missing
+        return np.empty(0, dtype), np.empty(0, np.int64)
     if not (pa.types.is_binary(values.type) or pa.types.is_large_binary(values.type)):
-        return values.flatten().to_numpy(), values.value_lengths().to_numpy().astype(np.int64)
+        numbers = values.flatten().to_numpy(zero_copy_only=False).astype(dtype, copy=False)
+        return numbers, values.value_lengths().to_numpy().astype(np.int64)
     values = values.cast(pa.binary())  # spark.sql.execution.arrow.useLargeVarTypes brings large_binary
     offsets = np.frombuffer(values.buffers()[1], np.int32)[values.offset : values.offset + len(values) + 1]
     data = np.frombuffer(values.buffers()[2] or b"", np.uint8)[offsets[0] : offsets[-1]]

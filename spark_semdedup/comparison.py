@@ -148,8 +148,9 @@ class GroupComparison:
 
     def _region(self, group: pd.DataFrame, units: Array, visits: Visits, *, only_guests: bool) -> pd.DataFrame:
         """The cells of a region, or its natives with a tile of its guests. Natives have an entry in the task in which
-        they meet one another; any row, if there is one to name. Pairs that count with a row without an entry count with
-        the task's first entry: as most natives meet no guest that is similar, their entries would be a third of all."""
+        they meet one another; guests, and natives elsewhere, if they have a neighbour. Pairs that count with another
+        row count with the task's first entry, which is made where there is none: as most natives meet no guest that is
+        similar, their entries would be a third of all."""
         assert self.plan is not None
         here = self.plan.cells_of(int(group["task"].iat[0]))
         centroid = group["centroid"].to_numpy()

@@ -276,4 +276,6 @@ def placed(rows: DataFrame) -> DataFrame:
 def collect_visits(rows: DataFrame, scale: float) -> VisitSample:
     """The sample of visits from ``rows`` with ``centroid`` and ``cells``, each of which stands for ``scale`` rows."""
     found = collect_arrow(rows.where("centroid >= 0").select("centroid", "cells"))
-    return VisitSample(found["centroid"].to_numpy(), visits_from(found["cells"].combine_chunks()), scale)
+    chunks = found["cells"].chunks  # which joined may pass 2 GiB
+    starts = np.cumsum([0, *map(len, chunks)]).tolist()[:-1]
+    return VisitSample(found["centroid"].to_numpy(), Visits.joined([*map(visits_from, chunks)], starts), scale)

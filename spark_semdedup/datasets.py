@@ -299,14 +299,31 @@ def finish(files: Files, path: str, manifest: Mapping[str, Any], name: str = MAN
     files.delete(join(path, UNFINISHED))
 
 
-def write_dataset(files: Files, rows: DataFrame, path: str, manifest: Mapping[str, Any], id_col: str = "id") -> Ids:
-    """Writes a Parquet folder of ours with its manifest. Returns the ids, as they are read back."""
+def write_dataset(files: Files, rows: DataFrame, path: str, manifest: Mapping[str, Any]) -> int:
+    """Writes a Parquet folder of ours with its manifest. Returns the number of rows, counted in what was written."""
+    with _dataset(files, rows, path, manifest) as (written, found):
+        found["rows"] = written.count()
+    return found["rows"]
+
+
+def write_with_ids(files: Files, rows: DataFrame, path: str, manifest: Mapping[str, Any], id_col: str) -> Ids:
+    """The same. Returns the ids, as they are read back."""
+    with _dataset(files, rows, path, manifest) as (written, found):
+        ids = Ids.count(written, id_column(written, id_col))
+        found["rows"] = ids.rows
+    return ids
+
+
+@contextmanager
+def _dataset(
+    files: Files, rows: DataFrame, path: str, manifest: Mapping[str, Any]
+) -> Iterator[tuple[DataFrame, dict[str, int]]]:
+    """Gives what was written, and what the manifest is to say beside, to be filled."""
     begin(files, path)
     rows.write.mode("append").parquet(path)
-    written = rows.sparkSession.read.schema(rows.schema).parquet(path)
-    ids = Ids.count(written, id_column(written, id_col))
-    finish(files, path, {**manifest, "rows": ids.rows})
-    return ids
+    found: dict[str, int] = {}
+    yield rows.sparkSession.read.schema(rows.schema).parquet(path), found
+    finish(files, path, {**manifest, **found})
 
 
 def read_manifest(files: Files, path: str, param: str, wanted: str) -> dict[str, Any] | None:

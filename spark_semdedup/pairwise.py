@@ -177,11 +177,13 @@ def _sample_sizes(rows: DataFrame) -> ClusterSizes:
 
 @dataclass(frozen=True)
 class Compared:
-    """What comparisons give. ``rows``, lazy: ``id``, ``max_id``, ``cosine_sim_score``, ``centroid``, ``compared`` (how
-    many pairs count with this row, so that the sum is that of all pairs compared; with exact coverage the last digits
-    may differ between machines, as cells at the very edge of what must be visited may be visited or not), ``reason``
-    (why an invalid row is not compared) and the rank keys, ``key_0`` …. ``workload``: what that was estimated to
-    take."""
+    """What comparisons give. ``rows``, lazy: ``id``, ``max_id``, ``cosine_sim_score``, ``centroid``, ``compared``,
+    ``reason`` (why an invalid row is not compared) and the rank keys, ``key_0`` …. ``workload``: what that was
+    estimated to take.
+
+    The sum of ``compared`` is the number of pairs compared; of a single row it says nothing. (With exact coverage the
+    last digits may differ between machines, as cells at the very edge of what must be visited may be visited or not.)
+    """
 
     rows: DataFrame
     workload: Workload

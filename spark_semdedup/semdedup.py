@@ -251,7 +251,7 @@ class SemDedupResult:
     ``handleInvalid`` keep, and nowhere else with skip."""
     compared: DataFrame = field(repr=False)
     """What all of them are made from: ``SIMILARITY_COLUMNS``, ``centroid``, ``compared``, ``reason`` and the rank keys
-    of every row."""
+    of every row (``pairwise.Compared``)."""
 
     ranking: Ranking = field(repr=False)
     workload: Workload | None = field(repr=False)

@@ -64,8 +64,8 @@ def local_session(
     task, whatever the number of rows, and a heap that may grow without need does.
 
     ``quiet``: the JVM logs nothing, and what it prints while it starts is dropped, for a program that reports errors
-    itself; Spark's errors do not say which line of Python made an expression, which takes time for each. Raises
-    ``SessionError`` where Spark cannot be started, for want of Java say.
+    itself; Spark's errors do not say, in this process from then on, which line of Python made an expression: to
+    note that takes time for each. Raises ``SessionError`` where Spark cannot be started, for want of Java say.
     """
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     cores = cores or os.cpu_count() or 1
@@ -106,13 +106,17 @@ def local_session(
         return session
 
 
-def stop(session: SparkSession) -> None:
+def stop_session(session: SparkSession) -> None:
     """Stops a session, without the second that pyspark's ``stop`` waits for its server of accumulators to look up: that
-    ends by itself, or with this process."""
+    ends by itself, or with this process. (It is to end before the JVM does, or tells that it lost it.)"""
     context = session.sparkContext
-    server, context._accumulatorServer = context._accumulatorServer, None  # type: ignore[assignment]
-    session.stop()
-    threading.Thread(target=server.shutdown, name="semdedup-accumulators", daemon=True).start()
+    server = getattr(context, "_accumulatorServer", None)  # None where the session has been stopped
+    context._accumulatorServer = None  # type: ignore[assignment]
+    try:
+        session.stop()
+    finally:
+        if server is not None:
+            threading.Thread(target=server.shutdown, name="semdedup-accumulators", daemon=True).start()
 
 
 def _jvm_runs() -> bool:

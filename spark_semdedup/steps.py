@@ -41,6 +41,7 @@ from spark_semdedup.datasets import (
     read_manifest,
     read_run_manifest,
     write_dataset,
+    write_with_ids,
 )
 from spark_semdedup.devices import resolve_backend
 from spark_semdedup.duplicates import IdentifyDuplicates, RemoveDuplicates, count_similarities, without_ids
@@ -385,7 +386,8 @@ class _Run:
             facts["ids"] = Ids(facts["rows"], facts.pop("hashes")).facts()
             facts["planned"] = found.workload.facts()
             valid = facts["rows"] - facts["invalid"]
-            self.write("similarities", similarities_of(compared).coalesce(files_for(valid)))
+            narrow = similarities_of(compared).coalesce(files_for(valid))
+            write_dataset(self.job.files, narrow, self.place("similarities"), self.about("similarities"))
             counts |= {"rows": valid, "clusters": facts["clusters"], "pairs": facts["pairs"]}
 
     def invalid(self) -> DataFrame:
@@ -393,16 +395,16 @@ class _Run:
         return self.model.result_of(self.rows, self.written(_COMPARED)).invalid
 
     def write(self, name: str, rows: DataFrame) -> Ids:
-        """Writes a result that has a folder and a manifest of its own. Returns the ids in it."""
+        """Writes duplicates or invalid rows, of which ids are taken away. Returns these."""
         id_col = self.estimator.value("idCol") if name == "invalid" else "id"
         self.known.schemas[name] = rows.schema
-        return write_dataset(self.job.files, rows, self.place(name), self.about(name), id_col)
+        return write_with_ids(self.job.files, rows, self.place(name), self.about(name), id_col)
 
     def written(self, name: str) -> DataFrame:
         """A result of ours that this run, or the one it goes on with, wrote."""
         reader, schema = self.job.spark.read, self.known.schemas.get(name)
         rows = (reader if schema is None else reader.schema(schema)).parquet(self.place(name))
-        self.known.schemas[name] = rows.schema
+        self.known.schemas.setdefault(name, rows.schema)
         return rows
 
     def identify(self, lock: Lock) -> None:
@@ -410,7 +412,9 @@ class _Run:
             return
         with self.stage("identify", lock) as (counts, facts):
             valid = self.facts("compare")["rows"] - self.facts("compare")["invalid"]
-            found = self.write("duplicates", _duplicates(self.written("similarities"), valid, self.estimator))
+            # Whose schema Spark looks up: were all files lost, no row would be a duplicate, and nothing amiss.
+            similarities = self.job.spark.read.parquet(self.place("similarities"))
+            found = self.write("duplicates", _duplicates(similarities, valid, self.estimator))
             counts["duplicates"], facts["ids"] = found.rows, found.facts()
 
     @property
@@ -569,8 +573,7 @@ def _write_clusters(
         # Rows are assigned again to find the invalid ones; mostly there are none, which the count has told.
         summary.results["invalid"] = join(folder, "_invalid")
         aside = invalid if lost else invalid.limit(0)
-        about, id_col = _manifest("invalid", summary), model.value("idCol")
-        write_dataset(job.files, aside, summary.results["invalid"], about, id_col)
+        write_dataset(job.files, aside, summary.results["invalid"], _manifest("invalid", summary))
 
 
 def pairwise(job: Job, clusters: str, target: Target, settings: Settings, centroids: str | None = None) -> Summary:
@@ -617,7 +620,7 @@ def pairwise(job: Job, clusters: str, target: Target, settings: Settings, centro
         written = write_dataset(job.files, narrow, folder, _manifest("similarities", summary, params))
         compared.unpersist()
         counts["pairs"] = pairs
-    summary.counts = {"rows_in": written.rows, "clusters": found["clusters"], "pairs_compared": pairs}
+    summary.counts = {"rows_in": written, "clusters": found["clusters"], "pairs_compared": pairs}
     summary.results = {"similarities": folder}
     return _complete(job, summary, params)
 
@@ -651,7 +654,7 @@ def identify(job: Job, similarities: str, target: Target, settings: Settings) ->
 
     with job.progress.stage("identify duplicates") as counts:
         about = _manifest("duplicates", summary, params)
-        counts["duplicates"] = write_dataset(job.files, _duplicates(rows, total, params), folder, about).rows
+        counts["duplicates"] = write_dataset(job.files, _duplicates(rows, total, params), folder, about)
         summary.counts = {"rows_in": total, "duplicates": counts["duplicates"]}
     summary.results = {"duplicates": folder}
     return _complete(job, summary, params)

@@ -1,7 +1,7 @@
 """Vectors as they come to a task, and the matrix of unit vectors that they become.
 
-A worker begins with imports, on every executor. So what tasks need stands in modules that import no ``pyspark.ml``,
-which brings SciPy and takes as long as all else: Params and Spark's stages are for the driver.
+A worker begins with imports, on every executor. So what the tasks of a run need stands in modules that import no
+``pyspark.ml``, which brings SciPy and takes as long as all else: Params and Spark's stages are for the driver.
 """
 
 from __future__ import annotations

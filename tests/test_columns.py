@@ -20,9 +20,11 @@ from spark_semdedup.columns import (
     matrix,
     matrix_from_packed,
     ordered_matrix,
+    packed,
     packed_rows,
     quoted,
     refuse_shadowed,
+    unpacked,
 )
 from spark_semdedup.errors import SemDedupError
 
@@ -121,12 +123,27 @@ def test_float16_bits_as_integers():
 @pytest.mark.parametrize(("lists", "type_"), [(False, pa.binary()), (True, pa.list_(pa.float32()))])
 def test_rows_travel_and_come_back(shape, lists, type_):
     rows = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-    packed = packed_rows(rows, lists=lists)
-    assert packed.type == type_
-    assert matrix_from_packed(packed).tobytes() == rows.tobytes()
-    assert matrix_from_packed(packed.slice(shape[0] - 1)).tobytes() == rows[-1].tobytes()
-    assert matrix_from_packed(pa.array(packed.to_pylist(), type_)).tobytes() == rows.tobytes()
-    assert packed_rows(np.asfortranarray(rows), lists=lists).equals(packed)
+    sent = packed_rows(rows, lists=lists)
+    assert sent.type == type_
+    assert matrix_from_packed(sent).tobytes() == rows.tobytes()
+    assert matrix_from_packed(sent.slice(shape[0] - 1)).tobytes() == rows[-1].tobytes()
+    assert matrix_from_packed(pa.array(sent.to_pylist(), type_)).tobytes() == rows.tobytes()
+    assert packed_rows(np.asfortranarray(rows), lists=lists).equals(sent)
+
+
+@pytest.mark.parametrize("lists", [False, True])
+def test_numbers_of_each_row_come_back(lists):
+    numbers, counts = np.arange(6, dtype=np.int32), np.array([2, 0, 1, 3])
+    array = packed(numbers, counts, lists=lists)
+    for part, first, last in ((array, 0, 6), (array.slice(1, 2), 2, 3), (array.take(pa.array([3, 0, 1])), 3, 6)):
+        found, of_each = unpacked(part, np.int32)
+        assert found.dtype == np.int32
+        assert of_each.tolist() == [len(value) // (1 if lists else 4) for value in part.to_pylist()]
+        assert found[: last - first].tolist() == list(range(first, last))
+    assert unpacked(array.slice(4), np.int32)[1].tolist() == []
+    assert unpacked(pa.array([[]] * 3) if lists else pa.array([b""] * 3), np.int32)[1].tolist() == [0, 0, 0]
+    from_python = pa.array(array.to_pylist())  # int64, where they are lists
+    assert unpacked(from_python, np.int32)[0].tolist() == numbers.tolist()
 
 
 @pytest.mark.parametrize("lists", [False, True])
