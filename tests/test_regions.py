@@ -212,7 +212,8 @@ def entries_of(plan: RegionPlan, rows: Rows, units: np.ndarray, at_least: float)
         columns |= {"tile": places.tile[here], "other": places.other[here]}
         packed, cut = packed_rows(units[group]), int(rng.integers(len(group) + 1))
         vectors = pa.chunked_array([packed[:cut], packed[cut:]])
-        found.append(compare._answer_for(pd.DataFrame(columns), vectors, cells.take(pa.array(group))))
+        entries = compare._answer_for(pd.DataFrame(columns), vectors, cells.take(pa.array(group)))
+        found.append(entries.assign(region=plan.region[plan.cells_of(int(task)).argmax()]))
     return pd.concat(found)
 
 
@@ -244,7 +245,8 @@ def test_tasks_together_find_what_brute_force_finds(at_least, max_rows):
         expected = np.where(there, highest.max(axis=1), 0).astype(np.float32)
         assert oracle.same_bits(best["cosine_sim_score"].to_numpy(), expected)
         pairs = (before & natives).sum(axis=1) + rows.guest.sum(axis=0)[rows.own]
-        assert entries["compared"].sum() == pairs.sum()
+        of_regions = np.bincount(plan.region[rows.own], pairs, k)  # a pair counts in its native's region
+        assert np.bincount(entries["region"], entries["compared"], k).tolist() == of_regions.tolist()
     assert tiled, "regions of several cells are tiled, too"
 
 
