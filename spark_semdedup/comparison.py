@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -88,13 +89,13 @@ class GroupComparison:
         others = group.drop(columns=[self.vectors, "cells"], errors="ignore").reset_index(drop=True)
         return self._answer_for(others, group[self.vectors], cells)
 
-    def stream(self, batches: Iterable[pa.RecordBatch], schema: T.StructType) -> Iterator[pa.RecordBatch]:
-        """The groups of a partition that is sorted by ``task``, one after the other: no more than one is held.
+    def stream(self, groups: Iterable[pa.Table], schema: T.StructType) -> Iterator[pa.RecordBatch]:
+        """The groups of a partition, one after the other (``runs``, ``groups``).
 
         Vectors become a matrix without a Python object for each, which a grouped pandas UDF makes of them.
         """
         arrow_schema = to_arrow_schema(schema)
-        for group in runs(batches, "task"):
+        for group in groups:
             cells = group.column("cells").combine_chunks() if "cells" in group.column_names else None
             others = group.drop_columns([name for name in (self.vectors, "cells") if name in group.column_names])
             answer = self._answer_for(others.to_pandas(), group.column(self.vectors), cells)
@@ -196,19 +197,39 @@ class GroupComparison:
 
 
 def runs(batches: Iterable[pa.RecordBatch], key: str) -> Iterator[pa.Table]:
-    """The rows of each run of equal keys, from batches that are sorted by it."""
+    """The rows of each run of equal keys, from batches that are sorted by it: no more than one run is held."""
     held: list[pa.RecordBatch] = []
+    for value, part in _parts(batches, key):
+        if held and held[-1].column(key)[0].as_py() != value:
+            table, held = pa.Table.from_batches(held), []
+            yield table
+            del table  # this frame is kept while the next run is read
+        held.append(part)
+    if held:
+        yield pa.Table.from_batches(held)
+
+
+def groups(batches: Iterable[pa.RecordBatch], key: str) -> Iterator[pa.Table]:
+    """The rows of each key, from batches in any order: all of them are held. Batches of one key are not copied."""
+    held: dict[int, list[pa.RecordBatch]] = {}
+    for value, part in _parts(map(partial(_sorted, key=key), batches), key):
+        held.setdefault(value, []).append(part)
+    while held:
+        yield pa.Table.from_batches(held.pop(next(iter(held))))
+
+
+def _sorted(batch: pa.RecordBatch, key: str) -> pa.RecordBatch:
+    keys = batch.column(key).to_numpy()
+    return batch if (np.diff(keys) >= 0).all() else batch.take(pa.array(np.argsort(keys, kind="stable")))
+
+
+def _parts(batches: Iterable[pa.RecordBatch], key: str) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Each run of equal keys within a batch, with its key."""
     for batch in (each for each in batches if each.num_rows):
         keys = batch.column(key).to_numpy()
         starts = np.concatenate([[0], np.flatnonzero(np.diff(keys)) + 1, [len(keys)]]).tolist()
         for start, stop in pairwise(starts):
-            if held and held[-1].column(key)[0].as_py() != keys[start]:
-                table, held = pa.Table.from_batches(held), []
-                yield table
-                del table  # this frame is kept while the next run is read
-            held.append(batch.slice(start, stop - start))
-    if held:
-        yield pa.Table.from_batches(held)
+            yield int(keys[start]), batch.slice(start, stop - start)
 
 
 def merge(found: DataFrame, compare: GroupComparison) -> DataFrame:

@@ -24,7 +24,7 @@ from spark_semdedup.columns import (
     is_float16_bits,
     quoted,
 )
-from spark_semdedup.comparison import SIMILARITY_COLUMNS, GroupComparison, merge
+from spark_semdedup.comparison import SIMILARITY_COLUMNS, GroupComparison, groups, merge, runs
 from spark_semdedup.coverage import (
     Coverage,
     Router,
@@ -211,7 +211,7 @@ def compare_clusters(
     workload = Workload.of_clusters(sizes.rows, sizes.dim, plan, max_rows)
     _log(workload, placement)
     compare = GroupComparison.of(rows, ranking, decode, placement, params, merges=plan.is_tiled)
-    return Compared(_compared(_place(rows, centroids, plan), plan.partitions, compare, params), workload)
+    return Compared(_compared(_place(rows, centroids, plan), plan, compare, params), workload)
 
 
 def travel_as_lists(spark: SparkSession, params: PairwiseParams) -> bool:
@@ -239,22 +239,28 @@ def compare_regions(
     compare = GroupComparison.of(
         rows, ranking, decode_units, placement, params, merges=len(plan.keys) > 1, plan=plan, at_least=at_least
     )
-    return Compared(_compared(placed(rows), plan.partitions, compare, params), workload)
+    return Compared(_compared(placed(rows), plan, compare, params), workload)
 
 
-def _compared(placed: DataFrame, partitions: int, compare: GroupComparison, params: PairwiseParams) -> DataFrame:
+def _compared(
+    placed: DataFrame, plan: Plan | RegionPlan, compare: GroupComparison, params: PairwiseParams
+) -> DataFrame:
     schema = compare.schema(placed.schema)
-    rows = placed.repartition(partitions, "task")
+    rows = placed.repartition(plan.partitions, "task")
+    # Rows that are not compared, and clusters no plan knows of, share the partitions of others.
+    split = groups if plan.one_each else runs
 
     def compare_group(group: pd.DataFrame) -> pd.DataFrame:  # Spark wants a function of one argument
         return compare(group)
 
     def compare_partition(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        return compare.stream(batches, schema)
+        return compare.stream(split(batches, "task"), schema)
 
     if params.value("execution") == "streamed":
         resources = compare.placement.stage_resources(rows.sparkSession)
-        found = rows.sortWithinPartitions("task").mapInArrow(compare_partition, schema, **resources)
+        found = (rows if plan.one_each else rows.sortWithinPartitions("task")).mapInArrow(
+            compare_partition, schema, **resources
+        )
     else:
         found = rows.groupBy("task").applyInPandas(compare_group, schema)
     return merge(found, compare) if compare.merges else found

@@ -38,6 +38,11 @@ class Plan:
     def is_tiled(self) -> bool:
         return bool((self.tiles > 1).any())
 
+    @property
+    def one_each(self) -> bool:
+        """Whether every task has a partition of its own."""
+        return len(self.keys) <= self.partitions
+
     def keys_by_tile(self) -> Iterator[list[list[int]]]:
         """For each cluster, for each of its tiles, the keys of the tasks that the tile takes part in."""
         for tiles, first in zip(self.tiles.tolist(), self.first_task.tolist(), strict=True):
@@ -58,8 +63,10 @@ def plan_tasks(sizes: np.ndarray, *, max_rows: int, partitions: int) -> Plan:
 
 def plan_clusters(sizes: np.ndarray, dim: int, *, max_rows: int, slots: int) -> Plan:
     """The same for rows of ``dim`` numbers and ``slots`` tasks at once, in as many partitions as are good for them."""
-    sent = (sizes * tiles_of(sizes, max_rows)).sum()  # a row of a tiled cluster goes to several tasks
-    return plan_tasks(sizes, max_rows=max_rows, partitions=default_partitions(4.0 * dim * sent, slots))
+    tiles = tiles_of(sizes, max_rows).astype(np.int64)
+    tasks = int((tiles * (tiles + 1) // 2).sum())
+    sent = (sizes * tiles).sum()  # a row of a tiled cluster goes to several tasks
+    return plan_tasks(sizes, max_rows=max_rows, partitions=partitions_for(tasks, 4.0 * dim * sent, slots))
 
 
 def tiles_of(sizes: np.ndarray, max_rows: int) -> np.ndarray:
@@ -172,3 +179,11 @@ def default_partitions(total_bytes: float, slots: int) -> int:
     """Partitions for the comparison of vectors of ``total_bytes``: a few per slot, so that slots end together; none
     much over 256 MiB, and none for less than 1 MiB, which takes longer to schedule than to compare."""
     return max(math.ceil(total_bytes / 2**28), min(4 * slots, math.ceil(total_bytes / 2**20)), 1)
+
+
+def partitions_for(tasks: int, total_bytes: float, slots: int) -> int:
+    """The same for so many ``tasks``: one for each, where that makes no more than four times as many. Rows of a task
+    that is alone need no sorting, which takes half as long as the shuffle itself (RESULTS.md), and tasks that start one
+    by one, the costliest first, end together even where their costs were misjudged."""
+    partitions = default_partitions(total_bytes, slots)
+    return tasks if partitions < tasks <= 4 * partitions else partitions

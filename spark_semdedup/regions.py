@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from spark_semdedup.kernels.assignment import Visits
-from spark_semdedup.planning import default_partitions, keys_for, pack, pair_place, pair_tiles
+from spark_semdedup.planning import default_partitions, keys_for, pack, pair_place, pair_tiles, partitions_for
 
 FIRST_GUEST_TILE = 1 << 20
 """Number of a region's first tile of guests; tiles of natives count from 0."""
@@ -174,6 +174,11 @@ class RegionPlan:
         return self.region == np.searchsorted(self.first_task, task, side="right") - 1
 
     @property
+    def one_each(self) -> bool:
+        """Whether every task has a partition of its own."""
+        return len(self.keys) <= self.partitions
+
+    @property
     def rows_sent(self) -> float:
         """Estimated rows sent to tasks, a row once for each of its tasks."""
         return sum(task.rows for task in self.tasks)
@@ -266,7 +271,7 @@ def plan_regions(
         regions += cut.regions(cells, _of_cells(places, cells))
     tasks = [list(region.tasks()) for region in regions]
     every = tuple(task for of_region in tasks for task in of_region)
-    partitions = default_partitions(4.0 * dim * sum(task.rows for task in every), slots)
+    partitions = partitions_for(len(every), 4.0 * dim * sum(task.rows for task in every), slots)
     region = np.empty(k, np.int64)
     for number, each in enumerate(regions):
         region[each.cells] = number

@@ -27,7 +27,7 @@ from spark_semdedup.errors import SemDedupError
 from spark_semdedup.kernels.assignment import Cells, assign
 from spark_semdedup.kernels.sketch import DIRECTIONS
 from spark_semdedup.params import SemDedupStageParams
-from spark_semdedup.planning import default_max_rows, default_partitions, plan_clusters
+from spark_semdedup.planning import default_max_rows, default_partitions, partitions_for, plan_clusters
 from spark_semdedup.regions import RegionPlan, VisitSample, plan_regions
 from spark_semdedup.sampling import fit_sample
 from spark_semdedup.workload import Workload, short, short_bytes
@@ -402,7 +402,7 @@ class _Curve:
             guest_pairs=rows * guests,
             tasks_per_row=sent,
             tasks=tasks,
-            partitions=default_partitions(4.0 * self.frame.dim * rows * sent, self.frame.slots),
+            partitions=partitions_for(tasks, 4.0 * self.frame.dim * rows * sent, self.frame.slots),
             rows_of_largest_task=int(min(2 * self.frame.max_rows, largest)),
         )
 

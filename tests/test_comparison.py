@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from spark_semdedup import PairwiseSimilarity, SemDedup, SemDedupModel
-from spark_semdedup.comparison import runs
+from spark_semdedup.comparison import groups, runs
 from spark_semdedup.errors import SemDedupError
 from spark_semdedup.report import one_line
 
@@ -30,9 +30,29 @@ def test_runs_are_the_rows_of_equal_keys_wherever_batches_end(size):
     assert [n for run in found for n in run["n"]] == list(range(len(tasks)))
 
 
-def test_a_partition_without_rows_has_no_runs():
-    assert list(runs([], "task")) == []
-    assert list(runs([batch([], 0)], "task")) == []
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 13, 100])
+def test_groups_are_the_rows_of_equal_keys_in_whatever_order_they_come(size):
+    tasks = np.random.default_rng(size).permutation(np.repeat([-5, 3, 7, 8, 9], [1, 6, 1, 13, 2])).tolist()
+    batches = [batch(tasks[i : i + size], i) for i in range(0, len(tasks), size)]
+    found = [group.to_pydict() for group in groups([batch([], 0), *batches, batch([], 0)], "task")]
+    assert sorted(set(group["task"]).pop() for group in found) == [-5, 3, 7, 8, 9]
+    for group in found:
+        task = group["task"][0]
+        assert set(group["task"]) == {task}
+        assert group["n"] == [n for n, of in enumerate(tasks) if of == task]
+
+
+def test_rows_of_a_single_group_are_not_copied():
+    batches = [batch([7] * 3, 0), batch([7] * 2, 3)]
+    (group,) = groups(batches, "task")
+    at = [chunk.buffers()[1].address for chunk in group["n"].chunks]
+    assert at == [each["n"].buffers()[1].address for each in batches]
+
+
+@pytest.mark.parametrize("split", [runs, groups])
+def test_a_partition_without_rows_has_no_groups(split):
+    assert list(split([], "task")) == []
+    assert list(split([batch([], 0)], "task")) == []
 
 
 def answer(df) -> dict:

@@ -293,7 +293,8 @@ def test_a_plugin_that_is_switched_off_passes_them_on(on_gpus, off):
     assert Placement.of_comparison(Settings(**CLUSTER, **PLUGIN, **off), stage).stage_gpus == 0.5
 
 
-def test_the_streamed_comparison_asks_for_them(monkeypatch):
+@pytest.mark.parametrize("one_each", [True, False])
+def test_the_streamed_comparison_asks_for_them(monkeypatch, one_each):
     asked = {}
 
     class Rows:
@@ -309,7 +310,8 @@ def test_the_streamed_comparison_asks_for_them(monkeypatch):
 
     compare = SimpleNamespace(schema=lambda _: None, placement=Placement("gpu", 0.4, 4, 8, 0.25), merges=False)
     monkeypatch.setattr(Placement, "stage_resources", lambda self, _: {"profile": self.stage_gpus})
-    pairwise._compared(Rows(), 1, compare, SemDedup(execution="streamed"))
+    plan = SimpleNamespace(partitions=1, one_each=one_each)
+    pairwise._compared(Rows(), plan, compare, SemDedup(execution="streamed"))
     assert asked == {"profile": 0.25}
 
 

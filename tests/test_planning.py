@@ -20,6 +20,8 @@ from spark_semdedup.planning import (
     pair_place,
     pair_tiles,
     partition_of,
+    partitions_for,
+    plan_clusters,
     plan_tasks,
     worker_bytes,
 )
@@ -92,6 +94,18 @@ def test_defaults_bound_memory():
     assert default_partitions(0, slots=2) == 1
     assert default_partitions(2**30, slots=2) == 8
     assert default_partitions(2**38, slots=2) == 2**10
+
+
+def test_tasks_are_alone_where_that_takes_no_more_than_four_times_as_many_partitions():
+    for tasks, partitions in ((1, 8), (8, 8), (9, 9), (32, 32), (33, 8), (1000, 8)):
+        assert partitions_for(tasks, 2**30, slots=2) == partitions
+        costs = np.random.default_rng(tasks).pareto(1.5, tasks) + 1
+        most = np.bincount(pack(costs, partitions)).max()
+        assert (most == 1) == (tasks <= partitions)
+    for sizes, alone in ((np.full(30, 9e3), True), (np.full(40, 9e3), False), (np.full(2, 1e5), True)):
+        plan = plan_clusters(sizes, 1000, max_rows=10_000, slots=2)
+        most = np.bincount(partition_of(plan.keys, plan.partitions)).max()
+        assert plan.one_each == alone == (most == 1)
 
 
 @pytest.fixture(scope="module")

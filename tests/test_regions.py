@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from spark_semdedup import regions
+from spark_semdedup import planning, regions
 from spark_semdedup.columns import packed_rows
 from spark_semdedup.comparison import GroupComparison
 from spark_semdedup.coverage import cells_column
@@ -60,7 +60,8 @@ def planned(sample: VisitSample, k: int, max_rows: int, partitions: int = 3, **o
     """A plan for ``partitions``; small data would get a single one."""
     options = {"centroids": centroids_of(k), "sketched": True, **options}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(regions, "default_partitions", lambda *_: partitions)
+        for module in (planning, regions):
+            patch.setattr(module, "default_partitions", lambda *_: partitions)
         return plan_regions(sample, max_rows=max_rows, slots=2, **options)
 
 
@@ -352,6 +353,8 @@ def test_a_region_is_of_neighbours_so_that_rows_are_sent_to_few():
 def test_keys_are_distinct_and_spread_the_work(partitions):
     rows = Rows.random(2, 400, 40)
     plan = planned(rows.sample(), 40, 20, partitions=partitions)
+    assert plan.one_each == (len(plan.tasks) <= 4 * partitions)
+    partitions = len(plan.tasks) if partitions < len(plan.tasks) <= 4 * partitions else partitions
     assert len(set(plan.keys.tolist())) == len(plan.keys) == len(plan.tasks)
     assert (plan.keys >= 0).all(), "negative ones are those of rows in no cell"
     assert plan.partitions == partitions
