@@ -120,7 +120,7 @@ def _uses(found: Findings, wanted: Mapping[str, Any], backend: str, clusterer: s
     gpu_plan = "the plugin's GPU plan" if found.uses_plugin else "Spark's CPU plan"
     shape = {
         "grouped": "a grouped pandas UDF" + (", which leaves the GPU plan" if found.uses_plugin else ""),
-        "streamed": "mapInArrow over sorted partitions" + (", on the GPU plan" if found.uses_plugin else ""),
+        "streamed": "mapInArrow over partitions" + (", on the GPU plan" if found.uses_plugin else ""),
     }[wanted["execution"]]
     fit = {
         "rapids": "spark-rapids-ml (cuML) on the executors' GPUs",
@@ -241,7 +241,7 @@ def _about_gpus(found: Findings, wanted: Mapping[str, Any]) -> Iterator[Advice]:
     if found.uses_plugin and wanted["execution"] == "grouped":
         yield Advice(
             "execution: streamed",
-            "the plugin runs no grouped pandas UDF on arrays; a map over sorted partitions stays on the GPU plan",
+            "the plugin runs no grouped pandas UDF on arrays; a map over partitions stays on the GPU plan",
         )
 
 

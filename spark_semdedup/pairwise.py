@@ -45,7 +45,7 @@ from spark_semdedup.params import (
     RankingParams,
 )
 from spark_semdedup.persistence import StageReadable
-from spark_semdedup.planning import Plan, default_max_rows, device_bytes, plan_clusters
+from spark_semdedup.planning import Packed, Plan, default_max_rows, device_bytes, plan_clusters
 from spark_semdedup.ranking import Ranking
 from spark_semdedup.regions import RegionPlan, VisitSample, plan_regions
 from spark_semdedup.sampling import in_lowest
@@ -242,12 +242,11 @@ def compare_regions(
     return Compared(_compared(placed(rows), plan, compare, params), workload)
 
 
-def _compared(
-    placed: DataFrame, plan: Plan | RegionPlan, compare: GroupComparison, params: PairwiseParams
-) -> DataFrame:
+def _compared(placed: DataFrame, plan: Packed, compare: GroupComparison, params: PairwiseParams) -> DataFrame:
     schema = compare.schema(placed.schema)
     rows = placed.repartition(plan.partitions, "task")
-    # Rows that are not compared, and clusters no plan knows of, share the partitions of others.
+    # The rows of a task that is alone need no sorting; but rows that are not compared, and those of clusters that the
+    # plan does not know, may be beside them.
     split = groups if plan.one_each else runs
 
     def compare_group(group: pd.DataFrame) -> pd.DataFrame:  # Spark wants a function of one argument
@@ -258,9 +257,8 @@ def _compared(
 
     if params.value("execution") == "streamed":
         resources = compare.placement.stage_resources(rows.sparkSession)
-        found = (rows if plan.one_each else rows.sortWithinPartitions("task")).mapInArrow(
-            compare_partition, schema, **resources
-        )
+        ready = rows if plan.one_each else rows.sortWithinPartitions("task")
+        found = ready.mapInArrow(compare_partition, schema, **resources)
     else:
         found = rows.groupBy("task").applyInPandas(compare_group, schema)
     return merge(found, compare) if compare.merges else found

@@ -353,8 +353,8 @@ class PairwiseParams(HasBackend):
     )
     execution = _param(
         "execution",
-        "how tasks get their rows: grouped (a grouped pandas UDF), or streamed (a map over partitions that are sorted "
-        "by task, which holds one of them at a time); the answer is the same",
+        "how tasks get their rows: grouped (a grouped pandas UDF), or streamed (a map over partitions, of a task each "
+        "or sorted by task, which holds one of them at a time); the answer is the same",
         _one_of("execution", "grouped", "streamed"),
     )
     taskGpuAmount = _param(

@@ -20,8 +20,22 @@ from dataclasses import dataclass
 import numpy as np
 
 
+class Packed:
+    """Tasks that have been packed into partitions."""
+
+    keys: np.ndarray
+    """Int64 (tasks,): value of the grouping key."""
+    partitions: int
+    """The number to repartition to."""
+
+    @property
+    def one_each(self) -> bool:
+        """Whether every task has a partition of its own."""
+        return len(self.keys) <= self.partitions
+
+
 @dataclass(frozen=True)
-class Plan:
+class Plan(Packed):
     """Which tasks the rows of each cluster visit, and each task's key. Small: O(tasks), made on the driver.
 
     ``tiles`` (int32, k): number of tiles of each cluster. ``first_task`` (int64, k): number of the cluster's first
@@ -37,11 +51,6 @@ class Plan:
     @property
     def is_tiled(self) -> bool:
         return bool((self.tiles > 1).any())
-
-    @property
-    def one_each(self) -> bool:
-        """Whether every task has a partition of its own."""
-        return len(self.keys) <= self.partitions
 
     def keys_by_tile(self) -> Iterator[list[list[int]]]:
         """For each cluster, for each of its tiles, the keys of the tasks that the tile takes part in."""

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from spark_semdedup.kernels.assignment import Visits
-from spark_semdedup.planning import default_partitions, keys_for, pack, pair_place, pair_tiles, partitions_for
+from spark_semdedup.planning import Packed, default_partitions, keys_for, pack, pair_place, pair_tiles, partitions_for
 
 FIRST_GUEST_TILE = 1 << 20
 """Number of a region's first tile of guests; tiles of natives count from 0."""
@@ -151,7 +151,7 @@ class Region:
 
 
 @dataclass(frozen=True)
-class RegionPlan:
+class RegionPlan(Packed):
     """Which tasks a row goes to, by the cells it visits. Small: O(k + tasks), made on the driver.
 
     ``region`` (int64, k): the region that each cell is part of. ``tiles`` and ``guest_tiles`` (int32, regions): of a
@@ -172,11 +172,6 @@ class RegionPlan:
         """Whether each cell is in the region that the task of that key compares: bool (k,)."""
         task = int(np.flatnonzero(self.keys == key)[0])
         return self.region == np.searchsorted(self.first_task, task, side="right") - 1
-
-    @property
-    def one_each(self) -> bool:
-        """Whether every task has a partition of its own."""
-        return len(self.keys) <= self.partitions
 
     @property
     def rows_sent(self) -> float:

@@ -83,7 +83,7 @@ def test_a_gpu_cluster_runs_on_its_gpus():
     assert diagnosis.uses == {
         "fit": "spark-rapids-ml (cuML) on the executors' GPUs",
         "assign": "CuPy on each task's GPU, 8 tasks at once",
-        "compare": "CuPy on each task's GPU, screening in float16, 8 tasks at once; mapInArrow over sorted partitions, "
+        "compare": "CuPy on each task's GPU, screening in float16, 8 tasks at once; mapInArrow over partitions, "
         "on the GPU plan",
         "write": "the plugin's GPU plan",
     }
