@@ -7,44 +7,16 @@ rank keys alone, not by the array code that found them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
+from spark_semdedup.entries import Entries
 from spark_semdedup.errors import AccountingError, shown
+from spark_semdedup.ids import FEW, Ids, count_distinct_ids
 from spark_semdedup.ranking import Ranking
 
 _AGAIN = "no result is valid; run again, on an input that gives the same rows each time it is read"
-
-
-@dataclass(frozen=True)
-class Ids:
-    """A set of ids, so far as one pass tells: how many there are, and the exclusive or of their hashes."""
-
-    rows: int
-    hashes: int
-
-    @staticmethod
-    def hash_of(id_: Column) -> Column:
-        """The aggregate that is ``hashes``."""
-        return F.coalesce(F.bit_xor(F.xxhash64(id_)), F.lit(0)).alias("hashes")
-
-    @classmethod
-    def count(cls, df: DataFrame, id_: Column) -> Ids:
-        found = df.agg(F.count(F.lit(1)).alias("rows"), cls.hash_of(id_)).first()
-        assert found is not None  # an aggregate without groups always gives one row
-        return cls(int(found["rows"]), int(found["hashes"]))
-
-    @classmethod
-    def read(cls, facts: Mapping[str, int]) -> Ids:
-        return cls(facts["rows"], facts["hashes"])
-
-    def facts(self) -> dict[str, int]:
-        return asdict(self)
-
-    def __add__(self, other: Ids) -> Ids:
-        return Ids(self.rows + other.rows, self.hashes ^ other.hashes)
 
 
 def check_rows(all_: Ids, kept: Ids, duplicates: Ids, skipped: Ids) -> None:
@@ -62,36 +34,42 @@ def check_rows(all_: Ids, kept: Ids, duplicates: Ids, skipped: Ids) -> None:
         )
 
 
-def check_neighbours(compared: DataFrame, ranking: Ranking) -> None:
-    """Raises ``AccountingError`` unless ids are unique, and each ``max_id`` is the row's own id or a valid row's that
-    precedes it, and every row that was not compared has a reason.
+def check_neighbours(entries: Entries, claims: int) -> None:
+    """Raises ``AccountingError`` unless ids are unique, and each ``max_id`` that is claimed is that of a valid row
+    which precedes the entry's.
 
-    ``compared``: ``id``, ``max_id``, ``reason`` and the rank keys ``key_0`` … of every row.
+    ``claims``: how many there are.
     """
+    rows, ranking = entries.df.where(F.col("own")), entries.ranking
+    if count_distinct_ids(rows, F.col("id")) is None:
+        repeated = rows.groupBy("id").count().where(F.col("count") > 1)
+        _refuse_where({"stands in more than one row": F.col("id")}, repeated)
     keys = [f"key_{i}" for i in range(len(ranking.key_ascending))]
-    row = compared.groupBy("id").agg(
-        F.count(F.lit(1)).alias("copies"),
-        F.count("reason").alias("invalid"),
-        *(F.first(key).alias(key) for key in keys),
-    )
-    has_neighbour = F.col("reason").isNull() & (F.col("max_id") != F.col("id"))
-    claims = compared.where(has_neighbour).select(
+    claimed = entries.df.where(entries.claim).select(
         F.col("id").alias("of"), F.col("max_id").alias("names"), *(F.col(key).alias(f"of_{key}") for key in keys)
     )
-    joined = row.join(claims, F.col("id") == F.col("names"), "full_outer")
-    wrong = {
-        "stands in more than one row": F.when(F.col("copies") > 1, F.col("id")),
-        "has a max_id that is no row's": F.when(F.col("id").isNull(), F.col("of")),
-        "has a max_id that was not compared": F.when(F.col("of").isNotNull() & (F.col("invalid") > 0), F.col("of")),
-        "has a max_id that does not precede it": F.when(
-            F.col("id").isNotNull() & F.col("of").isNotNull() & ~_precedes(keys, ranking), F.col("of")
-        ),
-    }
-    found = joined.agg(*(F.min(id_).alias(f"fault_{i}") for i, id_ in enumerate(wrong.values()))).first()
-    assert found is not None  # an aggregate without groups always gives one row
+    met = rows.join(F.broadcast(claimed) if claims <= FEW else claimed, F.col("id") == F.col("names"))
+    was_compared = F.col("reason").isNull()
+    found = _refuse_where(
+        {
+            "has a max_id that was not compared": F.when(~was_compared, F.col("of")),
+            "has a max_id that does not precede it": F.when(was_compared & ~_precedes(keys, ranking), F.col("of")),
+        },
+        met,
+    )
+    if found != claims:
+        lost = claimed.join(rows, F.col("names") == F.col("id"), "left_anti")
+        _refuse_where({"has a max_id that is no row's": F.col("of")}, lost)
+
+
+def _refuse_where(wrong: Mapping[str, Column], df: DataFrame) -> int:
+    """Raises the error for the first kind of fault of which ``df`` has a row, which names itself. Returns its rows."""
+    examples = (F.min(id_).alias(f"fault_{i}") for i, id_ in enumerate(wrong.values()))
+    *found, rows = df.agg(*examples, F.count(F.lit(1)).alias("rows")).collect()[0]
     for what, example in zip(wrong, found, strict=True):
         if example is not None:
             raise AccountingError(f"the comparison does not add up: the row with id {shown(example)} {what}; {_AGAIN}")
+    return int(rows)
 
 
 def _precedes(keys: list[str], ranking: Ranking) -> Column:

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from pyspark.sql import Column, DataFrame, Window
-from pyspark.sql import functions as F
+from pyspark.sql import DataFrame
 from pyspark.sql import types as T
 from pyspark.sql.pandas.types import to_arrow_schema
 
@@ -29,8 +28,6 @@ from spark_semdedup.vectors import Decoder, Vectors
 
 if TYPE_CHECKING:
     from spark_semdedup.params import PairwiseParams
-
-SIMILARITY_COLUMNS = ("id", "max_id", "cosine_sim_score")
 
 
 @dataclass(frozen=True)
@@ -74,10 +71,12 @@ class GroupComparison:
         )
 
     def schema(self, rows: T.StructType) -> T.StructType:
-        """Of the answer: a row carries its rank keys, and where entries are merged, its neighbour's."""
+        """Of the answer: a row carries its rank keys, and where entries are merged, its neighbour's. Each row has one
+        entry that is its ``own``, and one more in each group where it met a further neighbour."""
         id_type = rows["id"].dataType
         schema = T.StructType().add("id", id_type).add("max_id", id_type).add("cosine_sim_score", T.FloatType())
         schema.add("centroid", rows["centroid"].dataType).add("compared", T.LongType()).add("reason", T.StringType())
+        schema.add("own", T.BooleanType())
         for prefix in ("", "max_") if self.merges else ("",):
             for key in self.keys:
                 schema.add(prefix + key, rows[key].dataType)
@@ -122,7 +121,7 @@ class GroupComparison:
             return self._region(group, units, visits, only_guests=with_guests)
         if tile[0] == other:
             found = self.how.natives(units)
-            return self._answer(group, to_numpy(found.scores), to_numpy(found.indices), np.arange(len(group)))
+            return self._answer(group, to_numpy(found.scores), to_numpy(found.indices), np.arange(len(group)), True)
         return self._two_tiles(group, units, tile == max(tile.max(), other))
 
     def _refuse_missing_distance(self, group: pd.DataFrame) -> None:
@@ -144,7 +143,7 @@ class GroupComparison:
             neighbours = np.where(indices < 0, mine, theirs[indices] if len(theirs) else -1)
             there = (indices >= 0) | (compared > 0)
             entries = group.iloc[mine[there]]
-            parts.append(self._answer(entries, scores[there], neighbours[there], compared[there], among=group))
+            parts.append(self._answer(entries, scores[there], neighbours[there], compared[there], False, group))
         return pd.concat(parts)
 
     def _region(self, group: pd.DataFrame, units: Array, visits: Visits, *, only_guests: bool) -> pd.DataFrame:
@@ -157,14 +156,16 @@ class GroupComparison:
         centroid = group["centroid"].to_numpy()
         own = np.where(here[centroid], centroid, -1)
         found = compare_cells(units, own, visits.where(here[visits.cells]), self.how, only_guests=only_guests)
-        entries = np.flatnonzero((found.neighbours >= 0) | ((own >= 0) & (not only_guests)))
+        at_home = (own >= 0) & (not only_guests)
+        entries = np.flatnonzero((found.neighbours >= 0) | at_home)
         if not len(entries):
             entries = np.flatnonzero(found.compared)[:1]
         compared = found.compared[entries]
         if len(entries):
             compared[0] += found.compared.sum() - compared.sum()
         neighbours = np.where(found.neighbours < 0, np.arange(len(group)), found.neighbours)
-        return self._answer(group.iloc[entries], found.scores[entries], neighbours[entries], compared, among=group)
+        scores, own_entry = found.scores[entries], at_home[entries]
+        return self._answer(group.iloc[entries], scores, neighbours[entries], compared, own_entry, group)
 
     def _answer(
         self,
@@ -172,6 +173,7 @@ class GroupComparison:
         scores: np.ndarray,
         neighbours: np.ndarray,
         compared: np.ndarray,
+        own: np.ndarray | bool,
         among: pd.DataFrame | None = None,
     ) -> pd.DataFrame:
         """One entry per row: its best neighbour, by position in ``among`` (default: in ``rows``); itself for −1."""
@@ -184,6 +186,7 @@ class GroupComparison:
             "centroid": rows["centroid"].to_numpy(),
             "compared": compared,
             "reason": np.full(len(rows), None, object),
+            "own": own,
         }
         answer |= {key: rows[key].to_numpy() for key in self.keys}
         if self.merges:
@@ -192,7 +195,7 @@ class GroupComparison:
 
     def _not_compared(self, group: pd.DataFrame) -> pd.DataFrame:
         return self._answer(
-            group, np.zeros(len(group), np.float32), np.arange(len(group)), np.zeros(len(group), np.int64)
+            group, np.zeros(len(group), np.float32), np.arange(len(group)), np.zeros(len(group), np.int64), True
         ).assign(reason=group["reason"].to_numpy())
 
 
@@ -230,30 +233,6 @@ def _parts(batches: Iterable[pa.RecordBatch], key: str) -> Iterator[tuple[int, p
         starts = np.concatenate([[0], np.flatnonzero(np.diff(keys)) + 1, [len(keys)]]).tolist()
         for start, stop in pairwise(starts):
             yield int(keys[start]), batch.slice(start, stop - start)
-
-
-def merge(found: DataFrame, compare: GroupComparison) -> DataFrame:
-    """One row for each id: the entry of the largest score, of equal ones that whose neighbour ranks first (DESIGN 3.2).
-
-    An entry without a neighbour (its own id: the first row of a tile) gives way to any other.
-    """
-    directions = zip(compare.keys, compare.ranking.key_ascending, strict=True)
-    rank = [_directed(f"max_{key}", ascending) for key, ascending in directions]
-    rank.append(_directed("max_id", compare.ranking.id_ascending))
-    alone = (F.col("max_id") == F.col("id")).cast("int")
-    entries = Window.partitionBy("id")
-    best = entries.orderBy(alone, F.col("cosine_sim_score").desc(), *rank)
-    numbered = found.withColumn("entry", F.row_number().over(best)).withColumn(
-        "compared", F.sum("compared").over(entries)
-    )
-    return numbered.where(F.col("entry") == 1).select(
-        *SIMILARITY_COLUMNS, "centroid", "compared", "reason", *compare.keys
-    )
-
-
-def _directed(name: str, ascending: bool) -> Column:
-    """Keys are never null; what is null here was NaN, which Spark's pandas functions return so: above all numbers."""
-    return F.col(name).asc_nulls_last() if ascending else F.col(name).desc_nulls_first()
 
 
 def precision_for(precision: str, backend: str) -> str:

@@ -20,12 +20,12 @@ from pyspark.sql import types as T
 from spark_semdedup.columns import packed, packed_rows, packed_type, unpacked
 from spark_semdedup.devices import Batch, Placement, vector_bytes
 from spark_semdedup.errors import SemDedupError, shown
+from spark_semdedup.ids import collect_arrow
 from spark_semdedup.kernels.arrays import Array, beside
 from spark_semdedup.kernels.assignment import Cells, VisitRule, Visits, visited_cells
 from spark_semdedup.kernels.coverage import NearestCells, WithinReach
 from spark_semdedup.kernels.sketch import pays
 from spark_semdedup.regions import NO_TILE, Places, RegionPlan, VisitSample
-from spark_semdedup.sampling import collect_arrow
 from spark_semdedup.vectors import Decoder
 
 if TYPE_CHECKING:

@@ -21,10 +21,10 @@ from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import types as T
 
-from spark_semdedup.accounting import Ids
 from spark_semdedup.columns import id_column, refuse_stream
 from spark_semdedup.errors import FolderInUseError, ResultExistsError, SemDedupError, shown
 from spark_semdedup.files import Files, is_within, join
+from spark_semdedup.ids import Ids
 from spark_semdedup.redaction import COLUMN_PARAMS, redacted_values
 from spark_semdedup.report import one_line
 

@@ -37,13 +37,13 @@ from spark_semdedup.datasets import read_manifest, read_run_manifest
 from spark_semdedup.devices import Batch, Placement, resolve_backend, vector_bytes
 from spark_semdedup.errors import SemDedupError, shown
 from spark_semdedup.files import Files, join
+from spark_semdedup.ids import collect_arrow
 from spark_semdedup.kernels import max_similarity
 from spark_semdedup.kernels.arrays import Array, to_numpy
 from spark_semdedup.params import DEFAULTS, HasSeed, RankingParams
 from spark_semdedup.ranking import Ranking, rank_order
 from spark_semdedup.redaction import redacted
 from spark_semdedup.report import aligned
-from spark_semdedup.sampling import collect_arrow
 
 log = logging.getLogger("spark_semdedup")
 

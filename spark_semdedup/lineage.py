@@ -69,7 +69,10 @@ def reads_only_files(df: DataFrame) -> bool:
     session's own, none that are persisted. It lists no files of subqueries that give one value, so there may be none.
 
     A Delta table has a relation of its own: the same files may hold fewer rows in another version (deletion vectors).
+    Of a Spark Connect client's rows nothing is known.
     """
+    if getattr(df, "_jdf", None) is None:
+        return False
     plan = df.select("*")._jdf.queryExecution().optimizedPlan()
     return plan.subqueriesAll().isEmpty() and all(map(_is_of_files, _each(plan.collectLeaves())))
 

@@ -24,7 +24,7 @@ from spark_semdedup.columns import (
     is_float16_bits,
     quoted,
 )
-from spark_semdedup.comparison import SIMILARITY_COLUMNS, GroupComparison, groups, merge, runs
+from spark_semdedup.comparison import GroupComparison, groups, runs
 from spark_semdedup.coverage import (
     Coverage,
     Router,
@@ -34,6 +34,7 @@ from spark_semdedup.coverage import (
     tile_hash,
 )
 from spark_semdedup.devices import Placement, plugin_active, slots
+from spark_semdedup.entries import SIMILARITY_COLUMNS, Entries
 from spark_semdedup.errors import SemDedupError
 from spark_semdedup.params import (
     CoverageParams,
@@ -177,16 +178,18 @@ def _sample_sizes(rows: DataFrame) -> ClusterSizes:
 
 @dataclass(frozen=True)
 class Compared:
-    """What comparisons give. ``rows``, lazy: ``id``, ``max_id``, ``cosine_sim_score``, ``centroid``, ``compared``,
-    ``reason`` (why an invalid row is not compared) and the rank keys, ``key_0`` …. ``workload``: what that was
-    estimated to take.
+    """What comparisons give, lazy."""
 
-    The sum of ``compared`` is the number of pairs compared; of a single row it says nothing. (With exact coverage the
-    last digits may differ between machines, as cells at the very edge of what must be visited may be visited or not.)
-    """
-
-    rows: DataFrame
+    entries: Entries
+    merges: bool
+    """Whether rows may have several entries."""
     workload: Workload
+    """What the comparison was estimated to take."""
+
+    @property
+    def rows(self) -> DataFrame:
+        """One entry for each row, computed in one pass."""
+        return self.entries.merged(None if self.merges else 0)
 
 
 def compare_clusters(
@@ -211,7 +214,8 @@ def compare_clusters(
     workload = Workload.of_clusters(sizes.rows, sizes.dim, plan, max_rows)
     _log(workload, placement)
     compare = GroupComparison.of(rows, ranking, decode, placement, params, merges=plan.is_tiled)
-    return Compared(_compared(_place(rows, centroids, plan), plan, compare, params), workload)
+    found = _compared(_place(rows, centroids, plan), plan, compare, params)
+    return Compared(Entries(found, ranking), plan.is_tiled, workload)
 
 
 def travel_as_lists(spark: SparkSession, params: PairwiseParams) -> bool:
@@ -235,11 +239,12 @@ def compare_regions(
     """``compare_clusters`` for rows that visit several cells, routed by ``plan`` (``Router``)."""
     placement = Placement.of_comparison(rows.sparkSession, params)
     _log(workload, placement)
-    at_least = workload.coverage.at_least
+    at_least, merges = workload.coverage.at_least, len(plan.keys) > 1
     compare = GroupComparison.of(
-        rows, ranking, decode_units, placement, params, merges=len(plan.keys) > 1, plan=plan, at_least=at_least
+        rows, ranking, decode_units, placement, params, merges=merges, plan=plan, at_least=at_least
     )
-    return Compared(_compared(placed(rows), plan, compare, params), workload)
+    found = _compared(placed(rows), plan, compare, params)
+    return Compared(Entries(found, ranking, at_least), merges, workload)
 
 
 def _compared(placed: DataFrame, plan: Packed, compare: GroupComparison, params: PairwiseParams) -> DataFrame:
@@ -258,10 +263,8 @@ def _compared(placed: DataFrame, plan: Packed, compare: GroupComparison, params:
     if params.value("execution") == "streamed":
         resources = compare.placement.stage_resources(rows.sparkSession)
         ready = rows if plan.one_each else rows.sortWithinPartitions("task")
-        found = ready.mapInArrow(compare_partition, schema, **resources)
-    else:
-        found = rows.groupBy("task").applyInPandas(compare_group, schema)
-    return merge(found, compare) if compare.merges else found
+        return ready.mapInArrow(compare_partition, schema, **resources)
+    return rows.groupBy("task").applyInPandas(compare_group, schema)
 
 
 def _log(workload: Workload, placement: Placement) -> None:

@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +21,7 @@ from pyspark.sql import functions as F
 
 from spark_semdedup.columns import commonest_length, lengths, matrix, matrix_from_packed, ordered_matrix, packed_rows
 from spark_semdedup.errors import SemDedupError
+from spark_semdedup.ids import collect_arrow
 from spark_semdedup.kernels import unit_vectors
 from spark_semdedup.validation import refuse_invalid
 from spark_semdedup.workers import prepare_worker
@@ -167,18 +167,3 @@ def _sampler(
                     )
 
     return sample
-
-
-def collect_arrow(df: DataFrame) -> pa.Table:
-    """The rows on the driver as an Arrow table. For results of bounded size only."""
-    frame: Any = df
-    if hasattr(type(df), "toArrow"):  # Spark 4
-        return frame.toArrow()
-    batches = frame._collect_as_arrow()  # Spark 3.5: what toPandas uses there
-    return pa.Table.from_batches(batches) if batches else pa.Table.from_pylist([], _arrow_schema(df))
-
-
-def _arrow_schema(df: DataFrame) -> pa.Schema:
-    from pyspark.sql.pandas.types import to_arrow_schema
-
-    return to_arrow_schema(df.schema)

@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 
 from pyspark.ml import Estimator
 from pyspark.ml.util import DefaultParamsWritable
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from spark_semdedup.accounting import check_neighbours
 from spark_semdedup.clustering import VISIT_ROWS, EmbeddingKMeans, EmbeddingKMeansModel, FittedSample
 from spark_semdedup.columns import embedding_column, id_column, quoted, refuse_shadowed, unused_name
-from spark_semdedup.comparison import SIMILARITY_COLUMNS
 from spark_semdedup.coverage import Coverage, Router
 from spark_semdedup.duplicates import IdentifyDuplicates, without_ids
+from spark_semdedup.entries import SIMILARITY_COLUMNS, Entries
 from spark_semdedup.evaluation import MISSED, SAMPLE_ROWS, Evaluation, Evaluator, check_counts, noting_faults
 from spark_semdedup.pairwise import (
     ClusterSizes,
@@ -259,12 +259,19 @@ class SemDedupResult:
 
     def check(self) -> None:
         """Raises ``AccountingError`` unless ids are unique and each ``max_id`` is the row's own or that of a valid row
-        which precedes it; one job over ids and rank keys. (The program checks so at the end of every run.)"""
-        check_neighbours(self.compared, self.ranking)
+        which precedes it; a few small jobs over ids and rank keys. (The program checks so at the end of every run.)"""
+        entries = self._entries
+        check_neighbours(entries, entries.counts()["claims"])
 
     def counts(self) -> dict[str, int]:
         """Rows in, invalid rows, clusters that hold rows, pairs compared; one small job over what is kept."""
-        return count_compared(self.compared)
+        counts = self._entries.counts()
+        return {name: counts[name] for name in ("rows", "invalid", "clusters", "pairs")}
+
+    @property
+    def _entries(self) -> Entries:
+        """What is kept: one for each row, its best."""
+        return Entries(self.compared.withColumn("own", F.lit(True)), self.ranking)
 
     def unpersist(self) -> None:
         """Frees the kept comparison."""
@@ -274,17 +281,3 @@ class SemDedupResult:
 def similarities_of(compared: DataFrame) -> DataFrame:
     """``SIMILARITY_COLUMNS`` of the valid rows."""
     return compared.where(F.col("reason").isNull()).select(*SIMILARITY_COLUMNS)
-
-
-def count_compared(compared: DataFrame, *others: Column) -> dict[str, int]:
-    """``SemDedupResult.counts``. ``others``: further aggregates, whole numbers with names of their own."""
-    valid = F.col("reason").isNull()
-    found = compared.agg(
-        F.count(F.lit(1)).alias("rows"),
-        F.count(F.when(~valid, 1)).alias("invalid"),
-        F.countDistinct(F.when(valid, F.col("centroid"))).alias("clusters"),
-        F.coalesce(F.sum("compared"), F.lit(0)).alias("pairs"),
-        *others,
-    ).first()
-    assert found is not None  # an aggregate without groups always gives one row
-    return {name: int(value) for name, value in found.asDict().items()}

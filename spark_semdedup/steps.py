@@ -22,10 +22,9 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from spark_semdedup import clusterers
-from spark_semdedup.accounting import Ids, check_neighbours, check_rows
+from spark_semdedup.accounting import check_neighbours, check_rows
 from spark_semdedup.clustering import ASSIGNED, EmbeddingKMeans, EmbeddingKMeansModel
 from spark_semdedup.columns import by_its_bytes, embedding_column, field, id_column, refuse_shadowed
-from spark_semdedup.comparison import SIMILARITY_COLUMNS
 from spark_semdedup.coverage import Coverage
 from spark_semdedup.datasets import (
     MANIFEST,
@@ -45,9 +44,11 @@ from spark_semdedup.datasets import (
 )
 from spark_semdedup.devices import resolve_backend
 from spark_semdedup.duplicates import IdentifyDuplicates, RemoveDuplicates, count_similarities, without_ids
+from spark_semdedup.entries import Entries
 from spark_semdedup.errors import AccountingError, ResultExistsError, SemDedupError, shown
 from spark_semdedup.evaluation import Evaluation, Evaluator, check_counts, noting_faults
 from spark_semdedup.files import Files, is_within, join
+from spark_semdedup.ids import Ids
 from spark_semdedup.lineage import reads_only_files
 from spark_semdedup.locking import Lock
 from spark_semdedup.pairwise import PairwiseSimilarity
@@ -59,7 +60,7 @@ from spark_semdedup.params import (
 )
 from spark_semdedup.ranking import Ranking
 from spark_semdedup.report import Progress, Summary, versions
-from spark_semdedup.semdedup import SemDedup, SemDedupModel, count_compared, similarities_of
+from spark_semdedup.semdedup import SemDedup, SemDedupModel, similarities_of
 from spark_semdedup.sizing import Hardware, Sizing, size_up
 from spark_semdedup.stages import (
     COMPARED,
@@ -379,20 +380,24 @@ class _Run:
             self.job.progress.note(found.workload.in_words())
             # Computed once, by all tasks, and kept in files: what an executor holds is lost with it, and would be
             # computed anew, from a source that may give other rows the second time.
-            found.rows.write.mode("append").parquet(self.place(_COMPARED))
-            self.known.schemas[_COMPARED] = found.rows.schema
-            compared = self.written(_COMPARED)
-            facts |= count_compared(compared, Ids.hash_of(F.col("id")))
+            found.entries.df.write.mode("append").parquet(self.place(_COMPARED))
+            self.known.schemas[_COMPARED] = found.entries.df.schema
+            facts |= self.entries.counts()
             facts["ids"] = Ids(facts["rows"], facts.pop("hashes")).facts()
             facts["planned"] = found.workload.facts()
             valid = facts["rows"] - facts["invalid"]
-            narrow = similarities_of(compared).coalesce(files_for(valid))
+            narrow = similarities_of(self.entries.merged(facts["further"])).coalesce(files_for(valid))
             write_dataset(self.job.files, narrow, self.place("similarities"), self.about("similarities"))
             counts |= {"rows": valid, "clusters": facts["clusters"], "pairs": facts["pairs"]}
 
+    @property
+    def entries(self) -> Entries:
+        coverage = Coverage.of(self.estimator, self.estimator.similarity_threshold())
+        return Entries(self.written(_COMPARED), Ranking.of(self.estimator), coverage.at_least)
+
     def invalid(self) -> DataFrame:
         """The input's rows that could not be compared, with a reason."""
-        return self.model.result_of(self.rows, self.written(_COMPARED)).invalid
+        return self.model.result_of(self.rows, self.entries.df.where(F.col("own"))).invalid
 
     def write(self, name: str, rows: DataFrame) -> Ids:
         """Writes duplicates or invalid rows, of which ids are taken away. Returns these."""
@@ -447,7 +452,7 @@ class _Run:
     def check(self) -> None:
         """Every row of the input is somewhere, once, and for a reason; an ``AccountingError`` otherwise."""
         with self.job.progress.stage(_TITLES["check"]):
-            check_neighbours(self.written(_COMPARED), Ranking.of(self.estimator))
+            check_neighbours(self.entries, self.facts("compare")["claims"])
             kept, skipped = (Ids.read(self.facts("keep")[name]) for name in ("ids", "skipped"))
             duplicates = Ids.read(self.facts("identify")["ids"])
             check_rows(Ids.read(self.facts("compare")["ids"]), kept, duplicates, skipped)
@@ -601,25 +606,24 @@ def pairwise(job: Job, clusters: str, target: Target, settings: Settings, centro
             raise SemDedupError(f"input={shown(clusters, 400)} is empty: it must have at least one row")
         _refuse_other_count(found["rows"], (manifest or {}).get("rows"), "input", clusters)
         comparison = params.compared(rows)
-        compared = comparison.rows.persist()
+        entries = replace(comparison.entries, df=comparison.entries.df.persist())
         summary.planned = comparison.workload.facts()
         job.progress.note(comparison.workload.in_words())
         counts.update({"rows": found["rows"], "clusters": found["clusters"]})
     with job.progress.stage("compare") as counts:
         # Computes everything, with all tasks, before fewer of them write it.
-        totals = compared.agg(F.count(F.lit(1)).alias("rows"), F.coalesce(F.sum("compared"), F.lit(0)).alias("pairs"))
-        compared_rows, pairs = totals.collect()[0]
-        if compared_rows != found["rows"]:
+        totals = entries.counts()
+        counts["pairs"] = pairs = totals["pairs"]
+        if totals["rows"] != found["rows"]:
             raise AccountingError(
-                f"the input changed while it was read: {found['rows']} rows at first, {compared_rows} when they were "
+                f"the input changed while it was read: {found['rows']} rows at first, {totals['rows']} when they were "
                 "compared; nothing was written; run again on a fixed input"
             )
-        check_neighbours(compared, ranking)
-        narrow = compared.select(*SIMILARITY_COLUMNS).coalesce(files_for(found["rows"]))
+        check_neighbours(entries, totals["claims"])
+        narrow = similarities_of(entries.merged(totals["further"])).coalesce(files_for(found["rows"]))
         folder = _cleared(job, target)
         written = write_dataset(job.files, narrow, folder, _manifest("similarities", summary, params))
-        compared.unpersist()
-        counts["pairs"] = pairs
+        entries.df.unpersist()
     summary.counts = {"rows_in": written, "clusters": found["clusters"], "pairs_compared": pairs}
     summary.results = {"similarities": folder}
     return _complete(job, summary, params)

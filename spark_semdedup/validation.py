@@ -14,7 +14,8 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from spark_semdedup.errors import InvalidRowsError, SemDedupError, shown
-from spark_semdedup.lineage import refuse_drawn
+from spark_semdedup.ids import count_distinct_ids
+from spark_semdedup.lineage import reads_only_files, refuse_drawn
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,9 +37,13 @@ def check_ids(df: DataFrame, id_: Column, name: str) -> int:
             "reads them; write the rows and read them back first, or order them by columns that do not tie",
             shown(name),
         )
+    is_text = isinstance(df.select(id_).schema[0].dataType, T.StringType)
+    if reads_only_files(df) and not made.is_opaque:
+        total = count_distinct_ids(df, id_, id_.isNotNull() & is_utf8(id_) if is_text else id_.isNotNull())
+        if total:
+            return total
     counts = df.groupBy(id_.alias("id")).agg(F.count(F.lit(1)).alias("rows"))
     repeated = F.when(F.col("rows") > 1, F.col("id"))
-    is_text = isinstance(counts.schema["id"].dataType, T.StringType)
     garbled = ~is_utf8(F.col("id")) if is_text else F.lit(False)
     found = counts.agg(
         F.coalesce(F.sum("rows"), F.lit(0)).alias("rows"),

@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import pytest
+from marks import slow
 
-from spark_semdedup.accounting import Ids, check_neighbours, check_rows
+from spark_semdedup.accounting import check_neighbours, check_rows
+from spark_semdedup.entries import Entries
 from spark_semdedup.errors import AccountingError
+from spark_semdedup.ids import Ids
 from spark_semdedup.ranking import Ranking
 
-SCHEMA = "id string, max_id string, cosine_sim_score float, centroid int, compared long, reason string, key_0 double"
+SCHEMA = (
+    "id string, max_id string, cosine_sim_score float, centroid int, compared long, reason string, own boolean, "
+    "key_0 double"
+)
 BY_KEY_DOWN = Ranking(ascending=False, distance="cosine_dist_to_cent")
 
 GOOD = [("a", "a", 0.9), ("b", "a", 0.5), ("c", "b", 0.5), ("d", "b", 0.1)]
 """id, max_id, key: the largest key ranks first, of equal ones the highest id: c ranks before b, and cannot name it."""
 
 
-def compared(spark, rows):
-    full = [(id_, max_id, 0.5, 0, 1, reason, key) for id_, max_id, key, reason in rows]
-    return spark.createDataFrame(full, SCHEMA)
+def check(spark, rows, ranking=BY_KEY_DOWN, further=(), at_least=-1.0):
+    full = [
+        (id_, max_id, 0.5, 0, 1, reason, own, key)
+        for entries, own in ((rows, True), (further, False))
+        for id_, max_id, key, reason in entries
+    ]
+    entries = Entries(spark.createDataFrame(full, SCHEMA), ranking, at_least)
+    check_neighbours(entries, entries.counts()["claims"])
 
 
 def plain(rows):
@@ -26,7 +37,8 @@ def plain(rows):
 
 def test_what_adds_up_passes(spark):
     rows = plain([("a", "a", 0.9), ("b", "c", 0.5), ("c", "a", 0.5), ("d", "b", 0.1)])
-    check_neighbours(compared(spark, [*rows, ("x", "x", None, "embedding is null")]), BY_KEY_DOWN)
+    further = plain([("d", "a", 0.1), ("a", "a", 0.9)])
+    check(spark, [*rows, ("x", "x", None, "embedding is null")], further=further)
 
 
 @pytest.mark.parametrize(
@@ -42,29 +54,39 @@ def test_what_adds_up_passes(spark):
         ),
     ],
 )
-def test_what_does_not_is_named(spark, rows, message):
+@pytest.mark.parametrize("few", [True, slow(False)], ids=["few", "many"])
+def test_what_does_not_is_named(spark, monkeypatch, rows, message, few):
+    """``few``: whether claims are sent to all tasks."""
+    monkeypatch.setattr("spark_semdedup.accounting.FEW", 100 if few else 0)
     with pytest.raises(AccountingError) as caught:
-        check_neighbours(compared(spark, rows), BY_KEY_DOWN)
+        check(spark, rows)
     assert str(caught.value).startswith(f"the comparison does not add up: {message}; no result is valid")
+
+
+def test_what_a_further_entry_claims_is_checked_and_what_counts_for_nothing_is_not(spark):
+    rows, wrong = plain([("a", "a", 0.9), ("b", "a", 0.5)]), plain([("a", "b", 0.9)])
+    with pytest.raises(AccountingError, match="the row with id 'a' has a max_id that does not precede it"):
+        check(spark, rows, further=wrong)
+    check(spark, rows, further=wrong, at_least=0.6)
 
 
 @pytest.mark.parametrize(
     ("ranking", "first", "second"),
     [
-        (Ranking(distance="cosine_dist_to_cent"), 0.1, 0.2),
-        (Ranking(ascending=False, distance="cosine_dist_to_cent"), 0.2, 0.1),
+        slow(Ranking(distance="cosine_dist_to_cent"), 0.1, 0.2),
+        slow(Ranking(ascending=False, distance="cosine_dist_to_cent"), 0.2, 0.1),
         (Ranking(ascending=False, distance="cosine_dist_to_cent"), None, 0.1),  # null was NaN: above all numbers
-        (Ranking(distance="cosine_dist_to_cent"), 0.1, None),
+        slow(Ranking(distance="cosine_dist_to_cent"), 0.1, None),
         (Ranking(seed=1), -5.0, 7.0),
     ],
     ids=str,
 )
 def test_ranks_go_by_their_direction(spark, ranking, first, second):
     right = plain([("a", "a", first), ("b", "a", second)])
-    check_neighbours(compared(spark, right), ranking)
+    check(spark, right, ranking)
     wrong = plain([("a", "b", first), ("b", "b", second)])
     with pytest.raises(AccountingError, match="the row with id 'a' has a max_id that does not precede it"):
-        check_neighbours(compared(spark, wrong), ranking)
+        check(spark, wrong, ranking)
 
 
 def test_rows_are_counted_and_told_apart_by_their_ids(spark):

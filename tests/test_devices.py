@@ -308,7 +308,7 @@ def test_the_streamed_comparison_asks_for_them(monkeypatch, one_each):
         def mapInArrow(self, function, schema, **resources):
             asked.update(resources)
 
-    compare = SimpleNamespace(schema=lambda _: None, placement=Placement("gpu", 0.4, 4, 8, 0.25), merges=False)
+    compare = SimpleNamespace(schema=lambda _: None, placement=Placement("gpu", 0.4, 4, 8, 0.25))
     monkeypatch.setattr(Placement, "stage_resources", lambda self, _: {"profile": self.stage_gpus})
     plan = SimpleNamespace(partitions=1, one_each=one_each)
     pairwise._compared(Rows(), plan, compare, SemDedup(execution="streamed"))

@@ -130,3 +130,19 @@ def test_workers_import_no_stages():
         removed, _, heavy = line.partition(" ")
         assert int(removed) > 100, "workers have compared"
         assert not heavy
+
+
+def test_modules_are_kept_from_the_collector_once_in_a_process():
+    program = """
+import gc
+from spark_semdedup import workers
+workers.spare_collector()
+first = gc.get_freeze_count()
+later = [[] for _ in range(9)]
+workers.spare_collector()
+print(first, gc.get_freeze_count() - first)
+"""
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    modules, later = map(int, said.split())
+    assert modules > 10_000
+    assert later == 0, "what comes later can be collected"

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -44,6 +45,11 @@ class Cells:
         """Of float32 centroids (k, d), finite, of any norm."""
         targets = unit_vectors(centroids) if spherical else centroids
         return cls(centroids, targets, spherical, *_bias_and_slack(targets, spherical))
+
+    @cached_property
+    def units(self) -> Array:
+        """The centroids' directions: float32 (k, d)."""
+        return self.targets if self.spherical else unit_vectors(self.centroids)
 
     def scores(self, vectors: Array) -> Array:
         """Lower bounds of the score of each row with each centroid: float32 (n, k)."""
@@ -146,8 +152,7 @@ def assign(
     if "l2_dist_to_cent" in distances:
         l2 = rounded(xp.sqrt(squared_pair_distances(vectors, cells.centroids, own, label)))
     if "cosine_dist_to_cent" in distances:
-        units = cells.targets if cells.spherical else unit_vectors(cells.centroids)
-        cosine = rounded(xp.maximum(1.0 - exact_pair_dots64(vectors, units, own, label), 0.0))
+        cosine = rounded(xp.maximum(1.0 - exact_pair_dots64(vectors, cells.units, own, label), 0.0))
     return Assignment(label, l2, cosine, Visits.joined(found, [part.start for part in blocks] if found else []))
 
 

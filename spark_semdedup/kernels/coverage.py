@@ -71,7 +71,7 @@ class WithinReach:
     norm: Array
     """Of the targets: float64 (k,)."""
     table: Array | None = None
-    """The widths of all pairs of cells, where they are not too many: float32 (k, k)."""
+    """The negative widths of all pairs of cells, where they are not too many: float32 (k, k)."""
 
     @classmethod
     def of(cls, cells: Cells, threshold: float) -> WithinReach:
@@ -79,13 +79,13 @@ class WithinReach:
         k = cells.targets.shape[0]
         if k > _TABLE_CELLS:
             return rule
-        return replace(rule, table=rule.widths(cells, array_module(cells.targets).arange(k)))
+        return replace(rule, table=-rule.widths(cells, array_module(cells.targets).arange(k)))
 
     def visits(self, cells: Cells, vectors: Array, scores: Array, own: Array) -> Visits:
         xp = array_module(vectors)
         every = xp.arange(own.shape[0])
         if self.table is not None:
-            least = -self.table[own]
+            least = self.table[own]
         else:
             labels, place = xp.unique(own, return_inverse=True)
             least = -self.widths(cells, labels)[place]
