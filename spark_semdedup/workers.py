@@ -23,7 +23,7 @@ def prepare_worker() -> None:
 
 @functools.cache
 def spare_collector() -> None:
-    """Takes all that there is, the modules, out of what the collector of cyclic garbage walks through, once in a worker.
+    """Takes what there is, the modules, out of what the collector of cyclic garbage walks through, once in a worker.
 
     After each task pyspark's worker has it walk (``gc.collect()`` in ``pyspark/daemon.py``): 0.05 s each time for the
     modules alone, of which none ever goes.
