@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
+from pyspark.sql import types as T
 
 from spark_semdedup.entries import Entries
 from spark_semdedup.errors import AccountingError, shown
@@ -34,21 +35,23 @@ def check_rows(all_: Ids, kept: Ids, duplicates: Ids, skipped: Ids) -> None:
         )
 
 
-def check_neighbours(entries: Entries, claims: int) -> None:
+def check_neighbours(entries: Entries, counts: Mapping[str, int]) -> None:
     """Raises ``AccountingError`` unless ids are unique, and each ``max_id`` that is claimed is that of a valid row
     which precedes the entry's.
 
-    ``claims``: how many there are.
+    ``counts``: how many rows and claims there were when the entries were counted.
     """
     rows, ranking = entries.df.where(F.col("own")), entries.ranking
-    if count_distinct_ids(rows, F.col("id")) is None:
+    if count_distinct_ids(rows, F.col("id"), rows=counts["rows"]) is None:
         repeated = rows.groupBy("id").count().where(F.col("count") > 1)
         _refuse_where({"stands in more than one row": F.col("id")}, repeated)
     keys = [f"key_{i}" for i in range(len(ranking.key_ascending))]
     claimed = entries.df.where(entries.claim).select(
         F.col("id").alias("of"), F.col("max_id").alias("names"), *(F.col(key).alias(f"of_{key}") for key in keys)
     )
-    met = rows.join(F.broadcast(claimed) if claims <= FEW else claimed, F.col("id") == F.col("names"))
+    # Keys of text may be as long as documents: how such claims are sent is for Spark, which knows how large they are.
+    light = counts["claims"] <= FEW and not any(_is_long(entries.df, key) for key in keys)
+    met = rows.join(F.broadcast(claimed) if light else claimed, F.col("id") == F.col("names"))
     was_compared = F.col("reason").isNull()
     found = _refuse_where(
         {
@@ -57,9 +60,27 @@ def check_neighbours(entries: Entries, claims: int) -> None:
         },
         met,
     )
-    if found != claims:
+    if found != counts["claims"]:
         lost = claimed.join(rows, F.col("names") == F.col("id"), "left_anti")
         _refuse_where({"has a max_id that is no row's": F.col("of")}, lost)
+        raise AccountingError(
+            f"the comparison does not add up: {counts['claims']} neighbours were counted, but {found} are there; "
+            f"{_AGAIN}"
+        )
+
+
+def check_merged(similarities: int, counts: Mapping[str, int]) -> None:
+    """Raises ``AccountingError`` unless each valid row has one similarity."""
+    valid = counts["rows"] - counts["invalid"]
+    if similarities != valid:
+        raise AccountingError(
+            f"the comparison does not add up: {valid} rows were compared, but {similarities} similarities written; "
+            f"{_AGAIN}"
+        )
+
+
+def _is_long(df: DataFrame, column: str) -> bool:
+    return isinstance(df.schema[column].dataType, (T.StringType, T.BinaryType))
 
 
 def _refuse_where(wrong: Mapping[str, Column], df: DataFrame) -> int:

@@ -251,7 +251,7 @@ class SemDedupResult:
     ``handleInvalid`` keep, and nowhere else with skip."""
     compared: DataFrame = field(repr=False)
     """What all of them are made from: ``SIMILARITY_COLUMNS``, ``centroid``, ``compared``, ``reason`` and the rank keys
-    of every row (``pairwise.Compared``)."""
+    of every row (``entries.Entries``, merged)."""
 
     ranking: Ranking = field(repr=False)
     workload: Workload | None = field(repr=False)
@@ -261,7 +261,7 @@ class SemDedupResult:
         """Raises ``AccountingError`` unless ids are unique and each ``max_id`` is the row's own or that of a valid row
         which precedes it; a few small jobs over ids and rank keys. (The program checks so at the end of every run.)"""
         entries = self._entries
-        check_neighbours(entries, entries.counts()["claims"])
+        check_neighbours(entries, entries.counts())
 
     def counts(self) -> dict[str, int]:
         """Rows in, invalid rows, clusters that hold rows, pairs compared; one small job over what is kept."""

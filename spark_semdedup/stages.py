@@ -27,7 +27,7 @@ from spark_semdedup.params import HasColumns
 
 RUN = "run.json"
 COMPARED = "compared"
-"""Folder, inside ``_stages``, of what the comparison gave for every row."""
+"""Folder, inside ``_stages``, of the entries that the comparison gave (``entries``)."""
 
 VERSION = "version of the input table"
 """Name, in what a run is, of the version of a Delta table that it reads."""

@@ -22,7 +22,7 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from spark_semdedup import clusterers
-from spark_semdedup.accounting import check_neighbours, check_rows
+from spark_semdedup.accounting import check_merged, check_neighbours, check_rows
 from spark_semdedup.clustering import ASSIGNED, EmbeddingKMeans, EmbeddingKMeansModel
 from spark_semdedup.columns import by_its_bytes, embedding_column, field, id_column, refuse_shadowed
 from spark_semdedup.coverage import Coverage
@@ -48,7 +48,7 @@ from spark_semdedup.entries import Entries
 from spark_semdedup.errors import AccountingError, ResultExistsError, SemDedupError, shown
 from spark_semdedup.evaluation import Evaluation, Evaluator, check_counts, noting_faults
 from spark_semdedup.files import Files, is_within, join
-from spark_semdedup.ids import Ids
+from spark_semdedup.ids import FEW, Ids
 from spark_semdedup.lineage import reads_only_files
 from spark_semdedup.locking import Lock
 from spark_semdedup.pairwise import PairwiseSimilarity
@@ -385,9 +385,8 @@ class _Run:
             facts |= self.entries.counts()
             facts["ids"] = Ids(facts["rows"], facts.pop("hashes")).facts()
             facts["planned"] = found.workload.facts()
-            valid = facts["rows"] - facts["invalid"]
-            narrow = similarities_of(self.entries.merged(facts["further"])).coalesce(files_for(valid))
-            write_dataset(self.job.files, narrow, self.place("similarities"), self.about("similarities"))
+            about = self.about("similarities")
+            valid = _write_similarities(self.job.files, self.entries, facts, self.place("similarities"), about)
             counts |= {"rows": valid, "clusters": facts["clusters"], "pairs": facts["pairs"]}
 
     @property
@@ -452,7 +451,7 @@ class _Run:
     def check(self) -> None:
         """Every row of the input is somewhere, once, and for a reason; an ``AccountingError`` otherwise."""
         with self.job.progress.stage(_TITLES["check"]):
-            check_neighbours(self.entries, self.facts("compare")["claims"])
+            check_neighbours(self.entries, self.facts("compare"))
             kept, skipped = (Ids.read(self.facts("keep")[name]) for name in ("ids", "skipped"))
             duplicates = Ids.read(self.facts("identify")["ids"])
             check_rows(Ids.read(self.facts("compare")["ids"]), kept, duplicates, skipped)
@@ -611,7 +610,7 @@ def pairwise(job: Job, clusters: str, target: Target, settings: Settings, centro
         job.progress.note(comparison.workload.in_words())
         counts.update({"rows": found["rows"], "clusters": found["clusters"]})
     with job.progress.stage("compare") as counts:
-        # Computes everything, with all tasks, before fewer of them write it.
+        # Computes all entries, with all tasks, before fewer of them write what they come to.
         totals = entries.counts()
         counts["pairs"] = pairs = totals["pairs"]
         if totals["rows"] != found["rows"]:
@@ -619,10 +618,9 @@ def pairwise(job: Job, clusters: str, target: Target, settings: Settings, centro
                 f"the input changed while it was read: {found['rows']} rows at first, {totals['rows']} when they were "
                 "compared; nothing was written; run again on a fixed input"
             )
-        check_neighbours(entries, totals["claims"])
-        narrow = similarities_of(entries.merged(totals["further"])).coalesce(files_for(found["rows"]))
+        check_neighbours(entries, totals)
         folder = _cleared(job, target)
-        written = write_dataset(job.files, narrow, folder, _manifest("similarities", summary, params))
+        written = _write_similarities(job.files, entries, totals, folder, _manifest("similarities", summary, params))
         entries.df.unpersist()
     summary.counts = {"rows_in": written, "clusters": found["clusters"], "pairs_compared": pairs}
     summary.results = {"similarities": folder}
@@ -928,6 +926,23 @@ def _cleared(job: Job, target: Target) -> str:
     if target.overwrite:
         delete_dataset(job.files, folder)
     return folder
+
+
+def _write_similarities(
+    files: Files, entries: Entries, counts: Mapping[str, int], path: str, about: Mapping[str, Any]
+) -> int:
+    """Writes those of all valid rows. Returns how many they are."""
+    merged = similarities_of(entries.merged(counts["further"]))
+    few = files_for(counts["rows"])
+    # Many entries are merged by all tasks, before fewer write what is left of them.
+    narrow = merged.coalesce(few) if counts["further"] <= FEW else merged.repartition(few)
+    written = write_dataset(files, narrow, path, about)
+    try:
+        check_merged(written, counts)
+    except AccountingError:
+        delete_dataset(files, path)
+        raise
+    return written
 
 
 def _duplicates(similarities: DataFrame, rows: int, params: SemDedupParams) -> DataFrame:

@@ -24,11 +24,13 @@ log = logging.getLogger("spark_semdedup")
 
 
 def check_ids(df: DataFrame, id_: Column, name: str) -> int:
-    """Counts the rows, in one job; refuses an empty input and null or duplicate ids, naming examples.
+    """Counts the rows; refuses an empty input and null or duplicate ids, naming examples.
 
-    Only ids are read and shuffled. Null or duplicate ids are errors whatever ``handleInvalid`` says (DESIGN 3.7):
-    nobody could say which row an output line means. So are ids that are not the same whenever they are computed: those
-    of Spark's functions are known from the plan (``lineage``), those of users' functions are looked at twice.
+    Only ids are read: in one job where their hashes prove them sound (``count_distinct_ids``; tried where all that is
+    read are files, which can be read again), otherwise in one that shuffles them. Null or duplicate ids are errors
+    whatever ``handleInvalid`` says (DESIGN 3.7): nobody could say which row an output line means. So are ids that are
+    not the same whenever they are computed: those of Spark's functions are known from the plan (``lineage``), those of
+    users' functions are looked at twice.
     """
     made = refuse_drawn(df, name, "idCol")
     if made.is_numbered:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from marks import slow
 
-from spark_semdedup.accounting import check_neighbours, check_rows
+from spark_semdedup.accounting import check_merged, check_neighbours, check_rows
 from spark_semdedup.entries import Entries
 from spark_semdedup.errors import AccountingError
 from spark_semdedup.ids import Ids
@@ -21,14 +21,14 @@ GOOD = [("a", "a", 0.9), ("b", "a", 0.5), ("c", "b", 0.5), ("d", "b", 0.1)]
 """id, max_id, key: the largest key ranks first, of equal ones the highest id: c ranks before b, and cannot name it."""
 
 
-def check(spark, rows, ranking=BY_KEY_DOWN, further=(), at_least=-1.0):
+def check(spark, rows, ranking=BY_KEY_DOWN, further=(), at_least=-1.0, **counts):
     full = [
         (id_, max_id, 0.5, 0, 1, reason, own, key)
         for entries, own in ((rows, True), (further, False))
         for id_, max_id, key, reason in entries
     ]
     entries = Entries(spark.createDataFrame(full, SCHEMA), ranking, at_least)
-    check_neighbours(entries, entries.counts()["claims"])
+    check_neighbours(entries, {**entries.counts(), **counts})
 
 
 def plain(rows):
@@ -68,6 +68,19 @@ def test_what_a_further_entry_claims_is_checked_and_what_counts_for_nothing_is_n
     with pytest.raises(AccountingError, match="the row with id 'a' has a max_id that does not precede it"):
         check(spark, rows, further=wrong)
     check(spark, rows, further=wrong, at_least=0.6)
+
+
+def test_entries_that_are_lost_after_they_were_counted_are_missed(spark):
+    rows = plain([("a", "a", 0.9), ("b", "a", 0.5)])
+    check(spark, rows, claims=1)
+    with pytest.raises(AccountingError, match="2 neighbours were counted, but 1 are there; no result is valid"):
+        check(spark, rows, claims=2)
+
+
+def test_each_valid_row_has_a_similarity():
+    check_merged(3, {"rows": 5, "invalid": 2})
+    with pytest.raises(AccountingError, match="3 rows were compared, but 4 similarities written; no result is valid"):
+        check_merged(4, {"rows": 5, "invalid": 2})
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,10 @@ import pandas as pd
 import pytest
 from marks import slow
 
-from spark_semdedup import SemDedupModel
+from spark_semdedup import SemDedupModel, steps
 from spark_semdedup.entries import Entries
+from spark_semdedup.errors import AccountingError
+from spark_semdedup.files import Files
 from spark_semdedup.ranking import Ranking
 
 RANKINGS = [
@@ -141,3 +143,20 @@ def test_each_row_has_one_entry_that_is_its_own(spark, params):
         assert merged(where_kept) == merged(one_pass)
     finally:
         kept.df.unpersist()
+
+
+@pytest.mark.parametrize("few", [True, slow(False)], ids=["few", "many"])
+def test_similarities_are_written_of_merged_entries_and_of_all_rows(spark, monkeypatch, tmp_path, few):
+    for module in ("steps", "entries"):
+        monkeypatch.setattr(f"spark_semdedup.{module}.FEW", 40 if few else 39)
+    found = random_entries(Ranking(), seed=11)
+    entries = as_entries(spark, found, Ranking())
+    counts, files, path = entries.counts(), Files(spark), str(tmp_path / "similarities")
+    assert steps._write_similarities(files, entries, counts, path, {"holds": "similarities"}) == 60
+    written = {row["id"]: (row["max_id"], row["cosine_sim_score"]) for row in spark.read.parquet(path).collect()}
+    assert written == {id_: best[:2] for id_, best in expected(found, Ranking()).items()}
+    assert len(list((tmp_path / "similarities").glob("part-*"))) == 1
+
+    with pytest.raises(AccountingError, match="61 rows were compared, but 60 similarities written"):
+        steps._write_similarities(files, entries, {**counts, "rows": 61}, f"{path}_2", {"holds": "similarities"})
+    assert not (tmp_path / "similarities_2").exists()

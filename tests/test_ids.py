@@ -47,6 +47,8 @@ def test_too_many_ids_prove_nothing_and_stay_where_they_are(spark, monkeypatch, 
     assert count_distinct_ids(spark.range(0, rows, 1, partitions), F.col("id")) is None
     assert came == [9 if partitions == 1 else 9 + 5]
     assert count_distinct_ids(spark.range(0, 8, 1, 1), F.col("id")) == 8
+    assert count_distinct_ids(spark.range(0, 8, 1, 1), F.col("id"), rows=80) == 8
+    assert count_distinct_ids(spark.range(0, 8, 1, 1), F.col("id"), rows=81) is None
 
 
 @pytest.mark.parametrize("most", [0, 1 << 20], ids=["grouped by Spark", "by their hashes"])
