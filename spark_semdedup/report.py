@@ -222,12 +222,17 @@ def _printable(text: str) -> str:
 
 
 def _told_by_java(text: str, error: BaseException) -> str:
-    """The first line, without what Spark puts before a task's own words; with the root cause where it says little."""
-    first = _JAVA_CLASS.sub("", _TASK_FAILED.sub("", text.splitlines()[0]))
-    root = _root_cause(text, error) if first.startswith(_SAYS_NOTHING + _SAYS_WHERE) else None
-    if root is None:
+    """The first line, without what Spark puts before a task's own words; with the root cause where it says little.
+
+    Where that line is of a driver's thread that waited (``toArrow``), the place is what a cause in between tells.
+    """
+    told = [text.splitlines()[0], *_causes(error)]
+    first, *causes = (_JAVA_CLASS.sub("", _TASK_FAILED.sub("", line)) for line in told)
+    if not causes or not first.startswith(_SAYS_NOTHING + _SAYS_WHERE):
         return first
-    return root if first.startswith(_SAYS_NOTHING) else f"{_SQLSTATE.sub('', first).rstrip(' .:')}: {root}"
+    root = causes.pop()
+    place = next((line for line in (first, *causes) if line.startswith(_SAYS_WHERE)), None)
+    return root if place is None else f"{_SQLSTATE.sub('', place).rstrip(' .:')}: {root}"
 
 
 _TASK_FAILED = re.compile(r"^Job aborted due to stage failure: .*?\): (?=(?:[a-z_]\w*\.)+[A-Z])")
@@ -236,15 +241,15 @@ _SAYS_NOTHING = ("Exception thrown in awaitResult", "Job aborted")
 _SAYS_WHERE = ("[FAILED_READ_FILE", "Encountered error while reading", "[TASK_WRITE_FAILED", "[CANNOT_MERGE")
 
 
-def _root_cause(text: str, error: BaseException) -> str | None:
-    """The first line of the innermost exception: of those in a stack trace, else of Java's own."""
-    causes = [line.removeprefix("Caused by: ") for line in text.splitlines() if line.startswith("Caused by: ")]
+def _causes(error: BaseException) -> list[str]:
+    """The first lines of the exceptions behind it, the root's last: of those in a stack trace, else of Java's own."""
+    causes = [line.removeprefix("Caused by: ") for line in str(error).splitlines() if line.startswith("Caused by: ")]
     java: Any = getattr(error, "java_exception", None) or getattr(error, "_origin", None)
     inner = None if java is None or causes else java.getCause()
     while inner is not None:
         causes += str(inner.getMessage() or inner.toString()).strip().splitlines()[:1]
         inner = inner.getCause()
-    return _JAVA_CLASS.sub("", causes[-1]) if causes else None
+    return causes
 
 
 def _last_of_traceback(text: str) -> str:
