@@ -20,6 +20,7 @@ import math
 import os
 import platform
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -37,9 +38,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 BLOCK = 2048
-
-SUMMARY = "summary of the run: "
-"""Begins the line by which the process of our run tells its counts and seconds."""
 
 
 # --- data ---------------------------------------------------------------------------------------------------
@@ -66,37 +64,13 @@ def ids_of(path: Path) -> pa.Array:
 
 # --- methods: each gives the positions of the rows it removes ------------------------------------------------
 
-
-def ours(path: Path, threshold: float, *options: str) -> np.ndarray:
-    """``spark-semdedup run``, from Parquet to the written result, which is left in the temporary folder (``measure``
-    deletes it when it has taken the time)."""
-    from spark_semdedup.cli import main
-
-    result = Path(tempfile.mkdtemp(), "result")
-    command = ["run", "--input", str(path), "--output", str(result), "--threshold", str(threshold)]
-    status = main([*command, *options])
-    if status:
-        raise SystemExit(status)
-    model = next(result.glob("centroids/metadata/part-*")).read_text()
-    iterations = {"iterations": len(json.loads(model)["history"])}
-    print(SUMMARY + json.dumps(json.loads((result / "summary.json").read_text()) | iterations))
-    removed = pq.read_table(result / "duplicates", columns=["id"])["id"].combine_chunks()
-    return pc.index_in(removed, ids_of(path)).to_numpy()
-
-
-def ours_two_probes(path: Path, threshold: float) -> np.ndarray:
-    """The same, each row compared in the two clusters nearest to it."""
-    return ours(path, threshold, "--n-probe", "2")
-
-
-def ours_exact(path: Path, threshold: float) -> np.ndarray:
-    """The same, exact: every pair at least as similar as the threshold is compared."""
-    return ours(path, threshold, "--coverage", "exact")
-
-
-def ours_exact_streamed(path: Path, threshold: float) -> np.ndarray:
-    """The same by the streamed execution."""
-    return ours(path, threshold, "--coverage", "exact", "--execution", "streamed")
+OURS: dict[str, list[str]] = {
+    "ours": [],
+    "ours_two_probes": ["--n-probe", "2"],
+    "ours_exact": ["--coverage", "exact"],
+    "ours_exact_streamed": ["--coverage", "exact", "--execution", "streamed"],
+}
+"""Options of ``spark-semdedup run``, which is measured as a user starts it, from Parquet to the written result."""
 
 
 def semhash(path: Path, threshold: float) -> np.ndarray:
@@ -178,20 +152,10 @@ def mllib_lsh(path: Path, threshold: float) -> np.ndarray:
     return pc.index_in(pa.array(removed), ids_of(path)).to_numpy()
 
 
-METHODS: dict[str, Callable[[Path, float], np.ndarray]] = {
-    f.__name__: f
-    for f in (
-        ours,
-        ours_two_probes,
-        ours_exact,
-        ours_exact_streamed,
-        semhash,
-        all_pairs,
-        faiss_range,
-        spark_join,
-        mllib_lsh,
-    )
+PEERS: dict[str, Callable[[Path, float], np.ndarray]] = {
+    f.__name__: f for f in (semhash, all_pairs, faiss_range, spark_join, mllib_lsh)
 }
+METHODS = [*OURS, *PEERS]
 UP_TO_64K = {"all_pairs", "faiss_range", "spark_join", "mllib_lsh"}
 """Methods whose cost or memory grows too fast for more."""
 
@@ -207,7 +171,7 @@ class Measured:
     removed: np.ndarray | None
     note: str
     summary: dict[str, Any] | None = None
-    """``summary.json`` of our run, and ``iterations``, of the fit."""
+    """Of our run (``found_by``)."""
 
 
 def measure(method: str, path: Path, threshold: float, limit: float) -> Measured:
@@ -215,12 +179,15 @@ def measure(method: str, path: Path, threshold: float, limit: float) -> Measured
     import psutil
 
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder, "removed.npy")
-        command = [sys.executable, __file__, "--method", method, "--out", str(out), str(path), "--threshold"]
+        result, out = Path(folder, "result"), Path(folder, "removed.npy")
+        if method in OURS:
+            command = ["-m", "spark_semdedup.cli", "run", "--input", str(path), "--output", str(result), *OURS[method]]
+        else:
+            command = [__file__, "--method", method, "--out", str(out), str(path)]
         start = time.monotonic()
         log = open(Path(folder, "log"), "w+")  # noqa: SIM115 (read below)
         process = subprocess.Popen(
-            [*command, str(threshold)],
+            [sys.executable, *command, "--threshold", str(threshold)],
             stderr=log,
             stdout=log,
             start_new_session=True,
@@ -241,12 +208,19 @@ def measure(method: str, path: Path, threshold: float, limit: float) -> Measured
         note = f"not finished after {limit:.0f} s" if timed_out else ""
         if process.returncode and not timed_out:
             note = f"failed: {text.strip().splitlines()[-1][:80] if text.strip() else process.returncode}"
-        summary = None
-        if method.startswith("ours") and not note:
-            summary = json.loads(next(line for line in text.splitlines() if line.startswith(SUMMARY))[len(SUMMARY) :])
+        removed, summary = np.load(out) if out.exists() else None, None
+        if method in OURS and not note:
+            removed, summary = found_by(result, path)
             note = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in summary["seconds"].items())
-        removed = np.load(out) if out.exists() else None
         return Measured(wall, sum(cpu.values()), peak.pss / 2**30, removed, note, summary)
+
+
+def found_by(result: Path, path: Path) -> tuple[np.ndarray, dict[str, Any]]:
+    """The positions of the rows that our run removed; its summary, and ``iterations`` of the fit."""
+    summary = json.loads((result / "summary.json").read_text())
+    model = next(result.glob("centroids/metadata/part-*")).read_text()
+    removed = pq.read_table(result / "duplicates", columns=["id"])["id"].combine_chunks()
+    return pc.index_in(removed, ids_of(path)).to_numpy(), summary | {"iterations": len(json.loads(model)["history"])}
 
 
 @dataclass
@@ -439,33 +413,52 @@ def machine() -> str:
     )
 
 
+HEADER = "| method | wall s | CPU s | peak GiB | removed | recall | precision | |\n|---|---|---|---|---|---|---|---|"
+
+
 def report(path: Path, args: argparse.Namespace) -> None:
     rows = len(ids_of(path))
     truth = Truth.of(path, args.threshold, args.truth_rows)
     print(f"\n### {path.name}: {rows:,} × {read_dim(path)}, similarity ≥ {args.threshold}\n\n{machine()}\n")
-    print("| method | wall s | CPU s | peak GiB | removed | recall | precision | |\n|---|---|---|---|---|---|---|---|")
+    in_table = False
     for method in args.methods:
         if rows > 70_000 and method in UP_TO_64K:
             continue
-        got = measure(method, path, args.threshold, args.limit)
-        recall, precision = truth.worth(got.removed) if got.removed is not None else ("–", "–")
-        removed = f"{len(got.removed):,}" if got.removed is not None else "–"
-        print(
-            f"| {method} | {got.wall:.1f} | {got.cpu:.0f} | {got.peak_gib:.1f} | {removed} | {recall} | {precision} "
-            f"| {got.note} |",
-            flush=True,
-        )
-        if args.floor and got.summary is not None:
-            print_floor(path, got)
+        ratios = []
+        for _ in range(args.repeat):
+            got = measure(method, path, args.threshold, args.limit)
+            if not in_table:
+                print(HEADER)
+            print_measured(method, got, truth)
+            in_table = not args.floor or got.summary is None
+            if not in_table:
+                ratios.append(print_floor(path, got))
+        if len(ratios) > 1:
+            whole, run = (statistics.median(each) for each in zip(*ratios, strict=True))
+            print(f"Medians of {len(ratios)}: {whole:.2f} × and {run:.2f} ×.\n", flush=True)
 
 
-def print_floor(path: Path, ours: Measured) -> None:
+def print_measured(method: str, got: Measured, truth: Truth) -> None:
+    recall, precision = truth.worth(got.removed) if got.removed is not None else ("–", "–")
+    removed = f"{len(got.removed):,}" if got.removed is not None else "–"
+    print(
+        f"| {method} | {got.wall:.1f} | {got.cpu:.0f} | {got.peak_gib:.1f} | {removed} | {recall} | {precision} "
+        f"| {got.note} |",
+        flush=True,
+    )
+
+
+def print_floor(path: Path, ours: Measured) -> tuple[float, float]:
+    """Returns how many times its floor our process took, and our run by its own clock: without the start of Python and
+    Spark, which the floor does not have either."""
     assert ours.summary is not None
     seconds = floor(path, ours.summary)
     total = sum(seconds.values())
+    whole, run = ours.wall / total, ours.summary["seconds"]["in all"] / total
     print("\n| floor | s |\n|---|---|")
     print(*(f"| {name} | {part:.1f} |" for name, part in seconds.items()), sep="\n")
-    print(f"| in all | {total:.1f} |\n\nOurs took {ours.wall / total:.2f} × its floor.", flush=True)
+    print(f"| in all | {total:.1f} |\n\nOurs took {whole:.2f} × its floor, {run:.2f} × from the started session on.\n")
+    return whole, run
 
 
 def main() -> None:
@@ -474,13 +467,14 @@ def main() -> None:
     parser.add_argument("--threshold", type=float, default=0.95)
     parser.add_argument("--limit", type=float, default=300, help="seconds that a method may take")
     parser.add_argument("--truth-rows", type=int, default=5000, help="rows compared with all, beyond 70,000 rows")
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--floor", action="store_true", help="also the floor of our run, part by part")
-    parser.add_argument("--method", choices=METHODS, help=argparse.SUPPRESS)
+    parser.add_argument("--repeat", type=int, default=1, help="measure so often, each time with the floor, in turn")
+    parser.add_argument("--method", choices=PEERS, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.method:
-        np.save(args.out, METHODS[args.method](args.data[0], args.threshold))
+        np.save(args.out, PEERS[args.method](args.data[0], args.threshold))
     else:
         for path in args.data:
             report(path, args)
