@@ -457,7 +457,8 @@ def print_floor(path: Path, ours: Measured) -> tuple[float, float]:
     whole, run = ours.wall / total, ours.summary["seconds"]["in all"] / total
     print("\n| floor | s |\n|---|---|")
     print(*(f"| {name} | {part:.1f} |" for name, part in seconds.items()), sep="\n")
-    print(f"| in all | {total:.1f} |\n\nOurs took {whole:.2f} × its floor, {run:.2f} × from the started session on.\n")
+    told = f"Ours took {whole:.2f} × its floor, {run:.2f} × from the started session on."
+    print(f"| in all | {total:.1f} |\n\n{told}\n", flush=True)
     return whole, run
 
 

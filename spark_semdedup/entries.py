@@ -59,7 +59,7 @@ class Entries:
         ``counts`` says, of entries that are kept somewhere. None: they are computed as they are merged, which is done
         in one pass, as a second would compute them again.
         """
-        if further is None or further > FEW:
+        if further is None or not are_few(further):
             return self._best(self.df)
         columns = self._columns
         if not further:
@@ -86,6 +86,12 @@ class Entries:
     def _columns(self) -> list[str]:
         """Those of a merged row: without what only tells entries of one row apart."""
         return [name for name in self.df.columns if name != "own" and not name.startswith("max_key_")]
+
+
+def are_few(further: int) -> bool:
+    """Whether so many further entries are merged where the rows lie, as their ids are sent to every task; more are
+    shuffled, with the rows."""
+    return further <= FEW
 
 
 def _directed(name: str, ascending: bool) -> Column:

@@ -226,13 +226,17 @@ def _told_by_java(text: str, error: BaseException) -> str:
 
     Where that line is of a driver's thread that waited (``toArrow``), the place is what a cause in between tells.
     """
-    told = [text.splitlines()[0], *_causes(error)]
-    first, *causes = (_JAVA_CLASS.sub("", _TASK_FAILED.sub("", line)) for line in told)
-    if not causes or not first.startswith(_SAYS_NOTHING + _SAYS_WHERE):
+    first = _bare(text.splitlines()[0])
+    causes = list(map(_bare, _causes(error))) if first.startswith(_SAYS_NOTHING + _SAYS_WHERE) else []
+    if not causes:
         return first
     root = causes.pop()
     place = next((line for line in (first, *causes) if line.startswith(_SAYS_WHERE)), None)
     return root if place is None else f"{_SQLSTATE.sub('', place).rstrip(' .:')}: {root}"
+
+
+def _bare(line: str) -> str:
+    return _JAVA_CLASS.sub("", _TASK_FAILED.sub("", line))
 
 
 _TASK_FAILED = re.compile(r"^Job aborted due to stage failure: .*?\): (?=(?:[a-z_]\w*\.)+[A-Z])")

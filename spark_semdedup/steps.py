@@ -44,11 +44,11 @@ from spark_semdedup.datasets import (
 )
 from spark_semdedup.devices import resolve_backend
 from spark_semdedup.duplicates import IdentifyDuplicates, RemoveDuplicates, count_similarities, without_ids
-from spark_semdedup.entries import Entries
+from spark_semdedup.entries import Entries, are_few
 from spark_semdedup.errors import AccountingError, ResultExistsError, SemDedupError, shown
 from spark_semdedup.evaluation import Evaluation, Evaluator, check_counts, noting_faults
 from spark_semdedup.files import Files, is_within, join
-from spark_semdedup.ids import FEW, Ids
+from spark_semdedup.ids import Ids
 from spark_semdedup.lineage import reads_only_files
 from spark_semdedup.locking import Lock
 from spark_semdedup.pairwise import PairwiseSimilarity
@@ -935,7 +935,7 @@ def _write_similarities(
     merged = similarities_of(entries.merged(counts["further"]))
     few = files_for(counts["rows"])
     # Many entries are merged by all tasks, before fewer write what is left of them.
-    narrow = merged.coalesce(few) if counts["further"] <= FEW else merged.repartition(few)
+    narrow = merged.coalesce(few) if are_few(counts["further"]) else merged.repartition(few)
     written = write_dataset(files, narrow, path, about)
     try:
         check_merged(written, counts)

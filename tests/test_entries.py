@@ -147,8 +147,7 @@ def test_each_row_has_one_entry_that_is_its_own(spark, params):
 
 @pytest.mark.parametrize("few", [True, slow(False)], ids=["few", "many"])
 def test_similarities_are_written_of_merged_entries_and_of_all_rows(spark, monkeypatch, tmp_path, few):
-    for module in ("steps", "entries"):
-        monkeypatch.setattr(f"spark_semdedup.{module}.FEW", 40 if few else 39)
+    monkeypatch.setattr("spark_semdedup.entries.FEW", 40 if few else 39)
     found = random_entries(Ranking(), seed=11)
     entries = as_entries(spark, found, Ranking())
     counts, files, path = entries.counts(), Files(spark), str(tmp_path / "similarities")
