@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import platform
 import subprocess
 import sys
 import zipfile
@@ -146,3 +147,41 @@ print(first, gc.get_freeze_count() - first)
     modules, later = map(int, said.split())
     assert modules > 10_000
     assert later == 0, "what comes later can be collected"
+
+
+FAULTS = """
+import resource, sys
+import numpy as np
+from spark_semdedup import workers
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        arrays = [np.ones(size) for size in (30_000, 130_000, 500_000, 500_000, 500_000, 500_000)]
+        del arrays
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+faults()
+before = faults()
+workers.keep_freed_memory()
+faults()
+print(before, faults())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="settings of glibc, which this Python does not use")
+def test_memory_of_freed_arrays_is_used_again():
+    before, after = map(int, printed(FAULTS)[0].split())
+    assert before > 10_000, "pages are cleared for the same arrays over and over"
+    assert after < before / 100
+
+
+def test_without_glibc_memory_is_left_alone(monkeypatch):
+    workers.keep_freed_memory.cache_clear()
+    monkeypatch.setattr(workers.ctypes, "CDLL", lambda name: object())
+    workers.keep_freed_memory()
+    monkeypatch.setattr(workers.os, "name", "nt")
+    monkeypatch.setattr(workers.ctypes, "CDLL", lambda name: pytest.fail("there is no library without a name"))
+    workers.keep_freed_memory.cache_clear()
+    workers.keep_freed_memory()
+    workers.keep_freed_memory.cache_clear()
