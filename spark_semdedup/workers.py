@@ -60,7 +60,7 @@ def keep_freed_memory() -> None:
     By default glibc gives the memory of large arrays back to the system, which then has to clear every page of the
     next ones: 2,500 pages, and up to a quarter of the time, for 4,096 rows of 384 numbers that are assigned to 1,000
     cells (RESULTS.md). Arrays beyond 32 MiB, the most that glibc lets one set, are given back as before, and so is what
-    is free at the heap's end beyond twice that: the most that a worker keeps while it waits.
+    is free at the heap's end beyond twice that, so that a worker that waits does not keep much.
 
     Both are set because setting either ends glibc's own choice of both (mallopt(3)).
     """

@@ -241,6 +241,7 @@ ALLOWED = {
     "class_archive.py": {"import subprocess"},  # the error of waiting too long for the JVM's end; it starts nothing
     "datasets.py": {"sql"},  # one statement, in which a table's name is a parameter
     "surroundings.py": {"import subprocess"},  # nvidia-smi and java, by lists of fixed arguments
+    "workers.py": {"import ctypes"},  # two settings of the C library's allocator, fixed numbers both
 }
 
 
