@@ -85,8 +85,8 @@ def test_the_report_on_a_job_is_the_one_that_is_written_down(jar):
     names = {operator.name for operator in streamed if operator.why_not is None}
     map_in_arrow = "PythonMapInArrowExec" if rapids_report.SPARK_LINE == "3.5" else "MapInArrowExec"
     mapped = {f"{map_in_arrow} (rows)", f"{map_in_arrow} (compare_partition)"}
-    # Nothing is sorted: there are so few tasks that each has a partition of its own.
     assert mapped | {"FileSourceScanExec", "ShuffleExchangeExec", "BroadcastHashJoinExec"} <= names
+    assert "SortExec" not in names, "there are so few tasks that each has a partition of its own"
     assert {operator.name for operator in streamed if operator.why_not is not None} <= {"RDDScanExec"}
     written = rapids_report.GOLDEN.read_text()
     if f"`{jar.name}`" not in written:

@@ -143,16 +143,17 @@ later = [[] for _ in range(9)]
 workers.spare_collector()
 print(first, gc.get_freeze_count() - first)
 """
-    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
-    modules, later = map(int, said.split())
+    modules, later = map(int, printed(program)[0].split())
     assert modules > 10_000
     assert later == 0, "what comes later can be collected"
 
 
 FAULTS = """
-import resource, sys
+import ctypes, resource
 import numpy as np
 from spark_semdedup import workers
+
+ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)  # PR_SET_THP_DISABLE: where huge pages are the rule, faults are few anyway
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -177,11 +178,9 @@ def test_memory_of_freed_arrays_is_used_again():
 
 
 def test_without_glibc_memory_is_left_alone(monkeypatch):
-    workers.keep_freed_memory.cache_clear()
+    tell = workers.keep_freed_memory.__wrapped__  # each time, not once in a process
     monkeypatch.setattr(workers.ctypes, "CDLL", lambda name: object())
-    workers.keep_freed_memory()
-    monkeypatch.setattr(workers.os, "name", "nt")
+    tell()
     monkeypatch.setattr(workers.ctypes, "CDLL", lambda name: pytest.fail("there is no library without a name"))
-    workers.keep_freed_memory.cache_clear()
-    workers.keep_freed_memory()
-    workers.keep_freed_memory.cache_clear()
+    monkeypatch.setattr(workers.os, "name", "nt")
+    tell()
