@@ -69,13 +69,13 @@ def exact_pair_dots(rows: Array, columns: Array, i: Array, j: Array) -> Array:
     return rounded(exact_pair_dots64(rows, columns, i, j))
 
 
-def exact_pair_dots64(rows: Array, columns: Array, i: Array, j: Array) -> Array:
-    """The same before the last rounding: float64 (m,)."""
+def exact_pair_dots64(rows: Array, columns: Array, i: Array | None, j: Array) -> Array:
+    """The same before the last rounding: float64 (m,). ``i`` None: all rows, each once."""
     return _by_blocks(_dots64, rows, columns, i, j)
 
 
-def squared_pair_distances(rows: Array, columns: Array, i: Array, j: Array) -> Array:
-    """‖rows[i] − columns[j]‖² by the same tree; float32 matrices, integer (m,) → float64 (m,).
+def squared_pair_distances(rows: Array, columns: Array, i: Array | None, j: Array) -> Array:
+    """‖rows[i] − columns[j]‖² by the same tree; float32 matrices, integer (m,) → float64 (m,). ``i`` None: all rows.
 
     Differences first: ‖x‖² − 2x·y + ‖y‖² would cancel where a row lies near its centre.
     """
@@ -95,15 +95,16 @@ def _distances64(a: Array, b: Array) -> Array:
 def _by_blocks(
     function: Callable[[Array, Array], Array], a: Array, b: Array, i: Array | None = None, j: Array | None = None
 ) -> Array:
-    """``function`` of rows of ``a`` and ``b``, those numbered ``i`` and ``j`` or all; gathered block by block, so that
-    memory does not grow with the number of pairs."""
+    """``function`` of rows of ``a``, those numbered ``i`` or all, with rows of ``b``, ``j`` or all; gathered block by
+    block, so that memory does not grow with the number of pairs."""
     xp = array_module(a)
     n = a.shape[0] if i is None else i.shape[0]
     result = xp.empty(n, np.float64)
     step = rows_per_block(xp, 8 * a.shape[1])
     for start in range(0, n, step):
         part = slice(start, start + step)
-        left, right = (a[part], b[part]) if i is None else (a[i[part]], b[j[part]])  # type: ignore[index]
+        left = a[part] if i is None else a[i[part]]
+        right = b[part] if j is None else b[j[part]]
         result[part] = function(left, right)
     return result
 

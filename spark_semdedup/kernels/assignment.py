@@ -147,12 +147,11 @@ def assign(
         label[part] = _nearest(vectors[part], cells, scores)
         if rule is not None:
             found.append(rule.visits(cells, vectors[part], scores, label[part]))
-    own = xp.arange(vectors.shape[0])
     l2 = cosine = None
     if "l2_dist_to_cent" in distances:
-        l2 = rounded(xp.sqrt(squared_pair_distances(vectors, cells.centroids, own, label)))
+        l2 = rounded(xp.sqrt(squared_pair_distances(vectors, cells.centroids, None, label)))
     if "cosine_dist_to_cent" in distances:
-        cosine = rounded(xp.maximum(1.0 - exact_pair_dots64(vectors, cells.units, own, label), 0.0))
+        cosine = rounded(xp.maximum(1.0 - exact_pair_dots64(vectors, cells.units, None, label), 0.0))
     return Assignment(label, l2, cosine, Visits.joined(found, [part.start for part in blocks] if found else []))
 
 

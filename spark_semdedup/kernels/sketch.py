@@ -20,11 +20,12 @@ covers the latter and the rounding of the sketches' own product.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from spark_semdedup.kernels.arithmetic import FLOAT32_ROUNDING, exact_pair_dots, screening_error
-from spark_semdedup.kernels.arrays import Array, array_module, marked_pairs, rows_per_block
+from spark_semdedup.kernels.arrays import Array, array_module, beside, marked_pairs, rows_per_block
 from spark_semdedup.kernels.coverage import NORM_TOLERANCE
 from spark_semdedup.kernels.pairwise import Best, max_similarity, row_panel
 
@@ -141,59 +142,70 @@ def close_similarity(
     """
     xp = array_module(rows.whole)
     best = Best.none(xp, rows.n), Best.none(xp, columns.n)
+    search = _Search(rows, columns, limits, at_least, precision, best)
     if rows.n and columns.n:
         step = row_panel(xp, batch_size)
         width = rows_per_block(xp, 4 * step)
         for i in range(0, rows.n, step):
             for j in range(0, columns.n, width):
-                _block(rows, columns, limits, slice(i, i + step), slice(j, j + width), at_least, precision, best)
+                search.block(slice(i, i + step), slice(j, j + width))
     rows_best, columns_best = (Best(*each.at_least(at_least).filled()) for each in best)
     return rows_best, columns_best
 
 
-def _block(
-    rows: Side,
-    columns: Side,
-    limits: np.ndarray,
-    i: slice,
-    j: slice,
-    at_least: float,
-    precision: str,
-    best: tuple[Best, Best],
-) -> None:
-    part, other = rows.take(i), columns.take(j)
-    if part.sketches.values is not None and other.sketches.values is not None:
-        near = part.sketches.values @ other.sketches.values.T >= np.float32(at_least - part.sketches.slack)
-        found = int(array_module(near).count_nonzero(near))
-        if found <= _CANDIDATES_PER_PAIR * near.size:
-            if found:
-                _decide(part, other, limits[i], *marked_pairs(near), at_least, i.start, j.start, best)
-            return
-    before = np.clip(limits[i] - j.start, 0, other.n)
-    _in_full(part, other, before, at_least, precision, i.start, j.start, best)
+@dataclass(frozen=True)
+class _Search:
+    """What ``close_similarity`` is asked, and the ``best`` so far of the rows and of the columns."""
 
+    rows: Side
+    columns: Side
+    limits: np.ndarray
+    at_least: float
+    precision: str
+    best: tuple[Best, Best]
 
-def _decide(
-    part: Side,
-    other: Side,
-    limits: np.ndarray,
-    a: Array,
-    b: Array,
-    at_least: float,
-    first_row: int,
-    first_column: int,
-    best: tuple[Best, Best],
-) -> None:
-    """Takes in the pairs (a, b) of a block that are similar enough, each for the row or column that comes later."""
-    xp = array_module(part.whole)
-    error = screening_error(part.whole.shape[1], tensor_cores=xp is not np)
-    near = _pair_products(part, other, a, b) >= np.float32(at_least - 2 * error)
-    a, b = a[near], b[near]
-    scores = exact_pair_dots(part.whole, other.whole, part.places[a], other.places[b])
-    a, b = a + first_row, b + first_column
-    row_is_later = b < xp.asarray(limits)[a - first_row]
-    best[0].update(a[row_is_later], b[row_is_later], scores[row_is_later])
-    best[1].update(b[~row_is_later], a[~row_is_later], scores[~row_is_later])
+    def block(self, i: slice, j: slice) -> None:
+        """Takes in the pairs of rows ``i`` and columns ``j``."""
+        mine, theirs = self.rows.sketches.take(i), self.columns.sketches.take(j)
+        if mine.values is not None and theirs.values is not None:
+            near = mine.values @ theirs.values.T >= np.float32(self.at_least - mine.slack)
+            found = int(array_module(near).count_nonzero(near))
+            if found <= _CANDIDATES_PER_PAIR * near.size:
+                if found:
+                    a, b = marked_pairs(near)
+                    self.decide(a + i.start, b + j.start)
+                return
+        self.in_full(i, j)
+
+    def decide(self, i: Array, j: Array) -> None:
+        """Takes in the pairs (i, j) that are similar enough, each for the row or column that comes later."""
+        rows, columns, xp = self.rows, self.columns, array_module(self.rows.whole)
+        error = screening_error(rows.whole.shape[1], tensor_cores=xp is not np)
+        near = _pair_products(rows, columns, i, j) >= np.float32(self.at_least - 2 * error)
+        i, j = i[near], j[near]
+        scores = exact_pair_dots(rows.whole, columns.whole, rows.places[i], columns.places[j])
+        row_is_later = j < self.limits_there[i]
+        of_rows, of_columns = self.best
+        of_rows.update(i[row_is_later], j[row_is_later], scores[row_is_later])
+        of_columns.update(j[~row_is_later], i[~row_is_later], scores[~row_is_later])
+
+    @cached_property
+    def limits_there(self) -> Array:
+        """``limits`` where the vectors are."""
+        return beside(self.rows.whole, self.limits)
+
+    def in_full(self, i: slice, j: slice) -> None:
+        """Takes them in by matrix products of the vectors themselves, either side's predecessors in turn."""
+        rows, columns = self.rows.take(i).vectors, self.columns.take(j).vectors
+        limits = np.clip(self.limits[i] - j.start, 0, columns.shape[0])
+        sides = (
+            (rows, columns, limits, i.start, j.start),
+            (columns, rows, preceding(limits, columns.shape[0]), j.start, i.start),
+        )
+        for best, (mine, theirs, before, first, second) in zip(self.best, sides, strict=True):
+            scores, found = max_similarity(mine, theirs, before, at_least=self.at_least, precision=self.precision)
+            there = array_module(found).flatnonzero(found >= 0)
+            best.update(there + first, found[there] + second, scores[there])
 
 
 def _pair_products(rows: Side, columns: Side, i: Array, j: Array) -> Array:
@@ -206,26 +218,6 @@ def _pair_products(rows: Side, columns: Side, i: Array, j: Array) -> Array:
         pairs = rows.whole[rows.places[i[part]]], columns.whole[columns.places[j[part]]]
         products[part] = xp.einsum("ij,ij->i", *pairs)
     return products
-
-
-def _in_full(
-    part: Side,
-    other: Side,
-    limits: np.ndarray,
-    at_least: float,
-    precision: str,
-    first_row: int,
-    first_column: int,
-    best: tuple[Best, Best],
-) -> None:
-    """The block by matrix products of the vectors themselves, either side's predecessors in turn."""
-    vectors = part.vectors, other.vectors
-    sides = (*vectors, limits), (*vectors[::-1], preceding(limits, other.n))
-    firsts = (first_row, first_column), (first_column, first_row)
-    for (mine, theirs, before), (first, second), into in zip(sides, firsts, best, strict=True):
-        scores, found = max_similarity(mine, theirs, before, at_least=at_least, precision=precision)
-        there = array_module(found).flatnonzero(found >= 0)
-        into.update(there + first, found[there] + second, scores[there])
 
 
 def preceding(limits: np.ndarray, columns: int) -> np.ndarray:

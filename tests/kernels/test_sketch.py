@@ -148,7 +148,7 @@ def test_sides_of_different_length(xp, share):
 
 def test_few_candidates_are_decided_without_full_products(xp, monkeypatch):
     """Otherwise sketches would be for nothing."""
-    monkeypatch.setattr(sketch, "_in_full", None)
+    monkeypatch.setattr(sketch._Search, "in_full", None)
     units = make("low_rank", 1500, 384)
     assert check(xp, units, *interleaved(np.random.default_rng(4), units, 0.1), lambda _: (0.9,)) > 100
 
