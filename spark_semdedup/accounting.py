@@ -69,13 +69,39 @@ def check_neighbours(entries: Entries, counts: Mapping[str, int]) -> None:
         )
 
 
+def check_read(at_first: int, then: int, *, may_lose: bool = False) -> None:
+    """Raises ``AccountingError`` unless as many rows were read as ``at_first``, or, with ``may_lose``, fewer."""
+    if then > at_first or (then < at_first and not may_lose):
+        raise AccountingError(
+            f"the input changed while it was read: {at_first} rows at first, {then} when it was read again; {_AGAIN}"
+        )
+
+
+def check_removed(rows: int, named: int, kept: int) -> None:
+    """Raises ``AccountingError`` where more rows are gone than were ``named`` to be removed, or some have come."""
+    if not rows - named <= kept <= rows:
+        raise AccountingError(
+            f"the input changed while it was read: {rows} rows, of which {named} were to be removed, but {kept} "
+            f"remain; {_AGAIN}"
+        )
+
+
 def check_merged(similarities: int, counts: Mapping[str, int]) -> None:
-    """Raises ``AccountingError`` unless each valid row has one similarity."""
+    """Raises ``AccountingError`` unless each valid row has one similarity, among those that are there."""
     valid = counts["rows"] - counts["invalid"]
     if similarities != valid:
         raise AccountingError(
-            f"the comparison does not add up: {valid} rows were compared, but {similarities} similarities written; "
+            f"the comparison does not add up: {valid} rows were compared, but {similarities} similarities are there; "
             f"{_AGAIN}"
+        )
+
+
+def check_set_aside(skipped: int, invalid: int) -> None:
+    """Raises ``AccountingError`` unless all ``invalid`` rows that are to be set aside were: one that was not would be
+    among the rows that remain, and the numbers would add up."""
+    if skipped != invalid:
+        raise AccountingError(
+            f"the comparison does not add up: {invalid} rows are invalid, but {skipped} were set aside; {_AGAIN}"
         )
 
 

@@ -29,7 +29,7 @@ from spark_semdedup.columns import (
     quoted,
     refuse_shadowed,
 )
-from spark_semdedup.coverage import Coverage, ReadyCells, Router, collect_visits, tile_hash
+from spark_semdedup.coverage import MOST_VISITS, Coverage, ReadyCells, Router, collect_visits, tile_hash
 from spark_semdedup.devices import Placement, plugin_active, resolve_backend
 from spark_semdedup.errors import SemDedupError
 from spark_semdedup.kernels.assignment import Cells, assign
@@ -52,8 +52,8 @@ VISIT_ROWS = 16_384
 SIZE_ROWS = 65_536
 """Rows at least, if there are as many, that sizes and visits of clusters are estimated from."""
 
-_FIRST_ROWS, _MOST_VISITS = 1024, 2e7
-"""Rows that tell how many cells a row visits, and visits that a plan on the driver is made from, at most."""
+_FIRST_ROWS = 1024
+"""Rows that tell how many cells a row visits."""
 
 FIT_ROWS_PER_CENTROID = 64
 """Rows per centroid that are fitted on by default."""
@@ -112,6 +112,7 @@ class EmbeddingKMeans(Estimator, _EmbeddingKMeansParams, StageReadable, DefaultP
         log.info("fitting %d centroids on %d of %d rows with %s", k, sample.size, total, clusterer)
         fit = clusterers.fit(clusterer, sample, settings)
         model = EmbeddingKMeansModel.fitted(self, fit.centroids, fit.history)
+        model.fitted_rows = total
         if clusterer == "faiss":  # the sample is on the driver: what it says of the clusters costs no job
             # Rows fitted on lie nearer to their centroids than others do, and visit fewer further cells.
             seen = sample.spare if len(sample.spare) >= min(self.spare_rows, total - sample.size) > 0 else sample.array
@@ -159,7 +160,7 @@ class FittedSample:
         rule = coverage.rule(cells)
         first = assign(self.units[:_FIRST_ROWS], cells, distances=(), rule=rule).visits
         each = max(1.0, len(first.rows) / min(_FIRST_ROWS, len(self.units)))
-        units = self.units[: max(_FIRST_ROWS, int(_MOST_VISITS / each))]
+        units = self.units[: max(_FIRST_ROWS, int(MOST_VISITS / each))]
         found = assign(units, cells, distances=(), rule=rule)
         return VisitSample(found.centroid, found.visits, self.scale * len(self.units) / len(units))
 
@@ -169,6 +170,9 @@ class EmbeddingKMeansModel(CentroidsModel, _EmbeddingKMeansParams):
 
     fitted_sample: FittedSample | None = None
     """Rows the fit looked at, where it had them on the driver; not saved."""
+
+    fitted_rows: int | None = None
+    """How many rows there were when it was fitted; not saved."""
 
     @property
     def cells(self) -> Cells:
@@ -281,7 +285,7 @@ class EmbeddingKMeansModel(CentroidsModel, _EmbeddingKMeansParams):
         sample = dataset.where(in_lowest(id_column(dataset, self.value("idCol")), fraction))
         lists = plugin_active(dataset.sparkSession)
         routed = self.unit_rows(sample, Ranking(), Router(coverage, lists=lists), lists=lists)
-        return collect_visits(routed, 1 / fraction)
+        return collect_visits(routed, fraction, coverage.most_visits(fraction * total, len(self._centroids)))
 
     def _with_assignment(self, dataset: DataFrame, *, units: bool) -> DataFrame:
         """The dataset with one struct column more. A scalar pandas UDF: Spark sends it the embedding alone and

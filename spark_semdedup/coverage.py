@@ -26,6 +26,7 @@ from spark_semdedup.kernels.assignment import Cells, VisitRule, Visits, visited_
 from spark_semdedup.kernels.coverage import NearestCells, WithinReach
 from spark_semdedup.kernels.sketch import pays
 from spark_semdedup.regions import NO_TILE, Places, RegionPlan, VisitSample
+from spark_semdedup.sampling import in_lowest
 from spark_semdedup.vectors import Decoder
 
 if TYPE_CHECKING:
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 
 _TILE_SEED = 1_000_033
 """Of the hash that says which tile a row belongs to; not one a user would take for the fit sample's."""
+
+MOST_VISITS = 2e7
+"""Visits that a plan on the driver is made from, at most."""
 
 PLACES = T.StructType(
     [
@@ -73,6 +77,10 @@ class Coverage:
     def visits(self) -> bool:
         """Whether rows visit cells beside their own."""
         return self.others != 0
+
+    def most_visits(self, rows: float, k: int) -> float:
+        """How many cells, of ``k``, so many rows may visit."""
+        return rows * (k - 1 if self.others is None else min(self.others, k - 1))
 
     def sketched(self, dim: int) -> bool:
         """Whether pairs with guests, of vectors so long, are mostly dismissed by sketches."""
@@ -273,9 +281,26 @@ def placed(rows: DataFrame) -> DataFrame:
     )
 
 
-def collect_visits(rows: DataFrame, scale: float) -> VisitSample:
-    """The sample of visits from ``rows`` with ``centroid`` and ``cells``, each of which stands for ``scale`` rows."""
-    found = collect_arrow(rows.where("centroid >= 0").select("centroid", "cells"))
+def collect_visits(rows: DataFrame, fraction: float, most: float) -> VisitSample:
+    """The sample of visits from ``rows`` with ``id``, ``centroid`` and ``cells``: the ``fraction`` of all whose ids
+    hash lowest (``in_lowest``), which may make up to ``most`` visits. Of fewer rows where the driver should not hold
+    all that they make."""
+    seen = rows.where("centroid >= 0").select("id", "centroid", "cells")
+    if most <= MOST_VISITS:
+        return _collected(seen, fraction)
+    seen = seen.persist()  # to be counted before it is collected
+    try:
+        is_list = isinstance(rows.schema["cells"].dataType, T.ArrayType)
+        found = seen.agg(F.sum(F.size("cells") if is_list else F.octet_length("cells") / 4)).first()
+        visits = (found and found[0]) or 0
+        fraction *= min(1.0, MOST_VISITS / max(visits, 1))
+        return _collected(seen.where(in_lowest(F.col("id"), fraction)), fraction)
+    finally:
+        seen.unpersist()
+
+
+def _collected(seen: DataFrame, fraction: float) -> VisitSample:
+    found = collect_arrow(seen.select("centroid", "cells"))
     chunks = found["cells"].chunks  # which joined may pass 2 GiB
     starts = np.cumsum([0, *map(len, chunks)]).tolist()[:-1]
-    return VisitSample(found["centroid"].to_numpy(), Visits.joined([*map(visits_from, chunks)], starts), scale)
+    return VisitSample(found["centroid"].to_numpy(), Visits.joined([*map(visits_from, chunks)], starts), 1 / fraction)

@@ -170,6 +170,16 @@ class Target:
             f"output={shown(self.path, 400)} {what}: give another folder, {hint}or --overwrite to replace it"
         )
 
+    def refuse_written_meanwhile(self, files: Files) -> None:
+        """Raises ``FolderInUseError`` where another run has been in the folder since ``check`` found it vacant. For a
+        run that holds its lock."""
+        if self.path is None or self.overwrite or self.resume or all(map(_is_mark, files.names(self.path))):
+            return
+        raise FolderInUseError(
+            f"output={shown(self.path, 400)} was written by another run meanwhile: give another folder, or --overwrite "
+            "to replace it"
+        )
+
     def refuse_existing_table(self, spark: SparkSession) -> None:
         """Raises ``ResultExistsError`` for a table that is there already and may not be overwritten, and
         ``SemDedupError`` for one that cannot be."""
@@ -184,6 +194,7 @@ class Target:
         if self.path is None:
             return
         trial = join(self.path, "_semdedup.trial")
+        files.delete(trial)  # what a kill left of an earlier one would be appended to
         form = self.format
         if self._is_of_catalogs_format:
             form = rows.sparkSession.conf.get("spark.sql.sources.default") or form
@@ -383,7 +394,7 @@ def _parsed(files: Files, path: str, name: str, place: str) -> dict[str, Any]:
 def is_own_run(files: Files, path: str) -> bool:
     """Whether a folder is what a run of this program wrote, ended or not."""
     names = files.names(path)
-    return RUN_MANIFEST in names or any(_is_mark(name) for name in names)
+    return RUN_MANIFEST in names or STAGES in names or any(_is_mark(name) for name in names)
 
 
 def can_resume(files: Files, path: str) -> bool:

@@ -152,6 +152,11 @@ class Lock:
         )
 
 
+def is_lock(name: str) -> bool:
+    """Whether a file of this name is a lock."""
+    return _NAME.fullmatch(name) is not None
+
+
 def _machine() -> str:
     """Tells machines, and containers on one, apart: a process id means something in one of them only."""
     parts = [socket.gethostname()]

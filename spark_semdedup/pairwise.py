@@ -138,7 +138,8 @@ class PairwiseSimilarity(
         some = rows.where(in_lowest(F.col("id"), fraction))
         router = Router(coverage, lists=plugin_active(rows.sparkSession))
         routed = route_assigned(some, router, decode, model.centroids, placement, spherical=spherical)
-        sample = collect_visits(routed, 1 / fraction)
+        most = coverage.most_visits(fraction * total, len(model.centroids))
+        sample = collect_visits(routed, fraction, most)
         plan = plan_for(sample, model.centroids, coverage, rows.sparkSession, self)
         workload = Workload.of_regions(coverage, sample, model.centroids, plan)
         router = Router(coverage, plan, travel_as_lists(rows.sparkSession, self))
@@ -285,13 +286,15 @@ def _place(rows: DataFrame, centroids: np.ndarray, plan: Plan) -> DataFrame:
     table = [(int(c), int(t), k) for c, t, k in zip(centroids, plan.tiles, keys, strict=True)]
     lookup = rows.sparkSession.createDataFrame(table, "plan_centroid bigint, tiles int, keys array<bigint>")
     joined = rows.join(F.broadcast(lookup), F.col("centroid") == F.col("plan_centroid"), "left")
-    # A cluster missing in the estimate is small, and rows of no cluster (negative) are not compared: a key of their
-    # own, below zero, where the plan has none.
-    own = F.when(F.col("centroid") < 0, F.col("centroid")).otherwise(-(F.col("centroid") + 1_000_000))
+    # A cluster missing in the estimate is small, and rows of no cluster (negative) are not compared: their key is their
+    # number, but where the plan has such keys, one far below zero.
+    last = int(plan.keys.max(initial=-1))
+    number = F.col("centroid").cast("bigint")
+    own = F.when(number.between(0, last), number + F.lit(-(2**63))).otherwise(number)
     hashed = F.pmod(tile_hash(F.col("id")), F.coalesce("tiles", F.lit(1)))
     tile = F.when(F.coalesce("tiles", F.lit(1)) == 1, F.lit(0)).otherwise(hashed).cast("int")
     of_tile = F.slice("keys", F.col("tile") * F.col("tiles") + 1, F.col("tiles"))
-    tasks = F.coalesce(of_tile, F.array(own.cast("bigint")))
+    tasks = F.coalesce(of_tile, F.array(own))
     return joined.withColumn("tile", tile).select(*rows.columns, "tile", F.posexplode(tasks).alias("other", "task"))
 
 

@@ -29,14 +29,6 @@ DISTANCES = {"cosine": "cosine_dist_to_cent", "l2": "l2_dist_to_cent"}
 
 
 @dataclass(frozen=True)
-class RankKey:
-    """A column that ranks rows: its expression over the input, and its direction."""
-
-    column: Column
-    ascending: bool
-
-
-@dataclass(frozen=True)
 class Ranking:
     """The order of preference, before it is bound to a table.
 

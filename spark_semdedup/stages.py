@@ -23,7 +23,8 @@ from spark_semdedup.datasets import STAGES, Source, Target
 from spark_semdedup.errors import SemDedupError, shown
 from spark_semdedup.files import Files, join
 from spark_semdedup.lineage import reads_only_files
-from spark_semdedup.params import HasColumns
+from spark_semdedup.params import SemDedupStageParams
+from spark_semdedup.ranking import Ranking
 
 RUN = "run.json"
 COMPARED = "compared"
@@ -98,7 +99,7 @@ class Stages:
 
 
 def identity_of(
-    files: Files, source: Source, target: Target, rows: DataFrame, params: HasColumns, about: Mapping[str, Any]
+    files: Files, source: Source, target: Target, rows: DataFrame, params: SemDedupStageParams, about: Mapping[str, Any]
 ) -> dict[str, Any]:
     """What must be equal in a run that goes on with another: by names a user knows, values that JSON holds.
 
@@ -133,9 +134,9 @@ def refuse_other_run(identity: Mapping[str, Any], before: Mapping[str, Any], fol
         )
 
 
-def fingerprint(files: Files, source: Source, rows: DataFrame, params: HasColumns) -> str:
+def fingerprint(files: Files, source: Source, rows: DataFrame, params: SemDedupStageParams) -> str:
     """Tells apart what ``rows``, read from ``source``, are: by names, lengths and times of their files, or, where not
-    all come from files (but from a database, say), by a hash of ids and embeddings, in one job.
+    all come from files (but from a database, say), by a hash of ids, embeddings and what ranks them, in one job.
 
     The files of one version of a Delta table never change, so their names tell. Of two versions they do not: a deletion
     may leave all files and mark rows in them (deletion vectors).
@@ -148,7 +149,9 @@ def fingerprint(files: Files, source: Source, rows: DataFrame, params: HasColumn
     read = [(path, there[path.rsplit("/", 1)[0]].get(path.rsplit("/", 1)[1])) for path in sorted(paths)]
     if not paths or any(found is None for _, found in read):  # gone since it was listed
         id_, embedding = id_column(rows, params.value("idCol")), embedding_column(rows, params.value("embeddingCol"))
-        hashed = rows.agg(F.count(F.lit(1)).alias("rows"), F.bit_xor(F.xxhash64(id_, embedding)).alias("hash")).first()
+        ranks = Ranking(by=Ranking.of(params).by).key_columns(rows, id_)
+        hash_ = F.bit_xor(F.xxhash64(id_, embedding, *ranks)).alias("hash")
+        hashed = rows.agg(F.count(F.lit(1)).alias("rows"), hash_).first()
         return digest(["rows", *(hashed or ())])
     return digest(["files", *read])
 

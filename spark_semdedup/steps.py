@@ -22,7 +22,14 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from spark_semdedup import clusterers
-from spark_semdedup.accounting import check_merged, check_neighbours, check_rows
+from spark_semdedup.accounting import (
+    check_merged,
+    check_neighbours,
+    check_read,
+    check_removed,
+    check_rows,
+    check_set_aside,
+)
 from spark_semdedup.clustering import ASSIGNED, EmbeddingKMeans, EmbeddingKMeansModel
 from spark_semdedup.columns import by_its_bytes, embedding_column, field, id_column, refuse_shadowed
 from spark_semdedup.coverage import Coverage
@@ -37,6 +44,7 @@ from spark_semdedup.datasets import (
     delete_dataset,
     files_for,
     finish,
+    is_own_run,
     read_manifest,
     read_run_manifest,
     write_dataset,
@@ -50,7 +58,7 @@ from spark_semdedup.evaluation import Evaluation, Evaluator, check_counts, notin
 from spark_semdedup.files import Files, is_within, join
 from spark_semdedup.ids import Ids
 from spark_semdedup.lineage import reads_only_files
-from spark_semdedup.locking import Lock
+from spark_semdedup.locking import Lock, is_lock
 from spark_semdedup.pairwise import PairwiseSimilarity
 from spark_semdedup.params import (
     ClusteringParams,
@@ -220,6 +228,7 @@ class _Run:
     def checked(cls, job: Job, source: Source, target: Target, settings: Settings, saved: SavedCentroids) -> _Run:
         """Checks paths, settings and columns, in this order."""
         _check_paths(job, target, source=source, reads=saved.reads(), replaces_folder=False)
+        _refuse_foreign_names(job, target)
         loaded, settings = saved.load(job, settings)
         estimator = SemDedup(**settings)
         threshold = estimator.similarity_threshold()
@@ -289,6 +298,7 @@ class _Run:
         if not (known.resumes and (stages.overwrites or stages.record(_WRITING) is not None)):
             self.target.refuse_existing_table(self.job.spark)
         if not known.resumes:
+            self.target.refuse_written_meanwhile(files)
             self.target.try_writing(files, self.rows)
         _ = self.identity  # what the input is now, before it is read for the first time
         return None
@@ -305,6 +315,8 @@ class _Run:
 
     def _finished(self) -> Summary:
         manifest = read_run_manifest(self.job.files, self.folder, "output")
+        # It counts as this one whatever this one would have fitted with.
+        self.summary.clusterer = manifest.get("identity", {}).get("clusterer")
         if "identity" not in manifest:
             raise ResultExistsError(
                 f"output={shown(self.folder, 400)} holds a finished run that does not say what it read: give another "
@@ -418,6 +430,7 @@ class _Run:
             valid = self.facts("compare")["rows"] - self.facts("compare")["invalid"]
             # Whose schema Spark looks up: were all files lost, no row would be a duplicate, and nothing amiss.
             similarities = self.job.spark.read.parquet(self.place("similarities"))
+            check_merged(similarities.count(), self.facts("compare"))  # of a run that is resumed, some may be gone
             found = self.write("duplicates", _duplicates(similarities, valid, self.estimator))
             counts["duplicates"], facts["ids"] = found.rows, found.facts()
 
@@ -455,6 +468,7 @@ class _Run:
             kept, skipped = (Ids.read(self.facts("keep")[name]) for name in ("ids", "skipped"))
             duplicates = Ids.read(self.facts("identify")["ids"])
             check_rows(Ids.read(self.facts("compare")["ids"]), kept, duplicates, skipped)
+            check_set_aside(skipped.rows, self.skipped)
             if reads_only_files(self.rows) and self.identity["input's data"] != fingerprint(
                 self.job.files, self.source, self.source.read(self.job.spark, self.rows.schema), self.estimator
             ):
@@ -542,8 +556,11 @@ def cluster(
 
     with job.progress.stage("load centroids" if model else "fit centroids") as counts:
         if model is not None:  # a fit checks them
-            check_ids(rows, id_column(rows, model.value("idCol")), model.value("idCol"))
-        model = model or estimator.fit(rows)
+            total = check_ids(rows, id_column(rows, model.value("idCol")), model.value("idCol"))
+        else:
+            model = estimator.fit(rows)
+            assert model.fitted_rows is not None  # by this very fit
+            total = model.fitted_rows
         if job.files.exists(join(_folder(target), MANIFEST)):
             model.refuse_invalid(rows)
         folder = _cleared(job, target)
@@ -551,7 +568,7 @@ def cluster(
         model.save(join(folder, "_centroids"))
         counts["centroids"] = len(model.centroids)
     with job.progress.stage("assign and write") as counts:
-        _write_clusters(job, rows, model, ranking, folder, summary)
+        _write_clusters(job, rows, total, model, ranking, folder, summary)
         counts.update({"rows": summary.counts["rows_in"], "clusters": summary.counts["clusters"]})
     _complete(job, summary, estimator)
     summary.parameters = saved.described(summary.parameters, len(model.centroids))
@@ -562,22 +579,25 @@ def cluster(
 
 
 def _write_clusters(
-    job: Job, rows: DataFrame, model: EmbeddingKMeansModel, ranking: Ranking, folder: str, summary: Summary
+    job: Job, rows: DataFrame, total: int, model: EmbeddingKMeansModel, ranking: Ranking, folder: str, summary: Summary
 ) -> None:
-    """Assigns rows and writes them by cluster, the invalid ones aside; adds counts and results to ``summary``."""
+    """Assigns the ``total`` rows and writes them by cluster, the invalid ones aside; adds counts and results to
+    ``summary``."""
     valid, invalid = model.clustered(rows, ranking)
     # By centroid, so that each folder gets one file, not one from every task.
     valid.repartition("centroid").write.mode("append").partitionBy("centroid").parquet(folder)
     found = _cluster_sizes(job.spark.read.parquet(folder))
     handle_invalid = model.value("handleInvalid")
-    lost = 0 if handle_invalid == "error" else rows.count() - found["rows"]
-    summary.counts = {"rows_in": found["rows"] + lost, "invalid": lost, "clusters": found["clusters"]}
+    lost = total - found["rows"]
+    check_read(total, found["rows"], may_lose=handle_invalid != "error")
+    summary.counts = {"rows_in": total, "invalid": lost, "clusters": found["clusters"]}
     summary.results = {"clusters": folder, "centroids": join(folder, "_centroids")}
     if handle_invalid == "skip":
         # Rows are assigned again to find the invalid ones; mostly there are none, which the count has told.
         summary.results["invalid"] = join(folder, "_invalid")
         aside = invalid if lost else invalid.limit(0)
-        write_dataset(job.files, aside, summary.results["invalid"], _manifest("invalid", summary))
+        set_aside = write_dataset(job.files, aside, summary.results["invalid"], _manifest("invalid", summary))
+        check_read(total, found["rows"] + set_aside)
 
 
 def pairwise(job: Job, clusters: str, target: Target, settings: Settings, centroids: str | None = None) -> Summary:
@@ -613,11 +633,7 @@ def pairwise(job: Job, clusters: str, target: Target, settings: Settings, centro
         # Computes all entries, with all tasks, before fewer of them write what they come to.
         totals = entries.counts()
         counts["pairs"] = pairs = totals["pairs"]
-        if totals["rows"] != found["rows"]:
-            raise AccountingError(
-                f"the input changed while it was read: {found['rows']} rows at first, {totals['rows']} when they were "
-                "compared; nothing was written; run again on a fixed input"
-            )
+        check_read(found["rows"], totals["rows"])
         check_neighbours(entries, totals)
         folder = _cleared(job, target)
         written = _write_similarities(job.files, entries, totals, folder, _manifest("similarities", summary, params))
@@ -691,7 +707,17 @@ def remove(
     with job.progress.stage("write the rows that remain") as counts:
         about = _manifest("deduplicated", summary, params)
         kept = _write_remaining(job, remaining, params.value("idCol"), target, folder or "", about)
+        named = sum(removed.values())
+        try:
+            check_removed(total, named, kept.rows)
+        except AccountingError:
+            if folder is not None:
+                delete_dataset(job.files, folder)
+            raise
         summary.counts["kept"] = counts["kept"] = kept.rows
+    if total - kept.rows < named:
+        what, not_found = " and ".join(removed), named - (total - kept.rows)
+        log.warning("%d of the %d rows of %s are not in the input, or are named twice", not_found, named, what)
     summary.results = {"deduplicated": folder or f"table {target.table}"}
     return _complete(job, summary, params)
 
@@ -790,13 +816,36 @@ def _check_paths(
     target.check(job.files, reads)
     if not target.resume:
         target.refuse_existing_table(job.spark)
-    if replaces_folder and target.path is not None and not job.files.is_vacant(target.path):
-        names = job.files.names(target.path)
-        if MANIFEST not in names and UNFINISHED not in names:
-            raise ResultExistsError(
-                f"output={shown(target.path, 400)} is no earlier result (it has no {MANIFEST}) and is not deleted, not "
-                "even with --overwrite: give another folder"
-            )
+    if replaces_folder:
+        _refuse_irreplaceable(job, target)
+
+
+def _refuse_irreplaceable(job: Job, target: Target) -> None:
+    """``ResultExistsError`` for an output folder that is not a step's to delete, ``--overwrite`` or not."""
+    if target.path is None or job.files.is_vacant(target.path):
+        return
+    names = job.files.names(target.path)
+    if any(name in (RUN_MANIFEST, STAGES) or is_lock(name) for name in names):
+        what = "is the folder of a whole run"
+    elif MANIFEST not in names and UNFINISHED not in names:
+        what = f"is no earlier result (it has no {MANIFEST})"
+    else:
+        return
+    raise ResultExistsError(
+        f"output={shown(target.path, 400)} {what} and is not deleted, not even with --overwrite: give another folder"
+    )
+
+
+def _refuse_foreign_names(job: Job, target: Target) -> None:
+    """``ResultExistsError`` for a folder in which a run would replace what bears a result's name, but is none."""
+    if target.path is None or job.files.is_vacant(target.path) or is_own_run(job.files, target.path):
+        return
+    alike = sorted({*RUN_RESULTS, EVALUATION} & set(job.files.names(target.path)))
+    if alike:
+        raise ResultExistsError(
+            f"output={shown(target.path, 400)} is no earlier run (it has no {RUN_MANIFEST}), and {', '.join(alike)} in "
+            "it would be replaced: give another folder"
+        )
 
 
 def _is_same_table(spark: SparkSession, one: str | None, other: str | None) -> bool:
@@ -924,6 +973,7 @@ def _cleared(job: Job, target: Target) -> str:
     otherwise the folder was vacant, and what may have come since is another step's."""
     folder = _folder(target)
     if target.overwrite:
+        _refuse_irreplaceable(job, target)  # that was hours ago, perhaps
         delete_dataset(job.files, folder)
     return folder
 

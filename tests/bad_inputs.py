@@ -943,6 +943,22 @@ PATHS = [
         "output='out' is no earlier result (it has no _semdedup.json) and is not deleted, not even with --overwrite: give another folder",
     ),
     refused(
+        "a step's output that is a run's",
+        "`cluster --overwrite` into a folder that `run` wrote",
+        after(
+            sound,
+            lambda p: p.text("out/_manifest.json", "{}"),
+            lambda p: ["cluster", "--input", p / "in", "--output", p / "out", "--overwrite"],
+        ),
+        "output='out' is the folder of a whole run and is not deleted, not even with --overwrite: give another folder",
+    ),
+    refused(
+        "a run's output with names of results",
+        "a folder with the user's own `centroids`, `--overwrite`",
+        after(sound, lambda p: p.text("out/centroids/mine.txt", "mine"), lambda p: p.run("--overwrite")),
+        "output='out' is no earlier run (it has no _manifest.json), and centroids in it would be replaced: give another folder",
+    ),
+    refused(
         "format that cannot hold the rows",
         "`--output-format csv`",
         options("--output-format", "csv"),

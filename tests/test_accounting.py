@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 from marks import slow
 
-from spark_semdedup.accounting import check_merged, check_neighbours, check_rows
+from spark_semdedup.accounting import (
+    check_merged,
+    check_neighbours,
+    check_read,
+    check_removed,
+    check_rows,
+    check_set_aside,
+)
 from spark_semdedup.entries import Entries
 from spark_semdedup.errors import AccountingError
 from spark_semdedup.ids import Ids
@@ -79,8 +86,28 @@ def test_entries_that_are_lost_after_they_were_counted_are_missed(spark):
 
 def test_each_valid_row_has_a_similarity():
     check_merged(3, {"rows": 5, "invalid": 2})
-    with pytest.raises(AccountingError, match="3 rows were compared, but 4 similarities written; no result is valid"):
+    with pytest.raises(AccountingError, match="3 rows were compared, but 4 similarities are there; no result is valid"):
         check_merged(4, {"rows": 5, "invalid": 2})
+
+
+def test_rows_that_come_and_go_are_noticed_by_their_number():
+    check_read(5, 5)
+    check_read(5, 3, may_lose=True)
+    for then, may_lose in ((4, False), (6, False), (6, True)):
+        with pytest.raises(
+            AccountingError, match=f"5 rows at first, {then} when it was read again; no result is valid"
+        ):
+            check_read(5, then, may_lose=may_lose)
+    check_set_aside(2, 2)
+    with pytest.raises(AccountingError, match="2 rows are invalid, but 1 were set aside; no result is valid"):
+        check_set_aside(1, 2)
+    for kept in (3, 4, 5):
+        check_removed(5, 2, kept)
+    for kept in (2, 6):
+        with pytest.raises(
+            AccountingError, match=f"5 rows, of which 2 were to be removed, but {kept} remain; no result"
+        ):
+            check_removed(5, 2, kept)
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,8 @@ def with_earlier_result(call: Call, place: Place) -> Call:
     output = place.folder / "out"
     if not isinstance(call, list) or str(output) not in call or output.exists() or "--overwrite" in call:
         return call
-    for name in ("_manifest.json", "_semdedup.json", "duplicates/part-0.parquet", "summary.json", "notes.txt"):
+    manifest = "_manifest.json" if call[0] == "run" else "_semdedup.json"
+    for name in (manifest, "duplicates/part-0.parquet", "summary.json", "notes.txt"):
         place.text(f"out/{name}", "earlier")
     return [*call, "--overwrite"]
 

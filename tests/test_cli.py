@@ -23,7 +23,7 @@ import pytest
 from pyspark.errors import PySparkException
 from pyspark.sql import functions as F
 
-from spark_semdedup import EmbeddingKMeansModel, cli, steps
+from spark_semdedup import EmbeddingKMeans, EmbeddingKMeansModel, cli, steps
 from spark_semdedup.params import DEFAULTS
 from spark_semdedup.report import Progress, one_line
 from spark_semdedup.semdedup import SemDedupStageParams
@@ -625,6 +625,41 @@ def test_pairwise_refuses_a_folder_that_lost_rows(capsys, spark, exact, tmp_path
     message = refusal(capsys, "pairwise", "--input", tmp_path / "clusters", "--output", tmp_path / "out", status=1)
     assert message.startswith(f"input='{tmp_path}/clusters' has {left} rows, but _semdedup.json in it says {ROWS}")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("handle", "more"), [("error", 1), ("error", -1), ("skip", 1), ("keep", -1)])
+def test_cluster_refuses_an_input_that_changes(capsys, spark, monkeypatch, data, tmp_path, handle, more):
+    """The fit counted other rows than were assigned; with skip, those lost are not among the invalid ones."""
+    fit = EmbeddingKMeans.fit
+
+    def fit_of_others(stage, dataset):
+        model = fit(stage, dataset)
+        model.fitted_rows += more
+        return model
+
+    monkeypatch.setattr(EmbeddingKMeans, "fit", fit_of_others)
+    options = ["--output", tmp_path / "out", "--k", 3, "--handle-invalid", handle]
+    said = refusal(capsys, "cluster", "--input", data, *options, status=1)
+    assert said.startswith(f"the input changed while it was read: {ROWS + more} rows at first, {ROWS} when it was read")
+    assert not (tmp_path / "out" / "_semdedup.json").exists()
+
+
+@pytest.mark.slow
+def test_remove_tells_of_rows_it_did_not_find(capsys, spark, monkeypatch, done, data, tmp_path):
+    command = ["remove", "--input", data, "--duplicates", done / "duplicates", "--output"]
+    found = len(ids(done / "duplicates"))
+    assert not any("warning" in line for line in call(capsys, *command, tmp_path / "once")[2])
+    again = ["remove", "--input", tmp_path / "once", *command[3:], tmp_path / "twice"]
+    status, _, err = call(capsys, *again)
+    assert status == 0
+    told = f"{found} of the {found} rows of duplicates are not in the input, or are named twice"
+    assert f"spark-semdedup: warning: {told}" in err
+    assert rows(tmp_path / "twice") == rows(tmp_path / "once")
+    monkeypatch.setattr(steps, "check_ids", lambda *_: ROWS + 1)
+    said = refusal(capsys, *command, tmp_path / "changed", status=1)
+    assert said.startswith(f"the input changed while it was read: {ROWS + 1} rows, of which {found} were to be removed")
+    assert not (tmp_path / "changed").exists()
 
 
 # --- coverage beyond the own cluster ------------------------------------------------------------------------

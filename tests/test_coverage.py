@@ -20,11 +20,13 @@ from marks import slow
 from pyspark.errors import PySparkException
 from pyspark.sql import functions as F
 
-from spark_semdedup import EmbeddingKMeansModel, PairwiseSimilarity, SemDedup, SemDedupModel
+from spark_semdedup import EmbeddingKMeansModel, PairwiseSimilarity, SemDedup, SemDedupModel, coverage
+from spark_semdedup.coverage import Coverage, Router, collect_visits
 from spark_semdedup.errors import SemDedupError
 from spark_semdedup.kernels.assignment import Cells, assign
 from spark_semdedup.kernels.coverage import WithinReach
 from spark_semdedup.kernels.regions import Comparison, compare_cells
+from spark_semdedup.ranking import Ranking
 from spark_semdedup.report import one_line
 
 D = 8
@@ -285,6 +287,24 @@ def test_a_saved_model_gives_the_same(frame, corpus, tmp_path):
     assert (loaded.getCoverage(), loaded.getThreshold()) == ("exact", 0.9)
     expected = expected_by(corpus, corpus.centroids(12), nProbe=12, whichToKeep="first")
     check_exact(found_by(loaded.similarities(frame)), expected, 0.9)
+
+
+@pytest.mark.parametrize("lists", [False, True])
+def test_visits_are_collected_of_as_many_rows_as_the_driver_holds(spark, frame, corpus, monkeypatch, lists):
+    """Of fewer rows, which then stand for more."""
+    model, rule = EmbeddingKMeansModel(centroids=corpus.centroids(12)), Coverage(None, 0.8)
+    routed = model.unit_rows(frame, Ranking(), Router(rule, lists=lists), lists=lists)
+    all_of = collect_visits(routed, 1.0, most=0)
+    visits = len(all_of.visits.rows)
+    assert len(all_of.own) == len(corpus.ids)
+    assert visits > 300
+    kept = spark.sparkContext._jsc.sc().getPersistentRDDs().size()
+    monkeypatch.setattr(coverage, "MOST_VISITS", visits / 4)
+    some = collect_visits(routed, 1.0, most=rule.most_visits(len(corpus.ids), 12))
+    assert some.scale == 4
+    assert visits / 8 < len(some.visits.rows) < visits / 2
+    assert len(corpus.ids) / 8 < len(some.own) < len(corpus.ids) / 2
+    assert spark.sparkContext._jsc.sc().getPersistentRDDs().size() == kept
 
 
 # --- rows that were assigned before -------------------------------------------------------------------------

@@ -17,10 +17,11 @@ import pyarrow.parquet as pq
 import pytest
 from test_cli import call, refusal, rows
 
-from spark_semdedup import cli, locking
-from spark_semdedup.datasets import Target
+from spark_semdedup import cli, locking, steps
+from spark_semdedup.datasets import Source, Target
 from spark_semdedup.files import Files
-from spark_semdedup.semdedup import SemDedupModel
+from spark_semdedup.semdedup import SemDedup, SemDedupModel
+from spark_semdedup.stages import fingerprint
 
 RESULTS = ("similarities", "duplicates", "deduplicated", "invalid")
 ARGUMENTS = ("--k", 3, "--handle-invalid", "skip")
@@ -253,6 +254,86 @@ def test_a_folder_of_another_program_is_not_resumed_into(capsys, spark, data, tm
     said = refusal(capsys, "run", "--input", data, "--output", tmp_path / "out", *ARGUMENTS, "--resume")
     assert "exists already" in said
     assert snapshot(tmp_path / "out") == {"notes.txt": b"mine"}
+
+
+@pytest.mark.slow
+def test_a_finished_run_is_the_same_whatever_would_fit_it_now(capsys, spark, data, tmp_path, expected):
+    """One that was fitted with FAISS, resumed where there are GPUs, say."""
+    output = tmp_path / "out"
+    run(capsys, data, output, "--clusterer", "faiss")
+    for name in ("_manifest.json", "summary.json"):
+        path = output / name
+        path.write_text(path.read_text().replace('"clusterer": "faiss"', '"clusterer": "rapids"'))
+        path.with_name(f".{name}.crc").unlink()
+    assert '"clusterer": "rapids"' in (output / "_manifest.json").read_text()
+    (said,) = run(capsys, data, output, "--resume")
+    assert said.endswith("holds this run, finished: nothing is left to do")
+
+
+def test_similarities_that_are_lost_meanwhile_are_missed(capsys, data, unfinished):
+    """Their rows would be no duplicates of any, so they would remain, and the numbers would add up."""
+    (file,) = (unfinished / "similarities").glob("part-*.parquet")
+    pq.write_table(pq.read_table(file).slice(1), file)
+    file.with_name(f".{file.name}.crc").unlink()
+    said = refusal(capsys, "run", "--input", data, "--output", unfinished, *ARGUMENTS, "--resume", status=1)
+    assert said.startswith("the comparison does not add up: 60 rows were compared, but 59 similarities are there")
+    assert not (unfinished / "_manifest.json").exists()
+
+
+@pytest.mark.slow
+def test_invalid_rows_that_are_lost_meanwhile_are_missed(capsys, monkeypatch, data, unfinished):
+    """They would remain, and the numbers would add up."""
+    invalid = steps._Run.invalid
+    monkeypatch.setattr(steps._Run, "invalid", lambda self: invalid(self).limit(1))
+    said = refusal(capsys, "run", "--input", data, "--output", unfinished, *ARGUMENTS, "--resume", status=1)
+    assert said.startswith("the comparison does not add up: 2 rows are invalid, but 1 were set aside")
+    assert not (unfinished / "_manifest.json").exists()
+
+
+@pytest.mark.slow
+def test_a_result_that_came_before_the_lock_was_had_is_not_touched(
+    capsys, spark, monkeypatch, data, tmp_path, expected
+):
+    """A run that found the folder vacant may look at its input for long, while another begins and ends."""
+    output = tmp_path / "out"
+    read, others = steps._read, []
+
+    def read_slowly(*arguments):
+        found = read(*arguments)
+        if not others:
+            others.append("begun")
+            run(capsys, data, output)
+            others.append(snapshot(output))
+        return found
+
+    monkeypatch.setattr(steps, "_read", read_slowly)
+    said = refusal(capsys, "run", "--input", data, "--output", output, *ARGUMENTS)
+    assert "was written by another run meanwhile: give another folder" in said
+    assert snapshot(output) == others[1]
+    assert answer(output) == expected
+
+
+def test_a_step_does_not_delete_a_run(capsys, data, unfinished):
+    """Which has the mark of what is unfinished, as a step's folder has."""
+    (unfinished / "notes.txt").write_text("mine")
+    before = snapshot(unfinished)
+    said = refusal(capsys, "cluster", "--input", data, "--output", unfinished, "--overwrite")
+    assert said.endswith(
+        "is the folder of a whole run and is not deleted, not even with --overwrite: give another folder"
+    )
+    assert snapshot(unfinished) == before
+
+
+def test_rows_of_a_database_are_told_apart_by_what_ranks_them_too(spark):
+    def of(quality: int, **settings) -> str:
+        df = spark.createDataFrame(
+            [("a", [1.0, 0.0], 1), ("b", [0.0, 1.0], quality)], "id string, embedding array<double>, q int"
+        )
+        return fingerprint(Files(spark), Source(table="rows"), df, SemDedup(**settings))
+
+    assert of(2) == of(3)
+    assert of(2, rankBy=["q desc"]) == of(2, rankBy=["q desc"])
+    assert of(2, rankBy=["q desc"]) != of(3, rankBy=["q desc"])
 
 
 @pytest.mark.slow

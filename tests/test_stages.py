@@ -23,9 +23,11 @@ from spark_semdedup import (
     RemoveDuplicates,
     SemDedup,
     SemDedupModel,
+    pairwise,
 )
 from spark_semdedup.columns import quoted
 from spark_semdedup.errors import SemDedupError
+from spark_semdedup.pairwise import ClusterSizes
 
 CENTROIDS = np.array([[1, 0], [0, 1]], np.float32)
 ROWS = [("a", [1.0, 0.0], 1), ("b", [2.0, 0.01], 2), ("c", [0.0, 1.0], 3), ("d", [0.0, 5.0], 4), ("e", [0.5, 1.0], 5)]
@@ -258,6 +260,18 @@ def test_remove_matches_ids_of_one_kind_only(spark, df):
 def test_identify_wants_the_columns_that_pairwise_gives(df):
     with pytest.raises(SemDedupError, match="column='max_id' is not among the columns: 'id', 'embedding', 'n'"):
         IdentifyDuplicates().transform(df)
+
+
+@pytest.mark.parametrize("planned", [[], [7], [0, 3, 7]])
+def test_clusters_of_any_number_are_compared_each_by_itself(spark, monkeypatch, planned):
+    """Also those that the sample missed, for which the plan has no tasks: numbers drawn from all, hashes say."""
+    sizes = ClusterSizes(dict.fromkeys(planned, 2.0), 2)
+    monkeypatch.setattr(pairwise, "_sample_sizes", lambda _: sizes)
+    labels = [-(2**63) + 9, -1_000_003, -3, -1, 0, 1, 2, 3, 7, 999_997, 2**62, 2**63 - 1]
+    data = [(10 * i + j, [1.0, 0.0], label) for i, label in enumerate(labels) for j in (0, 1)]
+    df = spark.createDataFrame(data, "id bigint, embedding array<float>, centroid bigint")
+    found = PairwiseSimilarity(whichToKeep="first").transform(df).collect()
+    assert sorted((row.id, row.max_id) for row in found) == [(id_, id_ - id_ % 10) for id_, _, _ in data]
 
 
 def test_pairwise_wants_an_integer_centroid(spark, df):

@@ -220,7 +220,7 @@ def _column_blocks(xp: ModuleType, panel_rows: int, end: int) -> list[slice]:
 class Best:
     """The best decided so far for each of n rows: exact float32 score, and the earliest column that has it.
 
-    A row that has none has −∞ and a number beyond all columns.
+    A row that has none has −∞ and a number beyond all columns, or below them.
     """
 
     scores: Array
