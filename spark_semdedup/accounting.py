@@ -87,11 +87,11 @@ def check_removed(rows: int, named: int, kept: int) -> None:
 
 
 def check_merged(similarities: int, counts: Mapping[str, int]) -> None:
-    """Raises ``AccountingError`` unless each valid row has one similarity, among those that are there."""
+    """Raises ``AccountingError`` unless each valid row has one similarity."""
     valid = counts["rows"] - counts["invalid"]
     if similarities != valid:
         raise AccountingError(
-            f"the comparison does not add up: {valid} rows were compared, but {similarities} similarities are there; "
+            f"the comparison does not add up: {valid} rows were compared, but {similarities} similarities written; "
             f"{_AGAIN}"
         )
 

@@ -414,6 +414,10 @@ def _demo_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _demo(args: argparse.Namespace, settings: dict[str, Any]) -> Callable[[steps.Job], str]:
+    if _INITIAL in settings:
+        raise UsageError(
+            f"argument --init-mode: {shown(settings[_INITIAL])} cannot be used: it must be {' or '.join(INIT_MODES)}"
+        )
     return lambda job: demo.run(job, args.output, settings)
 
 

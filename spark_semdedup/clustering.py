@@ -29,7 +29,7 @@ from spark_semdedup.columns import (
     quoted,
     refuse_shadowed,
 )
-from spark_semdedup.coverage import MOST_VISITS, Coverage, ReadyCells, Router, collect_visits, tile_hash
+from spark_semdedup.coverage import FIRST_ROWS, MOST_VISITS, Coverage, ReadyCells, Router, collect_visits, tile_hash
 from spark_semdedup.devices import Placement, plugin_active, resolve_backend
 from spark_semdedup.errors import SemDedupError
 from spark_semdedup.kernels.assignment import Cells, assign
@@ -51,9 +51,6 @@ VISIT_ROWS = 16_384
 
 SIZE_ROWS = 65_536
 """Rows at least, if there are as many, that sizes and visits of clusters are estimated from."""
-
-_FIRST_ROWS = 1024
-"""Rows that tell how many cells a row visits."""
 
 FIT_ROWS_PER_CENTROID = 64
 """Rows per centroid that are fitted on by default."""
@@ -114,8 +111,9 @@ class EmbeddingKMeans(Estimator, _EmbeddingKMeansParams, StageReadable, DefaultP
         model = EmbeddingKMeansModel.fitted(self, fit.centroids, fit.history)
         model.fitted_rows = total
         if clusterer == "faiss":  # the sample is on the driver: what it says of the clusters costs no job
-            # Rows fitted on lie nearer to their centroids than others do, and visit fewer further cells.
-            seen = sample.spare if len(sample.spare) >= min(self.spare_rows, total - sample.size) > 0 else sample.array
+            # Rows fitted on lie nearer to their centroids than others do, and visit fewer further cells; but where few
+            # others are there, those fitted on are nearly all.
+            seen = sample.spare if len(sample.spare) >= self.spare_rows > 0 else sample.array
             rows = seen[: max(SIZE_ROWS, 16 * k)].copy()
             model.fitted_sample = FittedSample(rows, sample.valid_rows / max(len(rows), 1))
         return model
@@ -158,9 +156,9 @@ class FittedSample:
     def visits(self, cells: Cells, coverage: Coverage) -> VisitSample:
         """Estimated visits, of as many rows as keeps them few enough for the driver."""
         rule = coverage.rule(cells)
-        first = assign(self.units[:_FIRST_ROWS], cells, distances=(), rule=rule).visits
-        each = max(1.0, len(first.rows) / min(_FIRST_ROWS, len(self.units)))
-        units = self.units[: max(_FIRST_ROWS, int(MOST_VISITS / each))]
+        first = assign(self.units[:FIRST_ROWS], cells, distances=(), rule=rule).visits
+        each = max(1.0, len(first.rows) / min(FIRST_ROWS, len(self.units)))
+        units = self.units[: max(FIRST_ROWS, int(MOST_VISITS / each))]
         found = assign(units, cells, distances=(), rule=rule)
         return VisitSample(found.centroid, found.visits, self.scale * len(self.units) / len(units))
 

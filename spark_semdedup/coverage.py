@@ -35,8 +35,9 @@ if TYPE_CHECKING:
 _TILE_SEED = 1_000_033
 """Of the hash that says which tile a row belongs to; not one a user would take for the fit sample's."""
 
-MOST_VISITS = 2e7
-"""Visits that a plan on the driver is made from, at most."""
+FIRST_ROWS, MOST_VISITS = 1024, 2e7
+"""Rows that tell how many cells a row visits, and visits that a plan on the driver is made from, at most, unless so few
+rows make more."""
 
 PLACES = T.StructType(
     [
@@ -291,9 +292,10 @@ def collect_visits(rows: DataFrame, fraction: float, most: float) -> VisitSample
     seen = seen.persist()  # to be counted before it is collected
     try:
         is_list = isinstance(rows.schema["cells"].dataType, T.ArrayType)
-        found = seen.agg(F.sum(F.size("cells") if is_list else F.octet_length("cells") / 4)).first()
-        visits = (found and found[0]) or 0
-        fraction *= min(1.0, MOST_VISITS / max(visits, 1))
+        visits = F.size("cells") if is_list else F.octet_length("cells") / 4
+        found = seen.agg(F.count(F.lit(1)).alias("rows"), F.coalesce(F.sum(visits), F.lit(0)).alias("visits")).first()
+        assert found is not None  # an aggregate without groups always gives one row
+        fraction *= min(1.0, max(MOST_VISITS / max(found["visits"], 1), FIRST_ROWS / max(found["rows"], 1)))
         return _collected(seen.where(in_lowest(F.col("id"), fraction)), fraction)
     finally:
         seen.unpersist()

@@ -47,7 +47,7 @@ from spark_semdedup.report import aligned
 
 log = logging.getLogger("spark_semdedup")
 
-SAMPLE_ROWS = 1000
+SAMPLE_ROWS, MOST_SAMPLED = 1000, 1_000_000
 _AT_ONCE = Batch(1024, "sampled rows compared at once", "sample_rows", rows_per_bound=1, needs=vector_bytes)
 
 MISSED = 10
@@ -560,6 +560,10 @@ def check_counts(sample_rows: int, missed: int) -> None:
     for name, value, least in (("sample_rows", sample_rows, 1), ("missed", missed, 0)):
         if value < least:
             raise SemDedupError(f"{name}={shown(value)} cannot be used: it must be a whole number of at least {least}")
+    if sample_rows > MOST_SAMPLED:
+        raise SemDedupError(
+            f"sample_rows={sample_rows} cannot be used: it must be at most {MOST_SAMPLED}, as each task holds them all"
+        )
 
 
 def noting_faults(found: Evaluation) -> Evaluation:

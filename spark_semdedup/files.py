@@ -77,7 +77,8 @@ class Files:
         """Removes a file, or a folder with all it holds; nothing happens where nothing is."""
         with _named(path):
             system, hadoop_path = self._locate(path)
-            system.delete(hadoop_path, True)
+            if not system.delete(hadoop_path, True) and system.exists(hadoop_path):
+                raise SemDedupError(f"path {shown(path, 400)} cannot be deleted: the file system says no more")
 
     def write_text(self, path: str, text: str) -> None:
         """Writes a small UTF-8 file, in place of one that may be there."""

@@ -35,10 +35,11 @@ _NAMED = re.compile(
 """What stands before a value: ``name=``, ``"name": ``, ``name -> ``, ``('name', ``."""
 
 _VALUE = re.compile(
-    r"""(?P<quote>["'])(?:\\.|(?!(?P=quote))[^\\])*(?:(?P=quote)|\\?$)|(?:(?![&;][\w.%-]+=)[^\s'"])+""", re.DOTALL
+    r"""(?P<quote>["'])(?:\\.|(?!(?P=quote))[^\\])*(?:(?P=quote)|\\?$)|\{[^{}]*\}|(?:(?![&;][\w.%-]+=)[^\s'"])+""",
+    re.DOTALL,
 )
-"""In quotes all between them, else up to white space, a quote, or what begins the next part of a query or of a
-connection string: ``&name=``, ``;name=``."""
+"""In quotes or braces (of SQL Server's connection strings) all between them, else up to white space, a quote, or what
+begins the next part of a query or of a connection string: ``&name=``, ``;name=``."""
 
 
 def _rule(pattern: str, flags: int = re.IGNORECASE) -> re.Pattern[str]:

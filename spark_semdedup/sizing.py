@@ -19,12 +19,12 @@ import numpy as np
 from pyspark.sql import DataFrame
 
 from spark_semdedup.clusterers import FitSettings, fit_faiss
-from spark_semdedup.clustering import FIT_ROWS_PER_CENTROID, VISIT_ROWS, EmbeddingKMeans
+from spark_semdedup.clustering import FIT_ROWS_PER_CENTROID, VISIT_ROWS, EmbeddingKMeans, FittedSample
 from spark_semdedup.columns import embedding_column, id_column
 from spark_semdedup.coverage import Coverage
 from spark_semdedup.devices import slots
 from spark_semdedup.errors import SemDedupError
-from spark_semdedup.kernels.assignment import Cells, assign
+from spark_semdedup.kernels.assignment import Cells
 from spark_semdedup.kernels.sketch import DIRECTIONS
 from spark_semdedup.params import SemDedupStageParams
 from spark_semdedup.planning import default_max_rows, default_partitions, partitions_for, plan_clusters
@@ -218,6 +218,10 @@ def size_up(
     k = len(centroids) if centroids is not None else _target_k(params, round(total))
     ladder = _ladder(k, there, whole=total == there)
     fitted, unseen, valid = _sample(params, dataset, there, ladder[-1])
+    if centroids is not None and centroids.shape[1] != fitted.shape[1]:
+        raise SemDedupError(
+            f"embeddings have length {fitted.shape[1]}, but the centroids have {centroids.shape[1]}: give their own"
+        )
     total *= valid
     if centroids is None and k > total:
         raise SemDedupError(f"k={k} is larger than the {total:.0f} rows with a valid embedding: lower k")
@@ -252,8 +256,9 @@ def _ladder(k: int, there: int, *, whole: bool) -> list[int]:
     A run fits on all rows where there are few, and so does a plan for them. Otherwise rows must be left that no fit has
     seen: those that it has lie nearer to their centroids than others do, and visit fewer cells.
     """
+    k = min(k, _MOST_FITTED)
     most = there if whole and there <= FIT_ROWS_PER_CENTROID * k else (there - there // 4) // FIT_ROWS_PER_CENTROID
-    top = max(1, min(k, _MOST_FITTED, most))
+    top = max(1, min(k, most))
     return sorted({max(1, top // 4), max(1, top // 2), top})
 
 
@@ -284,7 +289,7 @@ def _fitted_cells(params: SemDedupStageParams, sample: np.ndarray, k: int) -> Ce
     plain = params.copy()
     plain.clear(plain.getParam("initMode"))
     settings = replace(FitSettings.from_params(plain, k), initMode="random", nInit=1)
-    fit = fit_faiss(sample[: max(k, FIT_ROWS_PER_CENTROID * k)], settings)
+    fit = fit_faiss(sample[: FIT_ROWS_PER_CENTROID * k], settings)
     return Cells.of(fit.centroids, spherical=_spherical(params))
 
 
@@ -298,8 +303,7 @@ def _coverages(params: SemDedupStageParams) -> list[Coverage]:
 
 
 def _visits(unseen: np.ndarray, cells: Cells, coverage: Coverage, total: float) -> VisitSample:
-    found = assign(unseen, cells, distances=(), rule=coverage.rule(cells))
-    return VisitSample(found.centroid, found.visits, total / len(unseen))
+    return FittedSample(unseen, total / len(unseen)).visits(cells, coverage)
 
 
 def _spread(natives: np.ndarray) -> tuple[float, float, float]:

@@ -8,11 +8,11 @@ nothing that was there is touched.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from dataclasses import field as attribute
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -316,8 +316,8 @@ class _Run:
     def _finished(self) -> Summary:
         manifest = read_run_manifest(self.job.files, self.folder, "output")
         # It counts as this one whatever this one would have fitted with.
-        self.summary.clusterer = manifest.get("identity", {}).get("clusterer")
-        if "identity" not in manifest:
+        self.summary.clusterer = (manifest.get("identity") or {}).get("clusterer")
+        if not manifest.get("identity"):
             raise ResultExistsError(
                 f"output={shown(self.folder, 400)} holds a finished run that does not say what it read: give another "
                 "folder, or --overwrite to replace it"
@@ -428,9 +428,13 @@ class _Run:
             return
         with self.stage("identify", lock) as (counts, facts):
             valid = self.facts("compare")["rows"] - self.facts("compare")["invalid"]
-            # Whose schema Spark looks up: were all files lost, no row would be a duplicate, and nothing amiss.
+            # Lost meanwhile, its rows would be no duplicates, and nothing amiss.
             similarities = self.job.spark.read.parquet(self.place("similarities"))
-            check_merged(similarities.count(), self.facts("compare"))  # of a run that is resumed, some may be gone
+            if (there := similarities.count()) != valid:
+                raise AccountingError(
+                    f"output={shown(self.folder, 400)}: {valid} similarities were written, but {there} are there: "
+                    "files were lost or added; begin again with --overwrite"
+                )
             found = self.write("duplicates", _duplicates(similarities, valid, self.estimator))
             counts["duplicates"], facts["ids"] = found.rows, found.facts()
 
@@ -706,14 +710,9 @@ def remove(
 
     with job.progress.stage("write the rows that remain") as counts:
         about = _manifest("deduplicated", summary, params)
-        kept = _write_remaining(job, remaining, params.value("idCol"), target, folder or "", about)
         named = sum(removed.values())
-        try:
-            check_removed(total, named, kept.rows)
-        except AccountingError:
-            if folder is not None:
-                delete_dataset(job.files, folder)
-            raise
+        check = partial(check_removed, total, named)
+        kept = _write_remaining(job, remaining, params.value("idCol"), target, folder or "", about, check)
         summary.counts["kept"] = counts["kept"] = kept.rows
     if total - kept.rows < named:
         what, not_found = " and ".join(removed), named - (total - kept.rows)
@@ -789,6 +788,9 @@ def _evaluation_file(job: Job, target: Target | None, source: Source, result: st
         return None
     file = target.path if target.path.endswith(".json") else join(target.path, EVALUATION)
     rows = [join(result, name) for name in RUN_RESULTS if "." not in name]
+    own = [join(result, name) for name in RUN_RESULTS if "." in name]
+    if job.files.real(file) in map(job.files.real, own):
+        raise SemDedupError(f"output={shown(file, 400)} is a part of the run's result: give another file")
     replace(target, path=file).check(job.files, {"input": source.paths, "result": rows})
     return file
 
@@ -825,8 +827,10 @@ def _refuse_irreplaceable(job: Job, target: Target) -> None:
     if target.path is None or job.files.is_vacant(target.path):
         return
     names = job.files.names(target.path)
-    if any(name in (RUN_MANIFEST, STAGES) or is_lock(name) for name in names):
+    if _is_run(names):
         what = "is the folder of a whole run"
+    elif _is_in_run(job, target.path):
+        what = "is a part of a run's result"
     elif MANIFEST not in names and UNFINISHED not in names:
         what = f"is no earlier result (it has no {MANIFEST})"
     else:
@@ -834,6 +838,17 @@ def _refuse_irreplaceable(job: Job, target: Target) -> None:
     raise ResultExistsError(
         f"output={shown(target.path, 400)} {what} and is not deleted, not even with --overwrite: give another folder"
     )
+
+
+def _is_run(names: Sequence[str]) -> bool:
+    """Whether a folder of such entries is a run's, ended or not; not by a mark that steps make, too."""
+    return any(name in (RUN_MANIFEST, STAGES) or is_lock(name) for name in names)
+
+
+def _is_in_run(job: Job, path: str) -> bool:
+    """Whether a folder is where a run, of the folder above, has written a result, or is about to."""
+    above, _, name = job.files.full(path).rpartition("/")
+    return name in RUN_RESULTS and job.files.exists(above) and _is_run(job.files.names(above))
 
 
 def _refuse_foreign_names(job: Job, target: Target) -> None:
@@ -1002,17 +1017,27 @@ def _duplicates(similarities: DataFrame, rows: int, params: SemDedupParams) -> D
 
 
 def _write_remaining(
-    job: Job, rows: DataFrame, id_col: str, target: Target, path: str, about: Mapping[str, Any]
+    job: Job,
+    rows: DataFrame,
+    id_col: str,
+    target: Target,
+    path: str,
+    about: Mapping[str, Any],
+    check: Callable[[int], None] = lambda _: None,
 ) -> Ids:
-    """Writes rows to a folder or table. Returns their ids, as they are read back."""
+    """Writes rows to a folder or table. Returns their ids, as they are read back. ``check``: of their number, before
+    the folder counts as whole."""
     if target.table is not None:
         target.save_table(rows)
         written = job.spark.table(target.table)
-        return Ids.count(written, id_column(written, id_col))
+        kept = Ids.count(written, id_column(written, id_col))
+        check(kept.rows)
+        return kept
     begin(job.files, path)
     target.save(rows, path)
     written = target.read_back(rows, path)
     kept = Ids.count(written, id_column(written, id_col))
+    check(kept.rows)
     finish(job.files, path, {**about, "rows": kept.rows})
     return kept
 

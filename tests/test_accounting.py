@@ -86,7 +86,7 @@ def test_entries_that_are_lost_after_they_were_counted_are_missed(spark):
 
 def test_each_valid_row_has_a_similarity():
     check_merged(3, {"rows": 5, "invalid": 2})
-    with pytest.raises(AccountingError, match="3 rows were compared, but 4 similarities are there; no result is valid"):
+    with pytest.raises(AccountingError, match="3 rows were compared, but 4 similarities written; no result is valid"):
         check_merged(4, {"rows": 5, "invalid": 2})
 
 

@@ -659,7 +659,7 @@ def test_remove_tells_of_rows_it_did_not_find(capsys, spark, monkeypatch, done, 
     monkeypatch.setattr(steps, "check_ids", lambda *_: ROWS + 1)
     said = refusal(capsys, *command, tmp_path / "changed", status=1)
     assert said.startswith(f"the input changed while it was read: {ROWS + 1} rows, of which {found} were to be removed")
-    assert not (tmp_path / "changed").exists()
+    assert not (tmp_path / "changed" / "_semdedup.json").exists()
 
 
 # --- coverage beyond the own cluster ------------------------------------------------------------------------
@@ -921,6 +921,11 @@ def test_the_demo_shows_what_it_found(tmp_path):
     assert "demo-output/deduplicated" in ended.stdout
     assert ended.stdout.count("kept: ") == ended.stdout.count("removed: ") == 6
     assert max(map(len, ended.stdout.splitlines())) <= 120
+
+
+def test_the_demo_has_no_saved_centroids_to_start_from(capsys):
+    message = refusal(capsys, "demo", "--init-mode", "kmeans++")
+    assert message.startswith("argument --init-mode: 'kmeans++' cannot be used: it must be k-means||")
 
 
 def test_the_demo_replaces_nothing_but_a_run(capsys, spark, data):

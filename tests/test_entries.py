@@ -156,6 +156,6 @@ def test_similarities_are_written_of_merged_entries_and_of_all_rows(spark, monke
     assert written == {id_: best[:2] for id_, best in expected(found, Ranking()).items()}
     assert len(list((tmp_path / "similarities").glob("part-*"))) == 1
 
-    with pytest.raises(AccountingError, match="61 rows were compared, but 60 similarities are there"):
+    with pytest.raises(AccountingError, match="61 rows were compared, but 60 similarities written"):
         steps._write_similarities(files, entries, {**counts, "rows": 61}, f"{path}_2", {"holds": "similarities"})
     assert not (tmp_path / "similarities_2").exists()

@@ -427,6 +427,9 @@ def test_the_function_and_the_command_agree(capsys, spark, data, done, tmp_path)
     assert said["recall_interval_95"] == list(wilson_interval(said["found"], said["to_remove"]))
     message = refusal(capsys, "--input", data, "--result", done, *options)
     assert message.startswith(f"output='{tmp_path}/evaluation.json' exists already")
+    own = ["--output", done / "_manifest.json", "--overwrite"]
+    message = refusal(capsys, "--input", data, "--result", done, *own)
+    assert message == f"output='{done}/_manifest.json' is a part of the run's result: give another file"
 
 
 def test_an_evaluation_goes_when_its_run_is_overwritten(spark, tmp_path):
@@ -507,5 +510,7 @@ def test_an_input_that_is_not_the_runs_is_refused_in_one_line(capsys, spark, dat
 def test_numbers_that_cannot_be_used_are_refused_in_python(frame):
     with pytest.raises(SemDedupError, match=r"^sample_rows=0 cannot be used"):
         evaluate(frame, "nowhere", sample_rows=0)
+    with pytest.raises(SemDedupError, match=r"^sample_rows=1000001 cannot be used: it must be at most 1000000"):
+        evaluate(frame, "nowhere", sample_rows=1_000_001)
     with pytest.raises(SemDedupError, match=r"^missed=-1 cannot be used"):
         evaluate(frame, "nowhere", missed=-1)

@@ -45,6 +45,22 @@ def test_delete_removes_all_that_a_folder_holds_and_forgives_nothing_being_there
     files.delete(str(tmp_path / "d"))
 
 
+def test_what_cannot_be_deleted_is_an_error(files, tmp_path, monkeypatch):
+    """What Hadoop says by a boolean; stale files would count as written."""
+
+    class Stubborn:
+        def delete(self, path, recursively):
+            return False
+
+        def exists(self, path):
+            return path == "there"
+
+    monkeypatch.setattr(Files, "_locate", lambda self, path: (Stubborn(), path))
+    files.delete("gone")
+    with pytest.raises(SemDedupError, match=r"^path 'there' cannot be deleted"):
+        files.delete("there")
+
+
 def test_matches_reads_patterns_as_spark_does(files, tmp_path):
     for name in ("part-1", "part-2", "other"):
         (tmp_path / name).touch()

@@ -127,6 +127,11 @@ def test_tokens_with_a_form_of_their_own_need_no_name(token):
     assert redacted(f"refused {token}, try again") == "refused ***, try again"
 
 
+def test_braces_of_connection_strings_hide_all_between_them():
+    said = redacted("jdbc:sqlserver://host;password={ab;cd=ef gh'i};encrypt=true")
+    assert said == f"jdbc:sqlserver://host;password={HIDDEN};encrypt=true"
+
+
 def test_what_stands_around_a_secret_can_still_be_read():
     assert redacted("s3a://KEY:a/b+c@bucket/x and s3a://other/y") == "s3a://***@bucket/x and s3a://other/y"
     assert redacted("jdbc:x://h/db?password=a&b&user=me") == "jdbc:x://h/db?password=***&user=me"

@@ -276,7 +276,7 @@ def test_similarities_that_are_lost_meanwhile_are_missed(capsys, data, unfinishe
     pq.write_table(pq.read_table(file).slice(1), file)
     file.with_name(f".{file.name}.crc").unlink()
     said = refusal(capsys, "run", "--input", data, "--output", unfinished, *ARGUMENTS, "--resume", status=1)
-    assert said.startswith("the comparison does not add up: 60 rows were compared, but 59 similarities are there")
+    assert "60 similarities were written, but 59 are there: files were lost or added; begin again with --over" in said
     assert not (unfinished / "_manifest.json").exists()
 
 
@@ -321,6 +321,19 @@ def test_a_step_does_not_delete_a_run(capsys, data, unfinished):
     assert said.endswith(
         "is the folder of a whole run and is not deleted, not even with --overwrite: give another folder"
     )
+    assert snapshot(unfinished) == before
+
+
+def test_a_step_does_not_replace_a_part_of_a_run(capsys, unfinished):
+    before = snapshot(unfinished)
+    command = ["identify", "--input", unfinished / "similarities", "--output", unfinished / "duplicates", "--overwrite"]
+    (unfinished / "duplicates").mkdir(exist_ok=True)
+    (unfinished / "duplicates" / "_semdedup.json").write_text("{}")
+    said = refusal(capsys, *command)
+    assert said.endswith(
+        "is a part of a run's result and is not deleted, not even with --overwrite: give another folder"
+    )
+    (unfinished / "duplicates" / "_semdedup.json").unlink()
     assert snapshot(unfinished) == before
 
 

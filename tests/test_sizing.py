@@ -14,9 +14,10 @@ from marks import slow
 from pyspark.errors import PySparkException
 
 from spark_semdedup import SemDedup, SemDedupError, SemDedupModel, cli
+from spark_semdedup.clustering import FIT_ROWS_PER_CENTROID
 from spark_semdedup.persistence import local_frame
 from spark_semdedup.planning import default_max_rows, worker_bytes
-from spark_semdedup.sizing import PROBES, Hardware
+from spark_semdedup.sizing import PROBES, Hardware, _ladder
 
 N, D, K = 3000, 16, 48
 LABELS = ["cluster", "nProbe 2", "nProbe 3", "nProbe 4", "exact from 0.95"]
@@ -263,6 +264,20 @@ def test_the_command_plans_with_saved_centroids(capsys, spark, data, model, tmp_
     model.clustering.save(str(tmp_path / "model"))
     assert cli.main(["plan", "--input", str(data), "--centroids", str(tmp_path / "model")]) == 0
     assert "\n  clusters  48, of 0 to " in capsys.readouterr().out
+
+
+def test_a_plan_with_centroids_of_another_length_is_refused(few):
+    with pytest.raises(SemDedupError, match=r"^embeddings have length \d+, but the centroids have 3: give their own$"):
+        SemDedupModel(centroids=np.eye(3)).plan(few)
+
+
+@pytest.mark.parametrize("there", [64_010, 70_000, 500_000])
+def test_rows_are_left_to_look_at_where_not_all_are_fitted(there):
+    """Of a handful that are left, a plan would see no two in one cluster."""
+    for k in (1000, 1010, 5000):
+        fitted = FIT_ROWS_PER_CENTROID * _ladder(k, there, whole=True)[-1]
+        assert fitted <= 0.75 * there
+    assert FIT_ROWS_PER_CENTROID * _ladder(5000, 64_000, whole=True)[-1] == 64_000
 
 
 COUNT = "cannot be used: it must be a whole number of at least 1"
