@@ -300,6 +300,9 @@ def test_visits_are_collected_of_as_many_rows_as_the_driver_holds(spark, frame, 
     assert visits > 300
     kept = spark.sparkContext._jsc.sc().getPersistentRDDs().size()
     monkeypatch.setattr(coverage, "MOST_VISITS", visits / 4)
+    few = collect_visits(routed, 1.0, most=rule.most_visits(len(corpus.ids), 12))
+    assert (few.scale, len(few.own)) == (1, len(corpus.ids)), "of a few rows all"
+    monkeypatch.setattr(coverage, "FIRST_ROWS", 10)
     some = collect_visits(routed, 1.0, most=rule.most_visits(len(corpus.ids), 12))
     assert some.scale == 4
     assert visits / 8 < len(some.visits.rows) < visits / 2
