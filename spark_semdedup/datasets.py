@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -25,6 +25,7 @@ from spark_semdedup.columns import id_column, is_float_array, refuse_stream
 from spark_semdedup.errors import FolderInUseError, ResultExistsError, SemDedupError, shown
 from spark_semdedup.files import Files, is_within, join
 from spark_semdedup.ids import Ids
+from spark_semdedup.locking import is_lock
 from spark_semdedup.redaction import COLUMN_PARAMS, redacted_values
 from spark_semdedup.report import one_line
 
@@ -163,21 +164,24 @@ class Target:
         _refuse_overlap(files, self.path, reads)
         if self.overwrite or files.is_vacant(self.path) or (self.resume and can_resume(files, self.path)):
             return
-        unfinished = is_own_run(files, self.path) and not files.exists(join(self.path, RUN_MANIFEST))
-        what = "holds a run that has not ended" if unfinished else "exists already"
-        hint = "--resume to go on with it, " if unfinished else ""
+        what, hint = "exists already", ""
+        names = files.names(self.path)
+        if RUN_MANIFEST not in names and (STAGES in names or all(map(is_mark, names))):
+            what, hint = "holds a run that has not ended", "--resume to go on with it, "
+        elif UNFINISHED in names:
+            what = "holds a result that is not finished"
         raise ResultExistsError(
             f"output={shown(self.path, 400)} {what}: give another folder, {hint}or --overwrite to replace it"
         )
 
     def refuse_written_meanwhile(self, files: Files) -> None:
-        """Raises ``FolderInUseError`` where another run has been in the folder since ``check`` found it vacant. For a
-        run that holds its lock."""
-        if self.path is None or self.overwrite or self.resume or all(map(_is_mark, files.names(self.path))):
+        """Raises ``FolderInUseError`` where another run or step has been in the folder since ``check`` found it vacant.
+        For one that holds its lock."""
+        if self.path is None or self.overwrite or self.resume or all(map(is_mark, files.names(self.path))):
             return
         raise FolderInUseError(
-            f"output={shown(self.path, 400)} was written by another run meanwhile: give another folder, or --overwrite "
-            "to replace it"
+            f"output={shown(self.path, 400)} was written by another run or step meanwhile: give another folder, or "
+            "--overwrite to replace it"
         )
 
     def refuse_existing_table(self, spark: SparkSession) -> None:
@@ -290,13 +294,8 @@ def _refuse_overlap(files: Files, output: str, reads: Mapping[str, Sequence[str]
 
 
 def begin(files: Files, path: str) -> None:
-    """Marks a folder as being written. It must be vacant: another step that has begun to write to it, or has written to
-    it, since that was looked at is found."""
-    if not files.create_new(join(path, UNFINISHED), ""):
-        raise FolderInUseError(f"output={shown(path, 400)} is being written by another step: give another folder")
-    if files.exists(join(path, MANIFEST)):
-        files.delete(join(path, UNFINISHED))
-        raise FolderInUseError(f"output={shown(path, 400)} was written by another step meanwhile: give another folder")
+    """Marks a folder as being written. For who holds its lock, or that of the folder it is in."""
+    files.write_text(join(path, UNFINISHED), "")
 
 
 def delete_dataset(files: Files, path: str) -> None:
@@ -305,12 +304,18 @@ def delete_dataset(files: Files, path: str) -> None:
     if not files.exists(path):
         return
     if any(files.exists(join(path, name)) for name in (MANIFEST, UNFINISHED)):
-        files.write_text(join(path, UNFINISHED), "")
-        files.delete(join(path, MANIFEST))
-        for name in files.names(path):
-            if name != UNFINISHED:
-                files.delete(join(path, name))
+        empty_dataset(files, path)
     files.delete(path)
+
+
+def empty_dataset(files: Files, path: str) -> None:
+    """Deletes what is in a folder of ours in this order, but for the lock of whoever does so."""
+    files.write_text(join(path, UNFINISHED), "")
+    files.delete(join(path, MANIFEST))
+    for name in files.names(path):
+        if name != UNFINISHED and not is_lock(name):
+            files.delete(join(path, name))
+    files.delete(join(path, UNFINISHED))
 
 
 def finish(files: Files, path: str, manifest: Mapping[str, Any], name: str = MANIFEST) -> None:
@@ -321,10 +326,18 @@ def finish(files: Files, path: str, manifest: Mapping[str, Any], name: str = MAN
     files.delete(join(path, UNFINISHED))
 
 
-def write_dataset(files: Files, rows: DataFrame, path: str, manifest: Mapping[str, Any]) -> int:
-    """Writes a Parquet folder of ours with its manifest. Returns the number of rows, counted in what was written."""
+def write_dataset(
+    files: Files,
+    rows: DataFrame,
+    path: str,
+    manifest: Mapping[str, Any],
+    check: Callable[[int], None] = lambda rows: None,
+) -> int:
+    """Writes a Parquet folder of ours with its manifest. Returns the number of rows, counted in what was written.
+    ``check``: of that number, before the folder counts as whole."""
     with _dataset(files, rows, path, manifest) as (written, found):
         found["rows"] = written.count()
+        check(found["rows"])
     return found["rows"]
 
 
@@ -394,17 +407,17 @@ def _parsed(files: Files, path: str, name: str, place: str) -> dict[str, Any]:
 def is_own_run(files: Files, path: str) -> bool:
     """Whether a folder is what a run of this program wrote, ended or not."""
     names = files.names(path)
-    return RUN_MANIFEST in names or STAGES in names or any(_is_mark(name) for name in names)
+    return RUN_MANIFEST in names or STAGES in names or any(is_mark(name) for name in names)
 
 
 def can_resume(files: Files, path: str) -> bool:
     """Whether a run can go on in a folder: one has begun there, or was stopped before it wrote anything."""
     names = files.names(path)
-    return any(name in names for name in (RUN_MANIFEST, UNFINISHED, STAGES)) or all(map(_is_mark, names))
+    return any(name in names for name in (RUN_MANIFEST, UNFINISHED, STAGES)) or all(map(is_mark, names))
 
 
-def _is_mark(name: str) -> bool:
-    """Marks of a run that has not ended: its lock, and what it tries out before it begins."""
+def is_mark(name: str) -> bool:
+    """Marks of a run or step that has not ended: its lock, and what it tries out before it begins."""
     return name.startswith("_semdedup.") and name != MANIFEST
 
 

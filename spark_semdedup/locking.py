@@ -42,10 +42,11 @@ class Lock:
     """A folder held; a context manager, whose end removes the lock.
 
     Raises ``FolderInUseError`` where another process holds it, or, without ``takeover``, where one that is gone did.
+    ``resumable``: whether work that was stopped there can be gone on with.
     """
 
-    def __init__(self, files: Files, folder: str, *, takeover: bool) -> None:
-        self._files, self._folder, self._takeover = files, folder, takeover
+    def __init__(self, files: Files, folder: str, *, takeover: bool, resumable: bool = True) -> None:
+        self._files, self._folder, self._takeover, self._resumable = files, folder, takeover, resumable
         self._about = {"run": uuid.uuid4().hex, "machine": _machine(), "host": socket.gethostname(), "pid": os.getpid()}
         self._number = 0
         self._ended, self._lost = threading.Event(), threading.Event()
@@ -84,7 +85,7 @@ class Lock:
         numbers = self._numbers()
         if self._lost.is_set() or numbers[-1:] != [self._number]:
             holder = self._read(numbers[-1]) if numbers else {}
-            raise self._in_use(holder, ", and was taken over from this run, which was silent for long")
+            raise self._in_use(holder, ", and was taken over from this process, which was silent for long")
 
     def _is_own(self) -> bool:
         """Whether the lock is still this one's. For the thread that writes it, or when that has ended."""
@@ -141,11 +142,8 @@ class Lock:
 
     def _in_use(self, holder: dict[str, Any], since: str) -> FolderInUseError:
         who = f"process {holder['pid']} on {holder['host']}" if {"pid", "host"} <= holder.keys() else "another process"
-        hint = (
-            ""
-            if self._takeover
-            else "; if that has ended, --resume goes on where it stopped, or --overwrite begins again"
-        )
+        resume = "--resume goes on where it stopped, or " if self._resumable else ""
+        hint = "" if self._takeover else f"; if that has ended, {resume}--overwrite begins again"
         return FolderInUseError(
             f"output={shown(self._folder, 400)} is being written by {who}{since}: wait for its end, or give another "
             f"folder{hint}"

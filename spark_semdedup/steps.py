@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from dataclasses import field as attribute
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -42,8 +42,10 @@ from spark_semdedup.datasets import (
     Target,
     begin,
     delete_dataset,
+    empty_dataset,
     files_for,
     finish,
+    is_mark,
     is_own_run,
     read_manifest,
     read_run_manifest,
@@ -398,7 +400,8 @@ class _Run:
             facts["ids"] = Ids(facts["rows"], facts.pop("hashes")).facts()
             facts["planned"] = found.workload.facts()
             about = self.about("similarities")
-            valid = _write_similarities(self.job.files, self.entries, facts, self.place("similarities"), about)
+            path = self.place("similarities")
+            valid = _write_similarities(self.job.files, self.entries, facts, path, about, lock.assert_held)
             counts |= {"rows": valid, "clusters": facts["clusters"], "pairs": facts["pairs"]}
 
     @property
@@ -557,28 +560,29 @@ def cluster(
     model = loaded and EmbeddingKMeansModel(centroids=loaded.centroids, history=loaded.history, **settings)
     summary = Summary("cluster", backend=backend, clusterer=clusterer)
     job.progress.begin(2)
-
-    with job.progress.stage("load centroids" if model else "fit centroids") as counts:
-        if model is not None:  # a fit checks them
-            total = check_ids(rows, id_column(rows, model.value("idCol")), model.value("idCol"))
-        else:
-            model = estimator.fit(rows)
-            assert model.fitted_rows is not None  # by this very fit
-            total = model.fitted_rows
-        if job.files.exists(join(_folder(target), MANIFEST)):
-            model.refuse_invalid(rows)
-        folder = _cleared(job, target)
-        begin(job.files, folder)
-        model.save(join(folder, "_centroids"))
-        counts["centroids"] = len(model.centroids)
-    with job.progress.stage("assign and write") as counts:
-        _write_clusters(job, rows, total, model, ranking, folder, summary)
-        counts.update({"rows": summary.counts["rows_in"], "clusters": summary.counts["clusters"]})
-    _complete(job, summary, estimator)
-    summary.parameters = saved.described(summary.parameters, len(model.centroids))
-    summary.parameters["rankBy"] = [f"{name} {'asc' if up else 'desc'}" for name, up in ranking.by] or None
-    rows_written = summary.counts["rows_in"] - summary.counts["invalid"]
-    finish(job.files, folder, {"holds": "clusters", "rows": rows_written, **summary.as_dict()})
+    with _held(job, target) as assert_held:
+        with job.progress.stage("load centroids" if model else "fit centroids") as counts:
+            if model is not None:  # a fit checks them
+                total = check_ids(rows, id_column(rows, model.value("idCol")), model.value("idCol"))
+            else:
+                model = estimator.fit(rows)
+                assert model.fitted_rows is not None  # by this very fit
+                total = model.fitted_rows
+            if job.files.exists(join(_folder(target), MANIFEST)):
+                model.refuse_invalid(rows)
+            folder = _cleared(job, target)
+            begin(job.files, folder)
+            model.save(join(folder, "_centroids"))
+            counts["centroids"] = len(model.centroids)
+        with job.progress.stage("assign and write") as counts:
+            _write_clusters(job, rows, total, model, ranking, folder, summary)
+            counts.update({"rows": summary.counts["rows_in"], "clusters": summary.counts["clusters"]})
+        _complete(job, summary, estimator)
+        summary.parameters = saved.described(summary.parameters, len(model.centroids))
+        summary.parameters["rankBy"] = [f"{name} {'asc' if up else 'desc'}" for name, up in ranking.by] or None
+        rows_written = summary.counts["rows_in"] - summary.counts["invalid"]
+        assert_held()
+        finish(job.files, folder, {"holds": "clusters", "rows": rows_written, **summary.as_dict()})
     return summary
 
 
@@ -633,14 +637,15 @@ def pairwise(job: Job, clusters: str, target: Target, settings: Settings, centro
         summary.planned = comparison.workload.facts()
         job.progress.note(comparison.workload.in_words())
         counts.update({"rows": found["rows"], "clusters": found["clusters"]})
-    with job.progress.stage("compare") as counts:
+    with _held(job, target) as assert_held, job.progress.stage("compare") as counts:
         # Computes all entries, with all tasks, before fewer of them write what they come to.
         totals = entries.counts()
         counts["pairs"] = pairs = totals["pairs"]
         check_read(found["rows"], totals["rows"])
         check_neighbours(entries, totals)
         folder = _cleared(job, target)
-        written = _write_similarities(job.files, entries, totals, folder, _manifest("similarities", summary, params))
+        about = _manifest("similarities", summary, params)
+        written = _write_similarities(job.files, entries, totals, folder, about, assert_held)
         entries.df.unpersist()
     summary.counts = {"rows_in": written, "clusters": found["clusters"], "pairs_compared": pairs}
     summary.results = {"similarities": folder}
@@ -671,12 +676,12 @@ def identify(job: Job, similarities: str, target: Target, settings: Settings) ->
     _refuse_other_count(total, (manifest or {}).get("rows"), "input", similarities)
     said = {name: value for name, value in (manifest or {}).items() if name in _ABOUT_COVERAGE}
     summary = Summary("identify", threshold=threshold, eps=_eps(params), **said)
-    folder = _cleared(job, target)
     job.progress.begin(1)
-
-    with job.progress.stage("identify duplicates") as counts:
+    with _held(job, target) as assert_held, job.progress.stage("identify duplicates") as counts:
+        folder = _cleared(job, target)
         about = _manifest("duplicates", summary, params)
-        counts["duplicates"] = write_dataset(job.files, _duplicates(rows, total, params), folder, about)
+        found = _duplicates(rows, total, params)
+        counts["duplicates"] = write_dataset(job.files, found, folder, about, lambda _: assert_held())
         summary.counts = {"rows_in": total, "duplicates": counts["duplicates"]}
     summary.results = {"duplicates": folder}
     return _complete(job, summary, params)
@@ -703,15 +708,18 @@ def remove(
         unwanted = unwanted.unionAll(aside.select(id_column(aside, params.value("idCol")).alias("id")))
     remaining = params.setDuplicates(unwanted).transform(rows)
     total = check_ids(rows, id_column(rows, params.value("idCol")), params.value("idCol"))
-    target.try_writing(job.files, rows)
-    folder = _cleared(job, target) if target.table is None else None
     summary = Summary("remove", counts={"rows_in": total, **removed})
+    named = sum(removed.values())
     job.progress.begin(1)
-
-    with job.progress.stage("write the rows that remain") as counts:
+    with _held(job, target) as assert_held, job.progress.stage("write the rows that remain") as counts:
+        target.try_writing(job.files, rows)
+        folder = _cleared(job, target) if target.table is None else None
         about = _manifest("deduplicated", summary, params)
-        named = sum(removed.values())
-        check = partial(check_removed, total, named)
+
+        def check(kept: int) -> None:
+            check_removed(total, named, kept)
+            assert_held()
+
         kept = _write_remaining(job, remaining, params.value("idCol"), target, folder or "", about, check)
         summary.counts["kept"] = counts["kept"] = kept.rows
     if total - kept.rows < named:
@@ -827,6 +835,8 @@ def _refuse_irreplaceable(job: Job, target: Target) -> None:
     if target.path is None or job.files.is_vacant(target.path):
         return
     names = job.files.names(target.path)
+    if all(map(is_mark, names)):  # nobody's, if its lock can be had
+        return
     if _is_run(names):
         what = "is the folder of a whole run"
     elif _is_in_run(job, target.path):
@@ -842,13 +852,16 @@ def _refuse_irreplaceable(job: Job, target: Target) -> None:
 
 def _is_run(names: Sequence[str]) -> bool:
     """Whether a folder of such entries is a run's, ended or not; not by a mark that steps make, too."""
-    return any(name in (RUN_MANIFEST, STAGES) or is_lock(name) for name in names)
+    return any(name in (RUN_MANIFEST, STAGES) for name in names)
 
 
 def _is_in_run(job: Job, path: str) -> bool:
     """Whether a folder is where a run, of the folder above, has written a result, or is about to."""
     above, _, name = job.files.full(path).rpartition("/")
-    return name in RUN_RESULTS and job.files.exists(above) and _is_run(job.files.names(above))
+    if name not in RUN_RESULTS or not job.files.exists(above):
+        return False
+    names = job.files.names(above)
+    return _is_run(names) or any(map(is_lock, names))  # a run that has begun has a lock, and no more perhaps
 
 
 def _refuse_foreign_names(job: Job, target: Target) -> None:
@@ -983,31 +996,46 @@ def _folder(target: Target) -> str:
     return target.path
 
 
+@contextmanager
+def _held(job: Job, target: Target) -> Iterator[Callable[[], None]]:
+    """Holds the folder that a step writes, if it does. Gives what raises once another process has taken it over."""
+    if target.table is not None:
+        yield lambda: None
+        return
+    with Lock(job.files, _folder(target), takeover=target.overwrite, resumable=False) as lock:
+        yield lock.assert_held
+
+
 def _cleared(job: Job, target: Target) -> str:
-    """The output folder. An earlier result of ours (``_check_paths``) is deleted, its manifest first, if it may be:
-    otherwise the folder was vacant, and what may have come since is another step's."""
+    """The output folder, which the step holds. An earlier result of ours (``_check_paths``) is deleted, its manifest
+    first, if it may be: otherwise the folder was vacant, and what may have come since is another's."""
     folder = _folder(target)
     if target.overwrite:
         _refuse_irreplaceable(job, target)  # that was hours ago, perhaps
-        delete_dataset(job.files, folder)
+        empty_dataset(job.files, folder)
+    target.refuse_written_meanwhile(job.files)
     return folder
 
 
 def _write_similarities(
-    files: Files, entries: Entries, counts: Mapping[str, int], path: str, about: Mapping[str, Any]
+    files: Files,
+    entries: Entries,
+    counts: Mapping[str, int],
+    path: str,
+    about: Mapping[str, Any],
+    assert_held: Callable[[], None],
 ) -> int:
     """Writes those of all valid rows. Returns how many they are."""
     merged = similarities_of(entries.merged(counts["further"]))
     few = files_for(counts["rows"])
     # Many entries are merged by all tasks, before fewer write what is left of them.
     narrow = merged.coalesce(few) if are_few(counts["further"]) else merged.repartition(few)
-    written = write_dataset(files, narrow, path, about)
-    try:
+
+    def check(written: int) -> None:
         check_merged(written, counts)
-    except AccountingError:
-        delete_dataset(files, path)
-        raise
-    return written
+        assert_held()
+
+    return write_dataset(files, narrow, path, about, check)
 
 
 def _duplicates(similarities: DataFrame, rows: int, params: SemDedupParams) -> DataFrame:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import shutil
 import struct
@@ -23,7 +24,9 @@ import pytest
 from pyspark.errors import PySparkException
 from pyspark.sql import functions as F
 
-from spark_semdedup import EmbeddingKMeans, EmbeddingKMeansModel, cli, steps
+from spark_semdedup import EmbeddingKMeans, EmbeddingKMeansModel, cli, locking, steps
+from spark_semdedup.files import Files
+from spark_semdedup.locking import Lock
 from spark_semdedup.params import DEFAULTS
 from spark_semdedup.report import Progress, one_line
 from spark_semdedup.semdedup import SemDedupStageParams
@@ -552,9 +555,62 @@ def test_a_folder_that_another_step_wrote_meanwhile_is_left_as_it_is(capsys, spa
 
     monkeypatch.setattr(steps, "count_similarities", count_while_another_writes)
     message = refusal(capsys, *arguments, status=1)
-    assert message == f"output='{tmp_path}/out' was written by another step meanwhile: give another folder"
+    assert message == (
+        f"output='{tmp_path}/out' was written by another run or step meanwhile: give another folder, or --overwrite to "
+        "replace it"
+    )
     assert rows(tmp_path / "out") == rows(done / "duplicates")
     assert {path.name for path in (tmp_path / "out").glob("_*")} == {"_semdedup.json"}
+
+
+@pytest.mark.parametrize("step", ["cluster", "pairwise", "identify", "remove"])
+def test_a_step_does_not_write_into_a_folder_that_another_holds(capsys, spark, monkeypatch, done, data, tmp_path, step):
+    monkeypatch.setattr(locking, "BEAT_SECONDS", 0.05)
+    if step == "pairwise":
+        assert call(capsys, "cluster", "--input", data, "--output", tmp_path / "clusters", "--k", 3)[0] == 0
+    reads = {
+        "cluster": ["--input", data, "--k", 3],
+        "pairwise": ["--input", tmp_path / "clusters"],
+        "identify": ["--input", done / "similarities"],
+        "remove": ["--input", data, "--duplicates", done / "duplicates"],
+    }
+    out = copied(done / "duplicates", tmp_path / "out")
+    with Lock(Files(spark), str(out), takeover=False):
+        message = refusal(capsys, step, *reads[step], "--output", out, "--overwrite", status=1)
+    assert message.startswith(f"output='{out}' is being written by process {os.getpid()} on ")
+    assert message.endswith(", and is alive: wait for its end, or give another folder")
+    assert rows(out) == rows(done / "duplicates")
+    assert [path.name for path in out.glob("_*")] == ["_semdedup.json"]
+
+
+def test_a_step_that_has_lost_its_folder_does_not_call_it_whole(capsys, spark, monkeypatch, done, tmp_path):
+    out, duplicates = tmp_path / "out", steps._duplicates
+
+    def duplicates_while_another_takes_over(*arguments):
+        (out / "_semdedup.lock-0001").rename(out / "_semdedup.lock-0002")
+        return duplicates(*arguments)
+
+    monkeypatch.setattr(steps, "_duplicates", duplicates_while_another_takes_over)
+    message = refusal(capsys, "identify", "--input", done / "similarities", "--output", out, status=1)
+    assert ", and was taken over from this process, which was silent for long: " in message
+    assert not (out / "_semdedup.json").exists()
+    assert (out / "_semdedup.unfinished").exists()
+
+
+def test_a_step_takes_over_what_one_left_that_was_killed(capsys, spark, monkeypatch, done, tmp_path):
+    monkeypatch.setattr(locking, "SILENCE_SECONDS", 0.2)
+    out = copied(done / "duplicates", tmp_path / "out")
+    (out / "_semdedup.json").rename(out / "_semdedup.unfinished")
+    (out / "_semdedup.lock-0001").write_text(
+        json.dumps({"machine": "elsewhere", "host": "node-7", "pid": 1, "beat": 9})
+    )
+    arguments = ["identify", "--input", done / "similarities", "--output", out]
+    assert refusal(capsys, *arguments) == (
+        f"output='{out}' holds a result that is not finished: give another folder, or --overwrite to replace it"
+    )
+    assert call(capsys, *arguments, "--overwrite")[0] == 0
+    assert rows(out) == rows(done / "duplicates")
+    assert {path.name for path in out.glob("_*")} == {"_semdedup.json", "_SUCCESS"}
 
 
 def test_pairwise_refuses_what_no_cluster_step_wrote(capsys, spark, data, tmp_path):

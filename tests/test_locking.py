@@ -107,7 +107,7 @@ def test_who_lost_the_folder_stops(files, tmp_path):
     with Lock(files, str(tmp_path), takeover=False) as lock:
         left_by(tmp_path)
         (tmp_path / "_semdedup.lock-0001").rename(tmp_path / "_semdedup.lock-0002")
-        with pytest.raises(FolderInUseError, match=r"by process 4711 on node-7, and was taken over from this run"):
+        with pytest.raises(FolderInUseError, match=r"by process 4711 on node-7, and was taken over from this process"):
             lock.assert_held()
 
 
@@ -116,7 +116,7 @@ def test_who_lost_the_folder_stops_when_the_other_is_done_too(files, tmp_path):
         (tmp_path / "_semdedup.lock-0001").unlink()  # as the other left it
         assert lock._lost.wait(10), "its next beat must not make the lock again"
         with Lock(files, str(tmp_path), takeover=False) as third:
-            with pytest.raises(FolderInUseError, match="and was taken over from this run"):
+            with pytest.raises(FolderInUseError, match="and was taken over from this process"):
                 lock.assert_held()
             third.assert_held()
             lock.__exit__()

@@ -308,7 +308,7 @@ def test_a_result_that_came_before_the_lock_was_had_is_not_touched(
 
     monkeypatch.setattr(steps, "_read", read_slowly)
     said = refusal(capsys, "run", "--input", data, "--output", output, *ARGUMENTS)
-    assert "was written by another run meanwhile: give another folder" in said
+    assert "was written by another run or step meanwhile: give another folder" in said
     assert snapshot(output) == others[1]
     assert answer(output) == expected
 
