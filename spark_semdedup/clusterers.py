@@ -320,7 +320,6 @@ def fit_mllib(sample_df: DataFrame, settings: FitSettings) -> Fit:
     fewer distinct rows than ``k`` it returns fewer centroids than asked for; these are used, with a warning: further
     ones could only be empty. It reports no history.
     """
-    from pyspark.ml.clustering import KMeans
     from pyspark.ml.functions import array_to_vector
 
     (column,) = sample_df.columns
@@ -329,20 +328,32 @@ def fit_mllib(sample_df: DataFrame, settings: FitSettings) -> Fit:
     try:
         rows = sample_df.count()
         _refuse_misfit(settings, rows)
-        kmeans = KMeans(
-            k=settings.k,
-            initMode=settings.init_name,
-            tol=settings.tol,
-            maxIter=settings.maxIter,
-            seed=settings.seed31,
-            distanceMeasure=settings.distanceMeasure,
-        )
-        centroids = np.asarray(kmeans.fit(sample_df).clusterCenters(), dtype=np.float32)
+        centroids = _mllib_centroids(sample_df, settings).astype(np.float32)
     finally:
         sample_df.unpersist()
     if len(centroids) < settings.k:
         log.warning("clusterer mllib: %d distinct centroids instead of k=%d are used", len(centroids), settings.k)
     return _checked(Fit(centroids, (), "mllib", rows))
+
+
+def _mllib_centroids(sample_df: DataFrame, settings: FitSettings) -> np.ndarray:
+    """Float64 (k or fewer, d). ``sample_df``: one column ``features`` of ML vectors."""
+    from pyspark.ml.clustering import KMeans
+    from pyspark.ml.stat import Summarizer
+
+    if settings.k == 1:  # which its KMeans refuses: the one centroid is the mean
+        (mean,) = sample_df.select(Summarizer.mean(F.col("features"))).collect()[0]
+        only = mean.toArray()[None, :]
+        return only / (np.linalg.norm(only) or 1.0) if settings.spherical else only
+    kmeans = KMeans(
+        k=settings.k,
+        initMode=settings.init_name,
+        tol=settings.tol,
+        maxIter=settings.maxIter,
+        seed=settings.seed31,
+        distanceMeasure=settings.distanceMeasure,
+    )
+    return np.asarray(kmeans.fit(sample_df).clusterCenters())
 
 
 # --- rapids -------------------------------------------------------------------------------------------------

@@ -407,7 +407,14 @@ def _parsed(files: Files, path: str, name: str, place: str) -> dict[str, Any]:
 def is_own_run(files: Files, path: str) -> bool:
     """Whether a folder is what a run of this program wrote, ended or not."""
     names = files.names(path)
-    return RUN_MANIFEST in names or STAGES in names or any(is_mark(name) for name in names)
+    if STAGES in names or any(map(is_mark, names)):
+        return True
+    if RUN_MANIFEST not in names:
+        return False
+    try:
+        return read_run_manifest(files, path, "output").get("holds") == "run"
+    except SemDedupError:  # another program's has that name, too
+        return False
 
 
 def can_resume(files: Files, path: str) -> bool:

@@ -54,7 +54,7 @@ MISSED = 10
 """Missed pairs that are listed, at most."""
 
 _SEED_OF_ITS_OWN = 1_000_037
-"""Hashed before the user's seed, so that with no seed the sample is the rows that the centroids were fitted on."""
+"""Hashed before the user's seed: whatever that is, the sample is not the rows that the centroids were fitted on."""
 
 _Z = 1.959963984540054
 """Quantile of the normal distribution that leaves 5 % outside ±z."""
@@ -198,7 +198,7 @@ class Evaluation:
                 return "unknown: no row has a duplicate"
             # The rule of three: of n drawn, none; then with 95 % confidence the share is at most 3 / n.
             most = 100 * min(1.0, 3 / self.sample_rows)
-            return f"unknown: no sampled row has a duplicate (at most {most:.2g} % of all rows do, 95 % confidence)"
+            return f"unknown: no sampled row has a duplicate (at most {most:.3g} % of all rows do, 95 % confidence)"
         if self.is_whole:
             return f"{_percent(self.recall)} % (all rows were looked at: no estimate)"
         low, high = self.interval
@@ -422,7 +422,9 @@ class Evaluator:
             )
 
     def sample(self, wanted: int = SAMPLE_ROWS, seed: int = DEFAULTS["seed"]) -> Sample:
-        """The ``wanted`` valid rows whose ids hash lowest: one look at the similarities' ids, one at the input.
+        """The ``wanted`` valid rows whose ids hash lowest.
+
+        The similarities' ids are looked at once, the input twice: to count its rows, and for these.
 
         Raises ``SemDedupError`` where the input has not these rows, or not as many rows as the run's.
         """

@@ -36,6 +36,7 @@ from spark_semdedup.coverage import (
 from spark_semdedup.devices import Placement, plugin_active, slots
 from spark_semdedup.entries import SIMILARITY_COLUMNS, Entries
 from spark_semdedup.errors import SemDedupError
+from spark_semdedup.kernels import sketch
 from spark_semdedup.params import (
     CoverageParams,
     DecisionParams,
@@ -269,7 +270,9 @@ def _compared(placed: DataFrame, plan: Packed, compare: GroupComparison, params:
 
 
 def _log(workload: Workload, placement: Placement) -> None:
-    on_gpu = f", {device_bytes(workload.rows_of_largest_task, workload.dim) >> 20} MiB of its GPU"
+    sketched = workload.coverage.is_exact and sketch.pays(workload.dim)
+    needed = device_bytes(workload.rows_of_largest_task, workload.dim, sketched=sketched)
+    on_gpu = f", {needed >> 20} MiB of its GPU"
     log.info(
         "%s in %d partitions%s", workload.in_words(), workload.partitions, on_gpu if placement.backend == "gpu" else ""
     )

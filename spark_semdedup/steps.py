@@ -594,7 +594,7 @@ def _write_clusters(
     valid, invalid = model.clustered(rows, ranking)
     # By centroid, so that each folder gets one file, not one from every task.
     valid.repartition("centroid").write.mode("append").partitionBy("centroid").parquet(folder)
-    found = _cluster_sizes(job.spark.read.parquet(folder))
+    found = _cluster_sizes(job.spark.read.schema(valid.schema).parquet(folder))  # there may be no file to tell it
     handle_invalid = model.value("handleInvalid")
     lost = total - found["rows"]
     check_read(total, found["rows"], may_lose=handle_invalid != "error")
@@ -871,8 +871,8 @@ def _refuse_foreign_names(job: Job, target: Target) -> None:
     alike = sorted({*RUN_RESULTS, EVALUATION} & set(job.files.names(target.path)))
     if alike:
         raise ResultExistsError(
-            f"output={shown(target.path, 400)} is no earlier run (it has no {RUN_MANIFEST}), and {', '.join(alike)} in "
-            "it would be replaced: give another folder"
+            f"output={shown(target.path, 400)} is no earlier run (it has no {RUN_MANIFEST} of one), and "
+            f"{', '.join(alike)} in it would be replaced: give another folder"
         )
 
 

@@ -956,7 +956,13 @@ PATHS = [
         "a run's output with names of results",
         "a folder with the user's own `centroids`, `--overwrite`",
         after(sound, lambda p: p.text("out/centroids/mine.txt", "mine"), lambda p: p.run("--overwrite")),
-        "output='out' is no earlier run (it has no _manifest.json), and centroids in it would be replaced: give another folder",
+        "output='out' is no earlier run (it has no _manifest.json of one), and centroids in it would be replaced: give another folder",
+    ),
+    refused(
+        "a run's output with another program's manifest",
+        "a folder with the user's own `_manifest.json`, `--overwrite`",
+        after(sound, lambda p: p.text("out/_manifest.json", '{"version": 1}'), lambda p: p.run("--overwrite")),
+        "output='out' is no earlier run (it has no _manifest.json of one), and _manifest.json in it would be replaced: give another folder",
     ),
     refused(
         "format that cannot hold the rows",

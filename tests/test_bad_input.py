@@ -53,7 +53,7 @@ def with_earlier_result(call: Call, place: Place) -> Call:
         return call
     manifest = "_manifest.json" if call[0] == "run" else "_semdedup.json"
     for name in (manifest, "duplicates/part-0.parquet", "summary.json", "notes.txt"):
-        place.text(f"out/{name}", "earlier")
+        place.text(f"out/{name}", '{"holds": "run"}' if name == "_manifest.json" else "earlier")
     return [*call, "--overwrite"]
 
 

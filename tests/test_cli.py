@@ -619,6 +619,19 @@ def test_pairwise_refuses_what_no_cluster_step_wrote(capsys, spark, data, tmp_pa
     assert not (tmp_path / "out").exists()
 
 
+def test_cluster_of_invalid_rows_alone_writes_no_cluster_and_sets_them_aside(capsys, spark, done, tmp_path):
+    nothing = pa.array([None, None], pa.list_(pa.float32()))
+    pq.write_table(pa.table({"id": ["a", "b"], "embedding": nothing}), tmp_path / "in.parquet")
+    arguments = ["--input", tmp_path / "in.parquet", "--output", tmp_path / "out", "--centroids", done / "centroids"]
+    status, _, err = call(capsys, "cluster", *arguments, "--handle-invalid", "skip")
+    assert status == 0, err
+    assert ids(tmp_path / "out" / "_invalid") == {"a", "b"}
+    counts = {name: manifest(tmp_path / "out")[name] for name in ("rows_in", "invalid", "clusters", "rows")}
+    assert counts == {"rows_in": 2, "invalid": 2, "clusters": 0, "rows": 0}
+    message = refusal(capsys, "pairwise", "--input", tmp_path / "out", "--output", tmp_path / "scores", status=2)
+    assert message.startswith(f"input='{tmp_path}/out' ")
+
+
 def test_cluster_with_given_centroids_refuses_ids_that_are_not_unique(capsys, spark, done, tmp_path):
     pq.write_table(pa.concat_tables([corpus(), corpus().slice(0, 2)]), tmp_path / "in.parquet")
     arguments = ["--input", tmp_path / "in.parquet", "--output", tmp_path / "out", "--centroids", done / "centroids"]

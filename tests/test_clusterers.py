@@ -341,6 +341,16 @@ def test_mllib_uses_fewer_centroids_where_rows_are_equal_and_warns(spark, caplog
     assert "3 distinct centroids instead of k=6" in caplog.text
 
 
+@pytest.mark.parametrize("measure", ["euclidean", "cosine"])
+def test_mllib_fits_a_single_centroid_too_which_its_own_kmeans_refuses(spark, measure):
+    x = random_units(20)
+    found = clusterers.fit("mllib", Sample(x, spark), settings(1, distanceMeasure=measure))
+    mean = x.astype(np.float64).mean(axis=0)
+    expected = mean / np.linalg.norm(mean) if measure == "cosine" else mean
+    np.testing.assert_allclose(found.centroids, expected[None, :], rtol=1e-5, atol=1e-7)
+    assert (found.clusterer, found.rows) == ("mllib", 20)
+
+
 # --- rapids -------------------------------------------------------------------------------------------------
 
 

@@ -288,6 +288,8 @@ def test_without_a_row_to_be_removed_the_recall_is_unknown(spark):
     assert "recall unknown: no row has a duplicate precision unknown: no sampled row was removed" in text
     text = " ".join(replace(found, sample_rows=1000, rows=9999).as_text().split())
     assert "recall unknown: no sampled row has a duplicate (at most 0.3 % of all rows do, 95 % confidence)" in text
+    text = " ".join(replace(found, sample_rows=2, rows=9999).as_text().split())
+    assert "(at most 100 % of all rows do, 95 % confidence)" in text
 
 
 def test_a_result_that_was_changed_is_told_loudly(spark, caplog, monkeypatch):
