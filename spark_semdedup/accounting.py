@@ -77,6 +77,16 @@ def check_read(at_first: int, then: int, *, may_lose: bool = False) -> None:
         )
 
 
+def check_unchanged(at_first: str | None, then: str | None) -> None:
+    """Raises ``AccountingError`` unless the fingerprint of the input's files is what it was ``at_first``, if it had
+    one."""
+    if at_first is not None and then != at_first:
+        raise AccountingError(
+            "the input changed while it was read: its files, their sizes or their times are not those of the "
+            f"beginning; {_AGAIN}"
+        )
+
+
 def check_removed(rows: int, named: int, kept: int) -> None:
     """Raises ``AccountingError`` where more rows are gone than were ``named`` to be removed, or some have come."""
     if not rows - named <= kept <= rows:

@@ -141,18 +141,27 @@ def fingerprint(files: Files, source: Source, rows: DataFrame, params: SemDedupS
     The files of one version of a Delta table never change, so their names tell. Of two versions they do not: a deletion
     may leave all files and mark rows in them (deletion vectors).
     """
+    of_files = fingerprint_of_files(files, source, rows)
+    if of_files is not None:
+        return of_files
+    id_, embedding = id_column(rows, params.value("idCol")), embedding_column(rows, params.value("embeddingCol"))
+    ranks = Ranking(by=Ranking.of(params).by).key_columns(rows, id_)
+    hash_ = F.bit_xor(F.xxhash64(id_, embedding, *ranks)).alias("hash")
+    hashed = rows.agg(F.count(F.lit(1)).alias("rows"), hash_).first()
+    return digest(["rows", *(hashed or ())])
+
+
+def fingerprint_of_files(files: Files, source: Source, rows: DataFrame) -> str | None:
+    """The same, without a job. None where not all rows come from files, or one of these has gone since it was
+    listed."""
     if source.is_delta:
         return digest(["delta", source.version, *sorted(rows.inputFiles())])
     paths = rows.inputFiles() if reads_only_files(rows) else []
     folders = {path.rsplit("/", 1)[0] for path in paths}
     there = {folder: files.sizes_and_times(folder) for folder in sorted(folders)}
     read = [(path, there[path.rsplit("/", 1)[0]].get(path.rsplit("/", 1)[1])) for path in sorted(paths)]
-    if not paths or any(found is None for _, found in read):  # gone since it was listed
-        id_, embedding = id_column(rows, params.value("idCol")), embedding_column(rows, params.value("embeddingCol"))
-        ranks = Ranking(by=Ranking.of(params).by).key_columns(rows, id_)
-        hash_ = F.bit_xor(F.xxhash64(id_, embedding, *ranks)).alias("hash")
-        hashed = rows.agg(F.count(F.lit(1)).alias("rows"), hash_).first()
-        return digest(["rows", *(hashed or ())])
+    if not paths or any(found is None for _, found in read):
+        return None
     return digest(["files", *read])
 
 

@@ -29,6 +29,7 @@ from spark_semdedup.accounting import (
     check_removed,
     check_rows,
     check_set_aside,
+    check_unchanged,
 )
 from spark_semdedup.clustering import ASSIGNED, EmbeddingKMeans, EmbeddingKMeansModel
 from spark_semdedup.columns import by_its_bytes, embedding_column, field, id_column, refuse_shadowed
@@ -78,7 +79,7 @@ from spark_semdedup.stages import (
     VERSION,
     Stages,
     digest,
-    fingerprint,
+    fingerprint_of_files,
     identity_of,
     refuse_other_run,
 )
@@ -476,13 +477,8 @@ class _Run:
             duplicates = Ids.read(self.facts("identify")["ids"])
             check_rows(Ids.read(self.facts("compare")["ids"]), kept, duplicates, skipped)
             check_set_aside(skipped.rows, self.skipped)
-            if reads_only_files(self.rows) and self.identity["input's data"] != fingerprint(
-                self.job.files, self.source, self.source.read(self.job.spark, self.rows.schema), self.estimator
-            ):
-                raise AccountingError(
-                    "the input changed while it was read: its files, their sizes or their times are not those of the "
-                    "beginning; no result is valid; run again"
-                )
+            if reads_only_files(self.rows):
+                check_unchanged(self.identity["input's data"], _fingerprint_now(self.job, self.source, self.rows))
 
     # --- the end ---
 
@@ -560,6 +556,7 @@ def cluster(
     model = loaded and EmbeddingKMeansModel(centroids=loaded.centroids, history=loaded.history, **settings)
     summary = Summary("cluster", backend=backend, clusterer=clusterer)
     job.progress.begin(2)
+    at_first = fingerprint_of_files(job.files, source, rows)
     with _held(job, target) as assert_held:
         with job.progress.stage("load centroids" if model else "fit centroids") as counts:
             if model is not None:  # a fit checks them
@@ -581,6 +578,7 @@ def cluster(
         summary.parameters = saved.described(summary.parameters, len(model.centroids))
         summary.parameters["rankBy"] = [f"{name} {'asc' if up else 'desc'}" for name, up in ranking.by] or None
         rows_written = summary.counts["rows_in"] - summary.counts["invalid"]
+        check_unchanged(at_first, _fingerprint_now(job, source, rows))
         assert_held()
         finish(job.files, folder, {"holds": "clusters", "rows": rows_written, **summary.as_dict()})
     return summary
@@ -700,6 +698,7 @@ def remove(
     source = source.pinned(job.spark)
     rows = _read(job, source, target)
     id_column(rows, params.value("idCol"))
+    at_first = fingerprint_of_files(job.files, source, rows)
     found, removed = _counted(job, duplicates, "duplicates")
     unwanted = found.select(by_its_bytes(field(found, "id", "duplicates: column")).alias("id"))
     if invalid is not None:
@@ -718,6 +717,7 @@ def remove(
 
         def check(kept: int) -> None:
             check_removed(total, named, kept)
+            check_unchanged(at_first, _fingerprint_now(job, source, rows))
             assert_held()
 
         kept = _write_remaining(job, remaining, params.value("idCol"), target, folder or "", about, check)
@@ -907,6 +907,11 @@ def _check_columns(rows: DataFrame, params: HasColumns, ranking: Ranking, *, clu
         field(rows, "centroid", "column")
     if clustered or ranking.by:
         ranking.key_columns(rows, id_)
+
+
+def _fingerprint_now(job: Job, source: Source, rows: DataFrame) -> str | None:
+    """Of the files that ``rows`` were read from, listed anew."""
+    return fingerprint_of_files(job.files, source, source.read(job.spark, rows.schema))
 
 
 def _check_length(rows: DataFrame, params: HasColumns, model: EmbeddingKMeansModel) -> None:

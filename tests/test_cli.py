@@ -714,6 +714,26 @@ def test_cluster_refuses_an_input_that_changes(capsys, spark, monkeypatch, data,
     assert not (tmp_path / "out" / "_semdedup.json").exists()
 
 
+@pytest.mark.parametrize("step", ["cluster", "remove"])
+def test_a_step_refuses_an_input_whose_files_are_replaced_by_as_many_rows(
+    capsys, spark, monkeypatch, done, tmp_path, step
+):
+    source = tmp_path / "in.parquet"
+    pq.write_table(corpus(), source)
+    cleared = steps._cleared
+
+    def cleared_and_replaced(*arguments):
+        pq.write_table(corpus(), source)
+        os.utime(source, (1, 1))
+        return cleared(*arguments)
+
+    monkeypatch.setattr(steps, "_cleared", cleared_and_replaced)
+    options = ["--k", 3] if step == "cluster" else ["--duplicates", done / "duplicates"]
+    said = refusal(capsys, step, "--input", source, "--output", tmp_path / "out", *options, status=1)
+    assert said.startswith("the input changed while it was read: its files, their sizes or their times are not those ")
+    assert not (tmp_path / "out" / "_semdedup.json").exists()
+
+
 @pytest.mark.slow
 def test_remove_tells_of_rows_it_did_not_find(capsys, spark, monkeypatch, done, data, tmp_path):
     command = ["remove", "--input", data, "--duplicates", done / "duplicates", "--output"]
