@@ -77,9 +77,13 @@ class Stages:
         self._write(f"{stage}.json", facts)
 
     def clear(self) -> None:
-        """Forgets the run: ``run.json`` goes first."""
-        self.files.delete(self.path(RUN))
+        """Forgets the run, and deletes its records."""
+        self.forget()
         self.files.delete(join(self.folder, STAGES))
+
+    def forget(self) -> None:
+        """From now on no run has begun here."""
+        self.files.delete(self.path(RUN))
 
     def _write(self, name: str, content: Mapping[str, Any]) -> None:
         self.files.write_text(self.path(name), json.dumps(content, indent=2, ensure_ascii=False) + "\n")

@@ -167,11 +167,16 @@ def run(job: Job, source: Source, target: Target, settings: Settings, saved: Sav
         if finished is not None:
             return finished
         job.progress.begin(len(_TITLES))
-        whole.fit(lock)
-        whole.compare(lock)
-        whole.identify(lock)
-        whole.keep(lock)
-        whole.check()
+        try:
+            whole.fit(lock)
+            whole.compare(lock)
+            whole.identify(lock)
+            whole.keep(lock)
+            whole.check()
+        except AccountingError:
+            lock.assert_held()
+            whole.stages.forget()  # nobody goes on with what does not add up: --resume begins again
+            raise
         lock.assert_held()
         return whole.finish()
 

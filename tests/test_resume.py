@@ -408,7 +408,7 @@ def test_two_runs_into_one_output(capsys, spark, monkeypatch, data, tmp_path, ex
 
 @pytest.mark.slow
 @pytest.mark.parametrize("change", [pytest.param("a file more", marks=pytest.mark.slow), "a file changed"])
-def test_input_that_changes_while_it_is_read_gives_no_result(capsys, spark, monkeypatch, tmp_path, change):
+def test_input_that_changes_while_it_is_read_gives_no_result(capsys, spark, monkeypatch, expected, tmp_path, change):
     source, output = tmp_path / "in", tmp_path / "out"
     source.mkdir()
     pq.write_table(corpus(), source / "part-0.parquet")
@@ -428,6 +428,10 @@ def test_input_that_changes_while_it_is_read_gives_no_result(capsys, spark, monk
     assert said.startswith("the input changed while it was read: ")
     assert not (output / "_manifest.json").exists()
     assert not (output / "summary.json").exists()
+    if change == "a file changed":
+        monkeypatch.undo()
+        run(capsys, source, output, "--resume")  # which begins again, as nothing is there to go on with
+        assert answer(output) == expected
 
 
 @pytest.mark.slow
