@@ -43,6 +43,9 @@ ROWS_PER_FILE = 2_000_000
 _WITHOUT_SCHEMA = frozenset({"csv", "json", "text", "xml"})
 """Formats of which Spark would read all rows just to learn their columns."""
 
+_READ_WHOLE = {"csv": {"multiLine": "true"}}
+"""By format, options without which Spark does not read the rows that it wrote: text may have line breaks."""
+
 
 @dataclass(frozen=True)
 class Source:
@@ -218,7 +221,8 @@ class Target:
 
     def read_back(self, rows: DataFrame, path: str) -> DataFrame:
         """What ``save`` wrote."""
-        reader = with_options(rows.sparkSession.read.format(self.format), self.options)
+        options = {**_READ_WHOLE.get(self.format.lower(), {}), **self.options}
+        reader = with_options(rows.sparkSession.read.format(self.format), options)
         return (reader.schema(rows.schema) if self.format.lower() in _WITHOUT_SCHEMA else reader).load(path)
 
     def save_table(self, rows: DataFrame) -> None:

@@ -734,6 +734,19 @@ def test_a_step_refuses_an_input_whose_files_are_replaced_by_as_many_rows(
     assert not (tmp_path / "out" / "_semdedup.json").exists()
 
 
+def test_remove_writes_text_with_line_breaks_and_quotes_as_csv(capsys, spark, tmp_path):
+    texts = ["gone", "a\nb", 'say "hi"\n', "ends with \\", "x,y"]
+    table = pa.table({"id": list("abcde"), "text": texts})
+    pq.write_table(table, tmp_path / "in.parquet")
+    pq.write_table(table.select(["id"]).slice(0, 1), tmp_path / "found.parquet")
+    reads = ["--input", tmp_path / "in.parquet", "--duplicates", tmp_path / "found.parquet"]
+    status, _, err = call(capsys, "remove", *reads, "--output", tmp_path / "out", "--output-format", "csv")
+    assert status == 0, err
+    assert manifest(tmp_path / "out")["rows"] == 4
+    read = spark.read.csv(str(tmp_path / "out"), schema="id string, text string", multiLine=True).collect()
+    assert {row.id: row.text for row in read} == dict(zip("bcde", texts[1:], strict=True))
+
+
 @pytest.mark.slow
 def test_remove_tells_of_rows_it_did_not_find(capsys, spark, monkeypatch, done, data, tmp_path):
     command = ["remove", "--input", data, "--duplicates", done / "duplicates", "--output"]
