@@ -43,6 +43,9 @@ ROWS_PER_FILE = 2_000_000
 _WITHOUT_SCHEMA = frozenset({"csv", "json", "text", "xml"})
 """Formats of which Spark would read all rows just to learn their columns."""
 
+_WRITTEN_WHOLE = {"csv": {"ignoreLeadingWhiteSpace": "false", "ignoreTrailingWhiteSpace": "false"}}
+"""By format, options without which Spark writes less than there is: it would strip text."""
+
 _READ_WHOLE = {"csv": {"multiLine": "true"}}
 """By format, options without which Spark does not read the rows that it wrote: text may have line breaks."""
 
@@ -155,11 +158,11 @@ class Target:
     keep_stages: bool = False
     """Leave ``_stages`` where it is when a run has ended."""
 
-    def check(self, files: Files, reads: Mapping[str, Sequence[str]]) -> None:
+    def check(self, files: Files, reads: Mapping[str, Sequence[str]], *, of_run: bool = False) -> None:
         """Raises ``ResultExistsError`` for a result that is there already and may not be overwritten, and
         ``SemDedupError`` where writing could harm what is read.
 
-        ``reads``: the paths that the step reads, by the name of the Param.
+        ``reads``: the paths that the step reads, by the name of the Param. ``of_run``: the step is a whole run.
         """
         if self.path is None:
             return
@@ -167,9 +170,12 @@ class Target:
         _refuse_overlap(files, self.path, reads)
         if self.overwrite or files.is_vacant(self.path) or (self.resume and can_resume(files, self.path)):
             return
-        what, hint = "exists already", ""
         names = files.names(self.path)
-        if RUN_MANIFEST not in names and (STAGES in names or all(map(is_mark, names))):
+        begun = all(map(is_mark, names))
+        if begun and not of_run:  # nothing is lost, and the lock tells whether somebody is at work
+            return
+        what, hint = "exists already", ""
+        if of_run and (begun or (STAGES in names and (UNFINISHED in names or RUN_MANIFEST not in names))):
             what, hint = "holds a run that has not ended", "--resume to go on with it, "
         elif UNFINISHED in names:
             what = "holds a result that is not finished"
@@ -216,7 +222,8 @@ class Target:
 
     def save(self, rows: DataFrame, path: str) -> None:
         """Writes rows in this target's format to a folder."""
-        options = {**_without_vector_statistics(rows.schema, self.format), **self.options}
+        whole = _WRITTEN_WHOLE.get(self.format.lower(), {})
+        options = {**_without_vector_statistics(rows.schema, self.format), **whole, **self.options}
         with_options(rows.write.format(self.format), options).mode("append").save(path)
 
     def read_back(self, rows: DataFrame, path: str) -> DataFrame:

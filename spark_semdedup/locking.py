@@ -42,11 +42,10 @@ class Lock:
     """A folder held; a context manager, whose end removes the lock.
 
     Raises ``FolderInUseError`` where another process holds it, or, without ``takeover``, where one that is gone did.
-    ``resumable``: whether work that was stopped there can be gone on with.
     """
 
-    def __init__(self, files: Files, folder: str, *, takeover: bool, resumable: bool = True) -> None:
-        self._files, self._folder, self._takeover, self._resumable = files, folder, takeover, resumable
+    def __init__(self, files: Files, folder: str, *, takeover: bool) -> None:
+        self._files, self._folder, self._takeover = files, folder, takeover
         self._about = {"run": uuid.uuid4().hex, "machine": _machine(), "host": socket.gethostname(), "pid": os.getpid()}
         self._number = 0
         self._ended, self._lost = threading.Event(), threading.Event()
@@ -83,8 +82,10 @@ class Lock:
     def assert_held(self) -> None:
         """Raises ``FolderInUseError`` where another process has taken the folder over, be it done with it or not."""
         numbers = self._numbers()
-        if self._lost.is_set() or numbers[-1:] != [self._number]:
-            holder = self._read(numbers[-1]) if numbers else {}
+        holder = self._read(numbers[-1]) if numbers else {}
+        # Where two could make one file, the later of them holds it. (Empty: a beat is just being written.)
+        another = holder.get("run", self._about["run"]) != self._about["run"]
+        if self._lost.is_set() or numbers[-1:] != [self._number] or another:
             raise self._in_use(holder, ", and was taken over from this process, which was silent for long")
 
     def _is_own(self) -> bool:
@@ -142,8 +143,11 @@ class Lock:
 
     def _in_use(self, holder: dict[str, Any], since: str) -> FolderInUseError:
         who = f"process {holder['pid']} on {holder['host']}" if {"pid", "host"} <= holder.keys() else "another process"
-        resume = "--resume goes on where it stopped, or " if self._resumable else ""
-        hint = "" if self._takeover else f"; if that has ended, {resume}--overwrite begins again"
+        hint = (
+            ""
+            if self._takeover
+            else "; if that has ended, --resume goes on where it stopped, or --overwrite begins again"
+        )
         return FolderInUseError(
             f"output={shown(self._folder, 400)} is being written by {who}{since}: wait for its end, or give another "
             f"folder{hint}"

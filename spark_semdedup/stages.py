@@ -51,8 +51,8 @@ class Stages:
 
     @property
     def begun(self) -> bool:
-        """Whether a run has begun here."""
-        return self._read(RUN) is not None
+        """Whether a run has begun here that can be gone on with."""
+        return "identity" in (self._read(RUN) or {})
 
     def begin(self, identity: Mapping[str, Any], *, overwrites: bool) -> None:
         """``overwrites``: whether the user lets this run replace a table that is there."""
@@ -76,14 +76,20 @@ class Stages:
         """Makes a stage count as done."""
         self._write(f"{stage}.json", facts)
 
-    def clear(self) -> None:
-        """Forgets the run, and deletes its records."""
-        self.forget()
-        self.files.delete(join(self.folder, STAGES))
+    def forget(self, *, overwrites: bool) -> None:
+        """From now on nothing can be gone on with here, but the next run may do as much (``begin``)."""
+        self._write(RUN, {"overwrites": overwrites})
 
-    def forget(self) -> None:
-        """From now on no run has begun here."""
+    def clear_records(self) -> None:
+        """Deletes what stages have left, and keeps ``run.json``."""
+        for name in self.files.names(join(self.folder, STAGES)):
+            if name != RUN:
+                self.files.delete(self.path(name))
+
+    def clear(self) -> None:
+        """Deletes everything, ``run.json`` first."""
         self.files.delete(self.path(RUN))
+        self.files.delete(join(self.folder, STAGES))
 
     def _write(self, name: str, content: Mapping[str, Any]) -> None:
         self.files.write_text(self.path(name), json.dumps(content, indent=2, ensure_ascii=False) + "\n")
@@ -161,12 +167,17 @@ def fingerprint_of_files(files: Files, source: Source, rows: DataFrame) -> str |
     if source.is_delta:
         return digest(["delta", source.version, *sorted(rows.inputFiles())])
     paths = rows.inputFiles() if reads_only_files(rows) else []
-    folders = {path.rsplit("/", 1)[0] for path in paths}
+    folders = {_folder_of(path) for path in paths}
     there = {folder: files.sizes_and_times(folder) for folder in sorted(folders)}
-    read = [(path, there[path.rsplit("/", 1)[0]].get(path.rsplit("/", 1)[1])) for path in sorted(paths)]
+    read = [(path, there[_folder_of(path)].get(path.rsplit("/", 1)[1])) for path in sorted(paths)]
     if not paths or any(found is None for _, found in read):
         return None
     return digest(["files", *read])
+
+
+def _folder_of(path: str) -> str:
+    """With its slash: without it a file system's root would be no path."""
+    return path.rsplit("/", 1)[0] + "/"
 
 
 def digest(value: Any) -> str:

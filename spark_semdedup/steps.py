@@ -79,6 +79,7 @@ from spark_semdedup.stages import (
     VERSION,
     Stages,
     digest,
+    fingerprint,
     fingerprint_of_files,
     identity_of,
     refuse_other_run,
@@ -175,7 +176,8 @@ def run(job: Job, source: Source, target: Target, settings: Settings, saved: Sav
             whole.check()
         except AccountingError:
             lock.assert_held()
-            whole.stages.forget()  # nobody goes on with what does not add up: --resume begins again
+            # Nobody goes on with what does not add up: --resume begins again.
+            whole.stages.forget(overwrites=whole.may_replace_table)
             raise
         lock.assert_held()
         return whole.finish()
@@ -303,7 +305,7 @@ class _Run:
             if stages.record("fit") is not None:  # whatever this run would have fitted with
                 self.summary.clusterer = before.get("clusterer")
             refuse_other_run(self.identity, before, self.folder)
-        if not (known.resumes and (stages.overwrites or stages.record(_WRITING) is not None)):
+        if not self.may_replace_table:
             self.target.refuse_existing_table(self.job.spark)
         if not known.resumes:
             self.target.refuse_written_meanwhile(files)
@@ -314,12 +316,19 @@ class _Run:
     def clear(self) -> None:
         """Deletes an earlier result, and begins to write another. Its manifest goes first, so that it is not taken for
         valid while it goes."""
-        files = self.job.files
+        files, stages, may_replace_table = self.job.files, self.stages, self.may_replace_table
         files.write_text(self.place(UNFINISHED), "")
+        stages.forget(overwrites=may_replace_table)  # whose file tells from now on that the folder is a run's
         files.delete(self.place(RUN_MANIFEST))
-        self.stages.clear()
+        stages.clear_records()
         delete_results(files, self.folder)
-        self.stages.begin(self.identity, overwrites=self.target.overwrite)
+        stages.begin(self.identity, overwrites=may_replace_table)
+
+    @property
+    def may_replace_table(self) -> bool:
+        # A run that is gone on with may have been let do so, or have begun to write the table itself.
+        stages = self.stages
+        return self.target.overwrite or stages.overwrites or stages.record(_WRITING) is not None
 
     def _finished(self) -> Summary:
         manifest = read_run_manifest(self.job.files, self.folder, "output")
@@ -377,6 +386,7 @@ class _Run:
             # What is refused, repeated ids or invalid rows, is refused before an earlier result goes.
             if self.job.files.exists(self.place(RUN_MANIFEST)):
                 model.clustering.refuse_invalid(self.rows)
+            lock.assert_held()
             self.clear()
             model.clustering.save(self.place("centroids"))
             counts["centroids"] = facts["centroids"] = len(model.centroids)
@@ -466,8 +476,7 @@ class _Run:
             remaining = without_ids(self.rows, id_col, unwanted)
             target = self.target
             if target.table is not None:
-                may_replace = self.stages.overwrites or self.stages.record(_WRITING) is not None
-                target = replace(target, overwrite=may_replace)
+                target = replace(target, overwrite=self.may_replace_table)
                 target.refuse_existing_table(self.job.spark)  # before anything says that this table is ours
                 self.stages.end(_WRITING, {})
             about = self.about("deduplicated")
@@ -483,7 +492,10 @@ class _Run:
             check_rows(Ids.read(self.facts("compare")["ids"]), kept, duplicates, skipped)
             check_set_aside(skipped.rows, self.skipped)
             if reads_only_files(self.rows):
-                check_unchanged(self.identity["input's data"], _fingerprint_now(self.job, self.source, self.rows))
+                now = self.source.read(self.job.spark, self.rows.schema)
+                check_unchanged(
+                    self.identity["input's data"], fingerprint(self.job.files, self.source, now, self.estimator)
+                )
 
     # --- the end ---
 
@@ -572,7 +584,7 @@ def cluster(
                 total = model.fitted_rows
             if job.files.exists(join(_folder(target), MANIFEST)):
                 model.refuse_invalid(rows)
-            folder = _cleared(job, target)
+            folder = _cleared(job, target, assert_held)
             begin(job.files, folder)
             model.save(join(folder, "_centroids"))
             counts["centroids"] = len(model.centroids)
@@ -646,7 +658,7 @@ def pairwise(job: Job, clusters: str, target: Target, settings: Settings, centro
         counts["pairs"] = pairs = totals["pairs"]
         check_read(found["rows"], totals["rows"])
         check_neighbours(entries, totals)
-        folder = _cleared(job, target)
+        folder = _cleared(job, target, assert_held)
         about = _manifest("similarities", summary, params)
         written = _write_similarities(job.files, entries, totals, folder, about, assert_held)
         entries.df.unpersist()
@@ -681,10 +693,16 @@ def identify(job: Job, similarities: str, target: Target, settings: Settings) ->
     summary = Summary("identify", threshold=threshold, eps=_eps(params), **said)
     job.progress.begin(1)
     with _held(job, target) as assert_held, job.progress.stage("identify duplicates") as counts:
-        folder = _cleared(job, target)
+        folder = _cleared(job, target, assert_held)
         about = _manifest("duplicates", summary, params)
         found = _duplicates(rows, total, params)
-        counts["duplicates"] = write_dataset(job.files, found, folder, about, lambda _: assert_held())
+        there = found.count()
+
+        def check(written: int) -> None:
+            check_read(there, written)
+            assert_held()
+
+        counts["duplicates"] = write_dataset(job.files, found, folder, about, check)
         summary.counts = {"rows_in": total, "duplicates": counts["duplicates"]}
     summary.results = {"duplicates": folder}
     return _complete(job, summary, params)
@@ -716,8 +734,9 @@ def remove(
     named = sum(removed.values())
     job.progress.begin(1)
     with _held(job, target) as assert_held, job.progress.stage("write the rows that remain") as counts:
+        check_unchanged(at_first, _fingerprint_now(job, source, rows))
         target.try_writing(job.files, rows)
-        folder = _cleared(job, target) if target.table is None else None
+        folder = _cleared(job, target, assert_held) if target.table is None else None
         about = _manifest("deduplicated", summary, params)
 
         def check(kept: int) -> None:
@@ -828,7 +847,7 @@ def _check_paths(
         reads = {"input": source.paths, **reads}
         if _is_same_table(job.spark, source.table, target.table):
             raise SemDedupError(f"outputTable={shown(target.table)} is the table that is read: give another name")
-    target.check(job.files, reads)
+    target.check(job.files, reads, of_run=not replaces_folder)
     if not target.resume:
         target.refuse_existing_table(job.spark)
     if replaces_folder:
@@ -840,12 +859,12 @@ def _refuse_irreplaceable(job: Job, target: Target) -> None:
     if target.path is None or job.files.is_vacant(target.path):
         return
     names = job.files.names(target.path)
-    if all(map(is_mark, names)):  # nobody's, if its lock can be had
-        return
-    if _is_run(names):
-        what = "is the folder of a whole run"
-    elif _is_in_run(job, target.path):
+    if _is_in_run(job, target.path):
         what = "is a part of a run's result"
+    elif _is_run(names):
+        what = "is the folder of a whole run"
+    elif all(map(is_mark, names)):  # nobody's, if its lock can be had
+        return
     elif MANIFEST not in names and UNFINISHED not in names:
         what = f"is no earlier result (it has no {MANIFEST})"
     else:
@@ -1012,14 +1031,16 @@ def _held(job: Job, target: Target) -> Iterator[Callable[[], None]]:
     if target.table is not None:
         yield lambda: None
         return
-    with Lock(job.files, _folder(target), takeover=target.overwrite, resumable=False) as lock:
+    with Lock(job.files, _folder(target), takeover=True) as lock:  # of a step that was killed nothing is gone on with
+        target.refuse_written_meanwhile(job.files)
         yield lock.assert_held
 
 
-def _cleared(job: Job, target: Target) -> str:
+def _cleared(job: Job, target: Target, assert_held: Callable[[], None]) -> str:
     """The output folder, which the step holds. An earlier result of ours (``_check_paths``) is deleted, its manifest
     first, if it may be: otherwise the folder was vacant, and what may have come since is another's."""
     folder = _folder(target)
+    assert_held()
     if target.overwrite:
         _refuse_irreplaceable(job, target)  # that was hours ago, perhaps
         empty_dataset(job.files, folder)
@@ -1069,7 +1090,12 @@ def _write_remaining(
         target.save_table(rows)
         written = job.spark.table(target.table)
         kept = Ids.count(written, id_column(written, id_col))
-        check(kept.rows)
+        try:
+            check(kept.rows)
+        except AccountingError as error:
+            raise AccountingError(
+                f"outputTable={shown(target.table)} was written, and must not be used: {error}"
+            ) from error
         return kept
     begin(job.files, path)
     target.save(rows, path)

@@ -25,6 +25,7 @@ from pyspark.errors import PySparkException
 from pyspark.sql import functions as F
 
 from spark_semdedup import EmbeddingKMeans, EmbeddingKMeansModel, cli, locking, steps
+from spark_semdedup.errors import AccountingError
 from spark_semdedup.files import Files
 from spark_semdedup.locking import Lock
 from spark_semdedup.params import DEFAULTS
@@ -595,6 +596,58 @@ def test_a_step_that_has_lost_its_folder_does_not_call_it_whole(capsys, spark, m
     assert ", and was taken over from this process, which was silent for long: " in message
     assert not (out / "_semdedup.json").exists()
     assert (out / "_semdedup.unfinished").exists()
+
+
+def test_a_step_that_has_lost_its_folder_leaves_what_another_wrote(capsys, spark, monkeypatch, done, data, tmp_path):
+    out, fit = copied(done / "duplicates", tmp_path / "out"), EmbeddingKMeans.fit
+
+    def fit_while_another_begins_and_ends(stage, dataset):
+        (out / "_semdedup.lock-0001").unlink()
+        return fit(stage, dataset)
+
+    monkeypatch.setattr(EmbeddingKMeans, "fit", fit_while_another_begins_and_ends)
+    message = refusal(capsys, "cluster", "--input", data, "--output", out, "--k", 3, "--overwrite", status=1)
+    assert ", and was taken over from this process, which was silent for long: " in message
+    assert rows(out) == rows(done / "duplicates")
+    assert manifest(out) == manifest(done / "duplicates")
+
+
+@pytest.mark.parametrize("left", ["_semdedup.lock-0001", "_semdedup.unfinished"])
+def test_a_step_is_repeated_plainly_where_one_was_killed_before_it_wrote(
+    capsys, spark, monkeypatch, done, tmp_path, left
+):
+    monkeypatch.setattr(locking, "SILENCE_SECONDS", 0.2)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / left).write_text("")
+    assert call(capsys, "identify", "--input", done / "similarities", "--output", tmp_path / "out")[0] == 0
+    assert rows(tmp_path / "out") == rows(done / "duplicates")
+    assert {path.name for path in (tmp_path / "out").glob("_*")} == {"_semdedup.json", "_SUCCESS"}
+
+
+def test_duplicates_that_two_steps_wrote_are_not_called_whole(capsys, spark, monkeypatch, done, tmp_path):
+    """On stores that make a file where one is already."""
+    write = steps.write_dataset
+    monkeypatch.setattr(steps, "write_dataset", lambda files, found, *more: write(files, found.unionAll(found), *more))
+    found = len(ids(done / "duplicates"))
+    message = refusal(capsys, "identify", "--input", done / "similarities", "--output", tmp_path / "out", status=1)
+    assert f"{found} rows at first, {2 * found} when it was read again" in message
+    assert not (tmp_path / "out" / "_semdedup.json").exists()
+
+
+@pytest.mark.slow
+def test_a_table_that_remove_wrote_in_vain_is_named(capsys, spark, monkeypatch, done, data):
+    def unsound(*_):
+        raise AccountingError("the input changed while it was read")
+
+    monkeypatch.setattr(steps, "check_removed", unsound)
+    command = ["remove", "--input", data, "--duplicates", done / "duplicates", "--output-table", "written_in_vain"]
+    try:
+        message = refusal(capsys, *command, status=1)
+        assert message == (
+            "outputTable='written_in_vain' was written, and must not be used: the input changed while it was read"
+        )
+    finally:
+        spark.sql("DROP TABLE IF EXISTS written_in_vain")
 
 
 def test_a_step_takes_over_what_one_left_that_was_killed(capsys, spark, monkeypatch, done, tmp_path):

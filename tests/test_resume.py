@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -17,11 +18,12 @@ import pyarrow.parquet as pq
 import pytest
 from test_cli import call, refusal, rows
 
-from spark_semdedup import cli, locking, steps
+from spark_semdedup import cli, locking, stages, steps
 from spark_semdedup.datasets import Source, Target
+from spark_semdedup.errors import AccountingError
 from spark_semdedup.files import Files
 from spark_semdedup.semdedup import SemDedup, SemDedupModel
-from spark_semdedup.stages import fingerprint
+from spark_semdedup.stages import fingerprint, fingerprint_of_files
 
 RESULTS = ("similarities", "duplicates", "deduplicated", "invalid")
 ARGUMENTS = ("--k", 3, "--handle-invalid", "skip")
@@ -324,17 +326,76 @@ def test_a_step_does_not_delete_a_run(capsys, data, unfinished):
     assert snapshot(unfinished) == before
 
 
-def test_a_step_does_not_replace_a_part_of_a_run(capsys, unfinished):
+@pytest.mark.parametrize("mark", ["_semdedup.json", "_semdedup.unfinished"])
+def test_a_step_does_not_replace_a_part_of_a_run(capsys, unfinished, mark):
     before = snapshot(unfinished)
     command = ["identify", "--input", unfinished / "similarities", "--output", unfinished / "duplicates", "--overwrite"]
     (unfinished / "duplicates").mkdir(exist_ok=True)
-    (unfinished / "duplicates" / "_semdedup.json").write_text("{}")
+    (unfinished / "duplicates" / mark).write_text("{}")
     said = refusal(capsys, *command)
     assert said.endswith(
         "is a part of a run's result and is not deleted, not even with --overwrite: give another folder"
     )
-    (unfinished / "duplicates" / "_semdedup.json").unlink()
+    (unfinished / "duplicates" / mark).unlink()
     assert snapshot(unfinished) == before
+
+
+@pytest.mark.slow
+def test_a_run_killed_while_it_deletes_an_earlier_one_is_known_for_a_run(capsys, monkeypatch, data, expected, tmp_path):
+    def killed(*_):
+        raise Killed
+
+    output = tmp_path / "out"
+    run(capsys, data, output)
+    (output / "notes.txt").write_text("mine")
+    with monkeypatch.context() as patched:
+        patched.setattr(steps, "delete_results", killed)
+        with pytest.raises(Killed):
+            run(capsys, data, output, "--overwrite")
+    before = snapshot(output)
+    said = refusal(capsys, "cluster", "--input", data, "--output", output, "--overwrite")
+    assert "is the folder of a whole run and is not deleted" in said
+    said = refusal(capsys, "run", "--input", data, "--output", output, *ARGUMENTS)
+    assert "holds a run that has not ended: give another folder, --resume to go on with it, or" in said
+    assert snapshot(output) == before
+    run(capsys, data, output, "--resume")
+    assert answer(output) == expected
+    assert (output / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.slow
+def test_the_table_of_a_run_that_did_not_add_up_is_written_again(capsys, spark, monkeypatch, data, expected, tmp_path):
+    def unsound(_):
+        raise AccountingError("the comparison does not add up")
+
+    name, output = "unsound_rows", tmp_path / "out"
+    spark.sql(f"DROP TABLE IF EXISTS {name}")
+    try:
+        with monkeypatch.context() as patched:
+            patched.setattr(steps._Run, "check", unsound)
+            arguments = ["run", "--input", data, "--output", output, *ARGUMENTS, "--output-table", name]
+            assert refusal(capsys, *arguments, status=1) == "the comparison does not add up"
+        assert spark.catalog.tableExists(name)
+        run(capsys, data, output, "--output-table", name, "--resume")
+        assert spark.table(name).count() == len(expected["deduplicated"])
+    finally:
+        spark.sql(f"DROP TABLE IF EXISTS {name}")
+
+
+@pytest.mark.slow
+def test_rows_that_a_view_makes_of_no_file_add_up(capsys, spark, tmp_path):
+    made = spark.sql("SELECT explode(sequence(1, 30)) AS id")
+    made.selectExpr("id", "array(id % 7, id % 5, 1.0D) AS embedding").createOrReplaceTempView("of_no_file")
+    command = ["run", "--input-table", "of_no_file", "--output", tmp_path / "out", "--k", 2]
+    status, _, err = call(capsys, *command)
+    assert status == 0, err
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["rows_in"] == 30
+
+
+def test_files_in_the_root_of_a_file_system_are_looked_up(spark, monkeypatch):
+    monkeypatch.setattr(stages, "reads_only_files", lambda _: True)
+    rows = SimpleNamespace(inputFiles=lambda: ["file:///no-such-file.parquet"])
+    assert fingerprint_of_files(Files(spark), Source(("/no-such-file.parquet",)), rows) is None, "it is not there"
 
 
 def test_rows_of_a_database_are_told_apart_by_what_ranks_them_too(spark):
