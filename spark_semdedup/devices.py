@@ -275,7 +275,14 @@ class Placement:
     def on_device(self, vectors: np.ndarray, batch: Batch) -> Array:
         """The vectors as an array of this task's module. Raises ``SemDedupError`` where they do not fit."""
         with self._explained(vectors, batch):
-            return self.module().asarray(vectors)
+            xp = self.module()
+            if self.backend == "cpu":
+                return xp.asarray(vectors)
+            # Not ``asarray``: it copies by way of pinned memory of the host, of the next power of two, and keeps that
+            # (``_array_default`` in ``cupy/_core/core.pyx``, ``PinnedMemoryPool``; 13.6 and 14.2).
+            there = xp.empty(vectors.shape, vectors.dtype)
+            there.set(vectors)
+            return there
 
     @contextmanager
     def _explained(self, vectors: np.ndarray, batch: Batch) -> Iterator[None]:

@@ -180,8 +180,8 @@ def device_bytes(rows: int, dim: int, *, sketched: bool = False) -> int:
 
     Vectors in float32, of two tiles copied apart, those of rows with too many candidates once more, all in float16, and
     the kernel's workspaces, the largest for float64 products (``kernels.cuda``). ``sketched``: where pairs are sought
-    by their sketches (``kernels.sketch``), these, of both sides, and a block of 2²⁶ pairs: products, marks, and the
-    numbers of what is marked before it, 8 bytes each.
+    by their sketches (``kernels.sketch``), these, of both sides, and a block of 2²⁶ pairs: products, marks, and about
+    twice as much as the products for the vectors of those that are decided.
     """
     sketches = (rows * 2 * 4 * 64 + 2**26 * (4 + 1 + 8)) if sketched else 0
     return rows * (3 * 4 * dim + 2 * dim + 60) + 2**26 + 8 * dim * 5120 + sketches

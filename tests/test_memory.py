@@ -118,6 +118,17 @@ def test_vectors_that_cannot_even_be_brought_there_are_refused_at_once(monkeypat
     assert tried == []
 
 
+def test_vectors_are_copied_without_pinned_memory_between(monkeypatch):
+    copied: list[np.ndarray] = []
+    there = SimpleNamespace(set=copied.append)
+    asked: list[tuple] = []
+    cupy_like = SimpleNamespace(empty=lambda *shape_and_dtype: asked.append(shape_and_dtype) or there)
+    monkeypatch.setattr(Placement, "module", lambda _: cupy_like)
+    assert Placement("gpu", 0.4).on_device(ROWS, Batch(512)) is there
+    assert asked == [(ROWS.shape, np.float32)]
+    assert copied[0] is ROWS
+
+
 def _raise(*_) -> None:
     raise CupysError("Out of memory allocating 125 bytes")
 

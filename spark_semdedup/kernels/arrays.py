@@ -54,9 +54,28 @@ def beside(array: Array, values: np.ndarray) -> Array:
 
 
 def lower_at(numbers: Array, places: Array, values: Array) -> None:
-    """``numpy.minimum.at`` for int64 numbers of at least 0, in place. (CuPy's takes no int64, but uint64.)"""
+    """``numpy.minimum.at`` for int64 numbers of at least 0, in place. (CuPy 13's takes no int64, but uint64.)"""
     unsigned = np.uint64
     array_module(numbers).minimum.at(numbers.view(unsigned), places, values.astype(unsigned))
+
+
+def are_least_at(n: int, places: Array, values: Array) -> Array:
+    """Which of the float64 ``values``, none NaN, at ``places`` from 0 to n − 1, are the least of their place: bool.
+
+    ``minimum.at`` itself would do for NumPy. CuPy's takes the minimum of float64 numbers by ``fminf``, rounded to
+    float32 (``atomicMin(double*, double)`` in ``cupy/_core/include/cupy/atomics.cuh``, 13.6 and 14.2), so they are
+    compared as integers of the same order.
+
+    >>> are_least_at(2, np.array([0, 0, 1]), np.array([-1.0, -2.0, 0.5]))
+    array([False,  True,  True])
+    """
+    xp = array_module(values)
+    bits = (values + 0.0).view(np.int64)  # −0 becomes 0, which it is equal to
+    ascending = bits ^ ((bits >> 63) & np.int64(2**63 - 1))  # of negative numbers the larger bits are the lesser ones
+    keys = ascending.view(np.uint64) ^ np.uint64(2**63)
+    least = xp.full(n, 2**64 - 1, np.uint64)
+    xp.minimum.at(least, places, keys)
+    return keys == least[places]
 
 
 # --- between float32 and float64 -----------------------------------------------------------------------------

@@ -26,7 +26,15 @@ from spark_semdedup.kernels.arithmetic import (
     squared_pair_distances,
     unit_vectors,
 )
-from spark_semdedup.kernels.arrays import Array, array_module, lower_at, marked_pairs, rounded, rows_per_block
+from spark_semdedup.kernels.arrays import (
+    Array,
+    are_least_at,
+    array_module,
+    lower_at,
+    marked_pairs,
+    rounded,
+    rows_per_block,
+)
 
 
 @dataclass(frozen=True)
@@ -207,10 +215,7 @@ def _decide(vectors: Array, cells: Cells, i: Array, j: Array) -> Array:
     Returns int64 (n,); rows that are not among ``i`` have no meaning.
     """
     xp = array_module(vectors)
-    distance = cells.nearness(vectors, i, j)
-    least = xp.full(vectors.shape[0], np.inf)
-    xp.minimum.at(least, i, distance)
     label = xp.full(vectors.shape[0], cells.targets.shape[0], np.int64)
-    ties = distance == least[i]
+    ties = are_least_at(vectors.shape[0], i, cells.nearness(vectors, i, j))
     lower_at(label, i[ties], j[ties])
     return label

@@ -129,7 +129,7 @@ def _assign_and_sum(x: Array, centroids: Array, spherical: bool, batch_rows: int
     k, d = centroids.shape
     sums, counts, total = xp.zeros((k, d), np.float64), xp.zeros(k, np.int64), 0.0
     bias = _bias(centroids, spherical)
-    for rows in _batches(x, k, batch_rows):
+    for rows in _batches(x, max(k, 5 * d), batch_rows):  # its scores, or the sums' 5 float32 and float64 copies
         label, score = _nearest(rows, centroids, bias)
         _add_by_label(rows, label, sums, counts)
         total += float(score.sum(dtype=np.float64))
@@ -139,8 +139,10 @@ def _assign_and_sum(x: Array, centroids: Array, spherical: bool, batch_rows: int
 def _add_by_label(rows: Array, label: Array, sums: Array, counts: Array) -> None:
     """Adds each row to its label's sum, in place.
 
-    Sorted by label, a label's rows are one segment and ``reduceat`` adds them in row order: no atomics, whose order
-    of additions, and last bits, would differ from run to run on a GPU.
+    Sorted by label, a label's rows are one segment, which ``reduceat`` adds up: no atomics, whose order of additions,
+    and last bits, would differ from run to run on a GPU. (NumPy adds in row order. CuPy takes the difference of two
+    cumulative sums, ``_add_reduceat`` in ``cupy/_core/_routines_indexing.pyx``: as deterministic, within rounding of
+    float64, and two arrays of float64 large.)
     """
     xp = array_module(rows)
     in_batch = xp.bincount(label, minlength=counts.shape[0])

@@ -60,6 +60,9 @@ _OUT_OF_MEMORY = ("cudaErrorMemoryAllocation", "CUDA_ERROR_OUT_OF_MEMORY", "STAT
 
 def lacks_device_memory(error: BaseException) -> bool:
     """Whether an exception means that a GPU's memory did not suffice (not the host's)."""
+    if type(error) is MemoryError and "bad_alloc" in str(error):
+        # Of a sort: CuPy gives Thrust no memory, Thrust throws, Cython makes this of it (``cupy/cuda/thrust.pyx``).
+        return "cupy" in sys.modules
     if not type(error).__module__.startswith("cupy"):
         return False
     return isinstance(error, MemoryError) or any(status in str(error) for status in _OUT_OF_MEMORY)

@@ -8,7 +8,7 @@ import pytest
 import vectors
 
 from spark_semdedup.kernels import nearest_centroids
-from spark_semdedup.kernels.arrays import to_numpy
+from spark_semdedup.kernels.arrays import are_least_at, to_numpy
 
 DISTANCES = ("l2_dist_to_cent", "cosine_dist_to_cent")
 
@@ -51,6 +51,43 @@ def test_a_row_on_the_bisector_goes_to_the_lowest_id(xp):
     assert assign(xp, [[1, 0]], centroids).centroid.tolist() == [1]
     assert assign(xp, [[1, 0]], centroids[::-1]).centroid.tolist() == [0]
     assert assign(xp, [[1, 0]], centroids, spherical=True).centroid.tolist() == [1]
+
+
+class CupysMinimum:
+    """``numpy.minimum``, but for ``at`` of float64 numbers, which CuPy rounds to float32 (``kernels.arrays``)."""
+
+    def __init__(self) -> None:
+        self.minimum = np.minimum
+
+    def __getattr__(self, name):
+        return getattr(self.minimum, name)
+
+    def __call__(self, *arguments, **more):
+        return self.minimum(*arguments, **more)
+
+    def at(self, numbers, places, values):
+        wide = numbers.dtype == np.float64
+        self.minimum.at(numbers, places, values.astype(np.float32) if wide else values)
+
+
+@pytest.mark.parametrize("spherical", [False, True])
+def test_labels_are_right_where_minima_in_place_are_rounded(monkeypatch, spherical):
+    monkeypatch.setattr(np, "minimum", CupysMinimum())
+    least = np.full(1, np.inf)
+    np.minimum.at(least, [0], np.array([0.1]))
+    assert least[0] != 0.1, "as on a GPU"
+    centroids = np.repeat(vectors.make("random", 20, 48), 3, axis=0)
+    centroids[1::3] *= np.float32(1 + 2**-22)
+    check(np, vectors.make("random", 300, 48), centroids, spherical=spherical)
+
+
+def test_the_least_of_each_place():
+    rng = np.random.default_rng(3)
+    special = [0.0, -0.0, 5e-324, -5e-324, 1.0, np.nextafter(1, 2), -1.0, -np.nextafter(1, 2), np.inf, -np.inf, 1e300]
+    values, places = rng.choice(special, 4000), rng.integers(0, 900, 4000)
+    expected = np.full(900, np.inf)
+    np.minimum.at(expected, places, values)
+    assert np.array_equal(are_least_at(900, places, values), values == expected[places])
 
 
 def test_of_equal_centroids_the_lowest_id_counts(xp):

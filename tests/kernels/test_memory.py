@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import weakref
+from types import SimpleNamespace
 
 import numpy as np
 import oracle
@@ -103,6 +105,7 @@ def from_module(module: str, text: str) -> Exception:
     [
         (CupysError("Out of memory allocating 512 bytes"), True),
         (MemoryError("of the host"), False),
+        (MemoryError("std::bad_alloc"), False),
         (
             from_module("cupy_backends.cuda.api.runtime", "cudaErrorMemoryAllocation: out of memory"),
             True,
@@ -221,3 +224,9 @@ def test_a_pool_of_a_few_mib_gives_the_same_answer(xp, precision):
         same(sizes, work, 1024, roomy)
     finally:
         pool.set_limit(size=0)
+
+
+def test_where_a_sort_finds_no_memory_on_a_gpu_cython_says_so(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace())
+    assert lacks_device_memory(MemoryError("std::bad_alloc"))
+    assert not lacks_device_memory(MemoryError("of the host"))
