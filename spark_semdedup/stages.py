@@ -33,6 +33,9 @@ COMPARED = "compared"
 VERSION = "version of the input table"
 """Name, in what a run is, of the version of a Delta table that it reads."""
 
+OUTPUT = "output of the rows that remain"
+"""Name, in what a run is, of where these go (``output_of``)."""
+
 FREE_PARAMS = frozenset(
     {"backend", "batchSize", "deviceMemoryFraction", "execution", "maxClusterRows", "precision", "taskGpuAmount"}
 )
@@ -64,9 +67,10 @@ class Stages:
         found: dict[str, Any] = (self._read(RUN) or {}).get("identity", {})
         return found
 
-    @property
-    def overwrites(self) -> bool:
-        return bool((self._read(RUN) or {}).get("overwrites"))
+    def overwrites(self, output: str) -> bool:
+        """Whether the run that has begun here, or is forgotten, may replace what is at this very ``output``."""
+        found = self._read(RUN) or {}
+        return bool(found.get("overwrites")) and found.get("identity", found).get(OUTPUT) == output
 
     def record(self, stage: str) -> dict[str, Any] | None:
         """What a stage that has ended said of itself; None for one that has not."""
@@ -76,9 +80,9 @@ class Stages:
         """Makes a stage count as done."""
         self._write(f"{stage}.json", facts)
 
-    def forget(self, *, overwrites: bool) -> None:
-        """From now on nothing can be gone on with here, but the next run may do as much (``begin``)."""
-        self._write(RUN, {"overwrites": overwrites})
+    def forget(self, output: str, *, overwrites: bool) -> None:
+        """From now on nothing can be gone on with here; the next run may replace as much (``overwrites``)."""
+        self._write(RUN, {OUTPUT: output, "overwrites": overwrites})
 
     def clear_records(self) -> None:
         """Deletes what stages have left, and keeps ``run.json``."""
@@ -121,9 +125,14 @@ def identity_of(
         "input's columns": digest(rows.schema.simpleString()),
         VERSION: source.version,
         "input's data": fingerprint(files, source, rows, params),
-        "output of the rows that remain": digest([target.format, dict(target.options), target.table]),
+        OUTPUT: output_of(target),
         **about,
     }
+
+
+def output_of(target: Target) -> str:
+    """Tells apart where the rows that remain go, beside the folder."""
+    return digest([target.format, dict(target.options), target.table])
 
 
 def refuse_other_run(identity: Mapping[str, Any], before: Mapping[str, Any], folder: str) -> None:

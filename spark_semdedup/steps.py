@@ -82,6 +82,7 @@ from spark_semdedup.stages import (
     fingerprint,
     fingerprint_of_files,
     identity_of,
+    output_of,
     refuse_other_run,
 )
 from spark_semdedup.validation import check_ids, check_length
@@ -176,8 +177,8 @@ def run(job: Job, source: Source, target: Target, settings: Settings, saved: Sav
             whole.check()
         except AccountingError:
             lock.assert_held()
-            # Nobody goes on with what does not add up: --resume begins again.
-            whole.stages.forget(overwrites=whole.may_replace_table)
+            if whole.stages.begun:  # nobody goes on with what does not add up: --resume begins again
+                whole.forget()
             raise
         lock.assert_held()
         return whole.finish()
@@ -318,17 +319,22 @@ class _Run:
         valid while it goes."""
         files, stages, may_replace_table = self.job.files, self.stages, self.may_replace_table
         files.write_text(self.place(UNFINISHED), "")
-        stages.forget(overwrites=may_replace_table)  # whose file tells from now on that the folder is a run's
+        self.forget()  # what this writes tells from now on that the folder is a run's
         files.delete(self.place(RUN_MANIFEST))
         stages.clear_records()
         delete_results(files, self.folder)
         stages.begin(self.identity, overwrites=may_replace_table)
 
+    def forget(self) -> None:
+        """Has nobody go on with what is in the folder."""
+        self.stages.forget(output_of(self.target), overwrites=self.may_replace_table)
+
     @property
     def may_replace_table(self) -> bool:
         # A run that is gone on with may have been let do so, or have begun to write the table itself.
         stages = self.stages
-        return self.target.overwrite or stages.overwrites or stages.record(_WRITING) is not None
+        writes_it = stages.begun and stages.record(_WRITING) is not None
+        return self.target.overwrite or stages.overwrites(output_of(self.target)) or writes_it
 
     def _finished(self) -> Summary:
         manifest = read_run_manifest(self.job.files, self.folder, "output")

@@ -376,10 +376,15 @@ def test_the_table_of_a_run_that_did_not_add_up_is_written_again(capsys, spark, 
             arguments = ["run", "--input", data, "--output", output, *ARGUMENTS, "--output-table", name]
             assert refusal(capsys, *arguments, status=1) == "the comparison does not add up"
         assert spark.catalog.tableExists(name)
+        spark.createDataFrame([(1,)], "n int").write.mode("overwrite").saveAsTable("of_others")
+        other = ["run", "--input", data, "--output", output, *ARGUMENTS, "--output-table", "of_others", "--resume"]
+        assert "outputTable='of_others' exists already" in refusal(capsys, *other)
         run(capsys, data, output, "--output-table", name, "--resume")
         assert spark.table(name).count() == len(expected["deduplicated"])
+        assert spark.table("of_others").columns == ["n"]
     finally:
         spark.sql(f"DROP TABLE IF EXISTS {name}")
+        spark.sql("DROP TABLE IF EXISTS of_others")
 
 
 @pytest.mark.slow
