@@ -73,7 +73,7 @@ def are_least_at(n: int, places: Array, values: Array) -> Array:
     bits = (values + 0.0).view(np.int64)  # −0 becomes 0, which it is equal to
     ascending = bits ^ ((bits >> 63) & np.int64(2**63 - 1))  # of negative numbers the larger bits are the lesser ones
     keys = ascending.view(np.uint64) ^ np.uint64(2**63)
-    least = xp.full(n, 2**64 - 1, np.uint64)
+    least = xp.full(n, -1, np.int64).view(np.uint64)  # the largest
     xp.minimum.at(least, places, keys)
     return keys == least[places]
 
