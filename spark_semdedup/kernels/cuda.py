@@ -273,6 +273,8 @@ def _bracketed(state: _State) -> None:
             products.multiply(rows, here, columns, slice(0, columns.shape[0]))
             _launch(bracket, part.stop - part.start, *products.place(part, block), *known)
             state.decide(part, 0.0, candidates, overfull)
+            del columns  # before the next are made: there is room for one block and one panel
+        del rows
 
 
 def _operand(vectors: Array, kind: _Kind) -> Array:
