@@ -47,10 +47,13 @@ from spark_semdedup.devices import Batch, Placement, vector_bytes
 from spark_semdedup.errors import SemDedupError, error_from_worker
 from spark_semdedup.kernels import lloyd as kernel
 from spark_semdedup.kernels.arrays import Array, to_numpy
+from spark_semdedup.kernels.memory import release_cached
 from spark_semdedup.params import ClusteringParams
 from spark_semdedup.workers import prepare_worker
 
 if TYPE_CHECKING:
+    from pyspark import SparkContext
+
     from spark_semdedup.sampling import FitSample
 
 log = logging.getLogger("spark_semdedup")
@@ -369,6 +372,8 @@ def why_lloyd(settings: FitSettings) -> str | None:
         return "initMode is k-means++"
     if settings.maxIter == 0:
         return "maxIter is 0"
+    if settings.k == 1:
+        return "k is 1"  # it has pyspark.ml's KMeans check its Params (``_validate_parameters``), which wants 2
     return None
 
 
@@ -383,10 +388,24 @@ def fit_rapids(sample_df: DataFrame, settings: FitSettings) -> Fit:
     try:
         rows = sample_df.count()
         _refuse_misfit(settings, rows)
+        estimator.num_workers = gpus_to_fit_on(
+            sample_df.sparkSession.sparkContext, estimator.num_workers, rows, settings.k
+        )
         centroids = np.asarray(estimator.fit(sample_df).cluster_centers_, dtype=np.float32)
     finally:
         sample_df.unpersist()
     return _checked(Fit(centroids, (), "rapids", rows))
+
+
+def gpus_to_fit_on(context: SparkContext, gpus: int, rows: int, k: int) -> int:
+    """How many of the ``gpus`` that spark-rapids-ml sees it is to use, one task each and all at once.
+
+    cuML refuses a GPU with fewer than k rows (26.06; https://github.com/rapidsai/cuml/issues/8340), and rows are dealt
+    out unevenly: twice as many each on average. A local session runs no more tasks at once than it has cores.
+    """
+    if (context.master or "").startswith("local"):
+        gpus = min(gpus, context.defaultParallelism)
+    return max(1, min(gpus, rows // (2 * k)))
 
 
 def rapids_estimator(settings: FitSettings, features_col: str) -> Any:
@@ -404,7 +423,8 @@ def rapids_estimator(settings: FitSettings, features_col: str) -> Any:
     return KMeans(
         featuresCol=features_col,
         k=settings.k,
-        initMode=settings.initMode,
+        # pyspark.ml's KMeans, which checks its Params, does not know cuML's other name of it.
+        initMode="k-means||" if settings.initMode == "scalable-k-means++" else settings.initMode,
         tol=settings.tol,
         maxIter=settings.maxIter,
         seed=settings.seed31,
@@ -455,10 +475,14 @@ def _lloyd_task(settings: FitSettings, backend: str) -> Callable[[Iterable[pa.Re
         alone = Placement(backend, settings.deviceMemoryFraction, tasks_per_gpu=1)
         batch = Batch(settings.maxSamplesPerBatch, "maxSamplesPerBatch", "fitSampleRows", 1, vector_bytes)
         found = alone.within_memory(lambda rows: fit_lloyd(rows, settings), sample, batch)
+        centroids = to_numpy(found.centroids)
+        history = list(found.history)
+        del found
+        release_cached()  # nearly all that this task may take of its GPU, which the others' workers share from now on
         row = {
-            "centroids": pa.array([to_numpy(found.centroids).tobytes()], pa.binary()),
+            "centroids": pa.array([centroids.tobytes()], pa.binary()),
             "rows": pa.array([len(sample)], pa.int64()),
-            "history": pa.array([list(found.history)], pa.list_(pa.float64())),
+            "history": pa.array([history], pa.list_(pa.float64())),
         }
         yield pa.RecordBatch.from_pydict(row)
 

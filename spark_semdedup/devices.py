@@ -97,6 +97,12 @@ def gpu_lacking() -> str | None:
     host = socket.gethostname()
     try:
         import cupy
+    except OSError as error:
+        # As it is imported, CuPy makes the folder where it keeps compiled kernels (``cupy/cuda/_compiler_cache.py``).
+        return (
+            f"CuPy cannot be imported on {host} ({error}): set CUPY_CACHE_DIR, for executors "
+            "spark.executorEnv.CUPY_CACHE_DIR, to a folder that can be written"
+        )
     except ImportError as error:
         return f"CuPy cannot be imported on {host} ({error})"
     try:
@@ -256,7 +262,7 @@ class Placement:
         """
         on_device = self.on_device(vectors, batch)
         before = self.blocks.halvings
-        with self._explained(vectors, batch):
+        with self._explained(vectors, batch), self._own_pool():
             found = self.blocks.fitted(lambda: work(on_device), batch.rows)
         if self.blocks.halvings > before:
             # On the executor's stderr: with no handler set up, as in Spark's workers, logging writes warnings there.
@@ -280,9 +286,22 @@ class Placement:
                 return xp.asarray(vectors)
             # Not ``asarray``: it copies by way of pinned memory of the host, of the next power of two, and keeps that
             # (``_array_default`` in ``cupy/_core/core.pyx``, ``PinnedMemoryPool``; 13.6 and 14.2).
-            there = xp.empty(vectors.shape, vectors.dtype)
+            with self._own_pool():
+                there = xp.empty(vectors.shape, vectors.dtype)
             there.set(vectors)
             return there
+
+    @contextmanager
+    def _own_pool(self) -> Iterator[None]:
+        """Has CuPy take memory from its own pool, whose limit ``module`` sets. In a worker that has fitted with cuML it
+        would take it from RMM, unbounded: cuML's import makes that CuPy's allocator (``cuml/__init__.py``, 26.06). It
+        stays so outside, as cuML imports but once."""
+        cupy = sys.modules.get("cupy")
+        if self.backend == "cpu" or cupy is None:
+            yield
+            return
+        with cupy.cuda.using_allocator(cupy.get_default_memory_pool().malloc):
+            yield
 
     @contextmanager
     def _explained(self, vectors: np.ndarray, batch: Batch) -> Iterator[None]:

@@ -361,7 +361,7 @@ class PairwiseParams(HasBackend):
         "taskGpuAmount",
         "GPUs of each task of the streamed comparison: 0.25 lets four tasks share one, whatever other stages do (Spark "
         "4.0 or newer, on a cluster; unset: spark.task.resource.gpu.amount)",
-        _number("taskGpuAmount", lambda v: 0 < v <= 1, "a number above 0, and at most 1"),
+        _number("taskGpuAmount", lambda v: 0 < v <= 0.5 or v == 1, "a number above 0 and at most 0.5, or 1"),
     )
 
 

@@ -7,6 +7,7 @@ import logging
 import re
 import sys
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import faiss
 import numpy as np
@@ -380,6 +381,31 @@ def test_every_value_reaches_cuml(spark):
         "max_samples_per_batch": 4096,
         "verbose": False,
     }
+
+
+@needs_spark_rapids_ml
+@pytest.mark.parametrize("init", ["k-means||", "scalable-k-means++", "random"])
+def test_spark_rapids_mls_own_check_accepts_what_it_is_given(spark, init):
+    """Before a fit it has pyspark.ml's KMeans check the Params, in the JVM: no GPU is needed for that."""
+    chosen = settings(2, initMode=init)
+    assert clusterers.why_lloyd(chosen) is None
+    clusterers.rapids_estimator(chosen, "unit")._validate_parameters()
+    assert clusterers.why_lloyd(settings(1, initMode=init)) == "k is 1"
+
+
+@pytest.mark.parametrize(
+    ("master", "gpus", "rows", "k", "used"),
+    [
+        ("spark://node-1:7077", 8, 64_000, 1000, 8),
+        ("spark://node-1:7077", 8, 5_000, 1000, 2),
+        ("spark://node-1:7077", 128, 64_000, 1000, 32),
+        ("yarn", 4, 3, 2, 1),
+        ("local[4]", 8, 64_000, 1000, 4),
+    ],
+)
+def test_no_gpu_gets_fewer_rows_than_clusters(master, gpus, rows, k, used):
+    context = SimpleNamespace(master=master, defaultParallelism=4)
+    assert clusterers.gpus_to_fit_on(context, gpus, rows, k) == used
 
 
 @needs_spark_rapids_ml

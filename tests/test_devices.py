@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import builtins
 import json
 import os
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +18,7 @@ from standalone import cluster
 
 from spark_semdedup import SemDedup, devices, pairwise
 from spark_semdedup.comparison import precision_for
-from spark_semdedup.devices import Placement, fault_in_words, gpu_lacking, plugin_active
+from spark_semdedup.devices import Batch, Placement, fault_in_words, gpu_lacking, plugin_active
 from spark_semdedup.errors import SemDedupError
 
 ROOT = Path(__file__).parents[1]
@@ -224,6 +226,45 @@ def test_a_fault_of_cupys_is_told_with_what_to_install(said, built_for, driver_f
 def test_a_missing_cupy_is_told(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)
     assert gpu_lacking().startswith("CuPy cannot be imported on ")
+
+
+def test_a_folder_for_kernels_that_cannot_be_made_is_told(monkeypatch):
+    def refuse(name, *more, **named):
+        if name == "cupy":
+            raise PermissionError(13, "Permission denied", "/nonexistent")
+        return imported(name, *more, **named)
+
+    imported = builtins.__import__
+    monkeypatch.delitem(sys.modules, "cupy", raising=False)
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    told = gpu_lacking()
+    assert told.startswith("CuPy cannot be imported on ")
+    assert "'/nonexistent'): set CUPY_CACHE_DIR, for executors spark.executorEnv.CUPY_CACHE_DIR, to a folder" in told
+
+
+def test_work_takes_memory_from_cupys_own_pool_whatever_cuml_has_set(monkeypatch):
+    allocators: list[str] = ["RMM's"]
+
+    @contextmanager
+    def using_allocator(allocator):
+        allocators.append(allocator)
+        yield
+        allocators.pop()
+
+    pool = SimpleNamespace(malloc="its own")
+    module = SimpleNamespace(
+        cuda=SimpleNamespace(using_allocator=using_allocator), get_default_memory_pool=lambda: pool
+    )
+    monkeypatch.setitem(sys.modules, "cupy", module)
+    there = SimpleNamespace(set=lambda _: None)
+    arrays = SimpleNamespace(empty=lambda *_: allocators[-1] == "its own" and there)
+    monkeypatch.setattr(Placement, "module", lambda _: arrays)
+    rows = np.zeros((2, 3), np.float32)
+    assert Placement("gpu", 0.4).within_memory(lambda found: (found, allocators[-1]), rows, Batch(8)) == (
+        there,
+        "its own",
+    )
+    assert allocators == ["RMM's"]
 
 
 def failing(says: str, built_for: int, driver_for: int) -> SimpleNamespace:
