@@ -317,13 +317,13 @@ class _Run:
     def clear(self) -> None:
         """Deletes an earlier result, and begins to write another. Its manifest goes first, so that it is not taken for
         valid while it goes."""
-        files, stages, may_replace_table = self.job.files, self.stages, self.may_replace_table
+        files, stages = self.job.files, self.stages
         files.write_text(self.place(UNFINISHED), "")
         self.forget()  # what this writes tells from now on that the folder is a run's
         files.delete(self.place(RUN_MANIFEST))
         stages.clear_records()
         delete_results(files, self.folder)
-        stages.begin(self.identity, overwrites=may_replace_table)
+        stages.begin(self.identity, overwrites=self.may_replace_table)
 
     def forget(self) -> None:
         """Has nobody go on with what is in the folder."""
@@ -331,10 +331,12 @@ class _Run:
 
     @property
     def may_replace_table(self) -> bool:
-        # A run that is gone on with may have been let do so, or have begun to write the table itself.
+        """Whether a table that is there may be replaced: the user lets this run do so, or let the one that it goes on
+        with, or that one has begun to write the table itself."""
+        if self.target.overwrite or self.target.table is None:
+            return self.target.overwrite
         stages = self.stages
-        writes_it = stages.begun and stages.record(_WRITING) is not None
-        return self.target.overwrite or stages.overwrites(output_of(self.target)) or writes_it
+        return stages.overwrites(output_of(self.target)) or (stages.begun and stages.record(_WRITING) is not None)
 
     def _finished(self) -> Summary:
         manifest = read_run_manifest(self.job.files, self.folder, "output")
