@@ -79,8 +79,11 @@ _HALF_STORED = 2.0**-10
 _REDUCE_IN_ACCUMULATORS_TYPE = 16
 """CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION, with CUBLAS_DEFAULT_MATH. cublas_api.h: "flag to force any
 reductons to use the accumulator type and not output type in case of mixed precision routines with lower size output
-type". Without it partial sums may be rounded to float16 as often as cuBLAS likes, and no bound holds. It also rules out
-TF32 and emulated products, which are other math modes, whatever CUPY_TF32 says."""
+type". Without it partial sums may be rounded to float16 as often as cuBLAS likes, and no bound holds. TF32 is another
+math mode, so it is ruled out whatever CUPY_TF32 says. (Emulated products, which environment variables ask for, are
+refused where GPUs are looked for: ``devices``.)"""
+
+_FINER = {"float16": "float32", "float32": "float64"}
 
 
 @dataclass(frozen=True)
@@ -131,20 +134,31 @@ def _staged(
     rows: Array, columns: Array, limits: np.ndarray, panel_rows: int, precision: str, capacity: int
 ) -> tuple[Array, Array]:
     """Screens all rows in ``precision``, then those that are too full in the next finer one."""
+    scores, indices, full = _stage(rows, columns, limits, panel_rows, precision, capacity)
+    while len(full):
+        precision = _FINER[precision]
+        # Gathered from all rows each time, for the call alone: two copies of them never stand beside each other.
+        found = _stage(rows[full], columns, limits[to_numpy(full)], panel_rows, precision, capacity)
+        scores[full], indices[full], still = found
+        full = full[still]
+    return scores, indices
+
+
+def _stage(
+    rows: Array, columns: Array, limits: np.ndarray, panel_rows: int, precision: str, capacity: int
+) -> tuple[Array, Array, Array]:
+    """Scores and indices by screening in ``precision``, and the numbers of the rows that are too full for it, for which
+    these say nothing; none with float64. The host waits here, once."""
     xp = array_module(rows)
     state = _State.of(rows, columns, limits, panel_rows)
     if precision == "float64":
         _bracketed(state)
-        return state.unpack()
+        return *state.unpack(), xp.empty(0, np.int64)
     capacity = min(capacity, int(limits[-1]) if len(limits) else 0)
     overfull = _screened(state, precision, capacity)
     scores, indices = state.unpack()
-    if int(overfull[0]):  # the one time the host waits
-        left = xp.flatnonzero(state.counts > capacity)
-        finer = "float32" if precision == "float16" else "float64"
-        found = _staged(rows[left], columns, limits[to_numpy(left)], panel_rows, finer, capacity)
-        scores[left], indices[left] = found
-    return scores, indices
+    full = xp.flatnonzero(state.counts > capacity) if int(overfull[0]) else xp.empty(0, np.int64)
+    return scores, indices, full
 
 
 def slack(d: int, precision: str) -> float:
