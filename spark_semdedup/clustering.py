@@ -97,7 +97,7 @@ class EmbeddingKMeans(Estimator, _EmbeddingKMeansParams, StageReadable, DefaultP
             embedding,
             embedding_name=self.value("embeddingCol"),
             total=total,
-            wanted=self._sample_rows(k, total),
+            wanted=rows_to_fit(self.value("fitSampleRows"), k, total),
             seed=self.value("seed"),
             dim=self.value("embeddingDim"),
             handle_invalid=self.value("handleInvalid"),
@@ -132,13 +132,13 @@ class EmbeddingKMeans(Estimator, _EmbeddingKMeansParams, StageReadable, DefaultP
             raise SemDedupError(f"k={k} is larger than the {total} rows: it must be at most the number of rows")
         return int(k)
 
-    def _sample_rows(self, k: int, total: int) -> int:
-        rows = self.value("fitSampleRows")
-        if rows is None:
-            rows = FIT_ROWS_PER_CENTROID * k
-        if 0 < rows < k:
-            raise SemDedupError(f"fitSampleRows={rows} is smaller than k={k}: it must be 0 (all rows) or at least k")
-        return min(rows, total) if rows else total
+
+def rows_to_fit(wanted: int | None, k: int, total: int) -> int:
+    """How many of ``total`` rows centroids are fitted on, by ``fitSampleRows``; a ``SemDedupError`` if fewer than k."""
+    rows = FIT_ROWS_PER_CENTROID * k if wanted is None else wanted
+    if 0 < rows < k:
+        raise SemDedupError(f"fitSampleRows={rows} is smaller than k={k}: it must be 0 (all rows) or at least k")
+    return min(rows, total) if rows else total
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,9 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 from pyspark.sql.pandas.types import from_arrow_schema
 
-from spark_semdedup.columns import is_float_array, packed_rows
+from spark_semdedup.columns import is_float_array, ordered_matrix, packed_rows
 from spark_semdedup.errors import SemDedupError, shown
+from spark_semdedup.ids import collect_arrow
 from spark_semdedup.params import SemDedupParams
 
 MOST_NUMBERS = 2**31
@@ -163,11 +164,13 @@ def _read_centroids(spark: SparkSession, path: str) -> np.ndarray:
         raise SemDedupError(f"{place}: there are no rows")
     if least != most or least < 1 or k * most > MOST_NUMBERS:
         raise SemDedupError(f"{place}: {k} vectors of lengths {least} to {most}; they must be of one length above 0")
-    collected = rows.select("centroid", "vector").orderBy("centroid").collect()
-    if [row.centroid for row in collected] != list(range(k)):
+    collected = collect_arrow(rows.select("centroid", "vector"))  # rows of Python numbers would take ten times as much
+    numbers = collected["centroid"].to_numpy()
+    order = np.argsort(numbers, kind="stable")
+    if not np.array_equal(numbers[order], np.arange(k)):
         raise SemDedupError(f"{place}: their numbers are not 0 to {k - 1}, each once")
     with np.errstate(over="ignore"):  # doubles beyond float32 are infinite, and refused
-        return centroid_matrix([row.vector for row in collected], place)
+        return centroid_matrix(ordered_matrix(collected["vector"], order), place)
 
 
 def centroid_matrix(values: Any, what: str) -> np.ndarray:

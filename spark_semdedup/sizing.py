@@ -19,7 +19,7 @@ import numpy as np
 from pyspark.sql import DataFrame
 
 from spark_semdedup.clusterers import FitSettings, fit_faiss
-from spark_semdedup.clustering import FIT_ROWS_PER_CENTROID, VISIT_ROWS, EmbeddingKMeans, FittedSample
+from spark_semdedup.clustering import FIT_ROWS_PER_CENTROID, VISIT_ROWS, EmbeddingKMeans, FittedSample, rows_to_fit
 from spark_semdedup.columns import embedding_column, id_column
 from spark_semdedup.coverage import Coverage
 from spark_semdedup.devices import slots
@@ -105,8 +105,8 @@ class Sizing:
     clustered into, and all is extrapolated."""
     sample_rows: int
     hardware: Hardware
-    fits: bool = True
-    """Whether centroids have to be fitted, or are those of a model."""
+    fit: FitCost | None
+    """None where centroids are those of a model."""
 
     def as_text(self) -> str:
         """A table with one line for each coverage."""
@@ -134,7 +134,7 @@ class Sizing:
         return [
             {"coverage": work.coverage.label, "rows": work.rows, "dimension": work.dim, "k": work.k}
             | work.facts()
-            | {"seconds": seconds(work, self.hardware, fits=self.fits), "best_k": self.best_k[work.coverage.label]}
+            | {"seconds": seconds(work, self.hardware, self.fit), "best_k": self.best_k[work.coverage.label]}
             for work in self.workloads
         ]
 
@@ -147,7 +147,7 @@ class Sizing:
             short_bytes(work.shuffle_bytes),
             short_bytes(work.task_bytes),
             f"{work.partitions:,}",
-            _duration(seconds(work, self.hardware, fits=self.fits)),
+            _duration(seconds(work, self.hardware, self.fit)),
             f"{self.best_k[work.coverage.label]:,}",
         )
 
@@ -176,13 +176,35 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:,.0f} min" if seconds >= 120 else f"{seconds:,.0f} s"
 
 
-def seconds(work: Workload, hardware: Hardware, *, fits: bool = True) -> float:
-    """Of what depends on k and coverage, if all goes at the hardware's speed: fitting (if it does), assigning, moving
+def seconds(work: Workload, hardware: Hardware, fit: FitCost | None) -> float:
+    """Of what depends on k and coverage, if all goes at the hardware's speed: fitting (None: no fit), assigning, moving
     rows to their tasks and comparing them. Reading the input and writing the result come on top."""
     sketched = DIRECTIONS + 1 if work.coverage.sketched(work.dim) else work.dim
-    products = float(FIT_ROWS_PER_CENTROID * work.k * work.k * work.dim * _FIT_ITERATIONS) if fits else 0.0
+    products = fit.products(work) if fit else 0.0
     products += work.rows * work.k * work.dim + work.native_pairs * work.dim + work.guest_pairs * sketched
     return 2 * products / hardware.flops + work.shuffle_bytes / hardware.bytes_per_second
+
+
+@dataclass(frozen=True)
+class FitCost:
+    """What it takes to fit centroids. ``sample_rows``: ``fitSampleRows``; ``iterations``: of all starts together."""
+
+    sample_rows: int | None
+    iterations: int
+
+    @classmethod
+    def of(cls, kmeans: EmbeddingKMeans) -> FitCost:
+        starts = kmeans.value("nInit") if isinstance(kmeans.value("initMode"), str) else 1
+        return cls(kmeans.value("fitSampleRows"), starts * min(kmeans.value("maxIter"), _FIT_ITERATIONS))
+
+    def products(self, work: Workload) -> float:
+        """Products of two numbers: of the rows that are fitted on with all centroids, time after time."""
+        return float(rows_to_fit(self.sample_rows, work.k, int(work.rows)) * work.k * work.dim * self.iterations)
+
+    @property
+    def most_clusters(self) -> float:
+        """For which there are rows enough to fit their centroids on."""
+        return self.sample_rows or math.inf
 
 
 _FIT_ITERATIONS = 10
@@ -215,7 +237,9 @@ def size_up(
             f"rows={total:g} cannot be used: it must be at least {there}, the rows of the input, which are a part of "
             f"them, and at most {_MOST_ROWS:g}"
         )
-    k = len(centroids) if centroids is not None else _target_k(params, round(total))
+    kmeans = EmbeddingKMeans(**params.settings(EmbeddingKMeans))
+    fit = FitCost.of(kmeans)
+    k = len(centroids) if centroids is not None else _target_k(kmeans, round(total))
     ladder = _ladder(k, there, whole=total == there)
     fitted, unseen, valid = _sample(params, dataset, there, ladder[-1])
     if centroids is not None and centroids.shape[1] != fitted.shape[1]:
@@ -240,14 +264,16 @@ def size_up(
         curve = _Curve(coverage, frame, [_point(size, sample) for size, sample in samples.items()], cut)
         measured = frame.measured(coverage, samples[k], cells[k]) if k in cells else None
         workloads.append(measured or curve.at(k))
-        best[coverage.label] = curve.best_k(k, hardware)
+        best[coverage.label] = curve.best_k(k, hardware, fit)
     spread = _spread(samples[k].natives(k)) if k in cells else None
     looked_at = len(fitted) + (len(unseen) if unseen is not fitted else 0)
-    return Sizing(tuple(workloads), best, spread, looked_at, hardware, fits=centroids is None)
+    return Sizing(tuple(workloads), best, spread, looked_at, hardware, None if centroids is not None else fit)
 
 
-def _target_k(params: SemDedupStageParams, total: int) -> int:
-    return EmbeddingKMeans(**params.settings(EmbeddingKMeans)).number_of_clusters(total)
+def _target_k(kmeans: EmbeddingKMeans, total: int) -> int:
+    k = kmeans.number_of_clusters(total)
+    rows_to_fit(kmeans.value("fitSampleRows"), k, total)  # refuses what a run refuses
+    return k
 
 
 def _ladder(k: int, there: int, *, whole: bool) -> list[int]:
@@ -462,7 +488,8 @@ class _Curve:
             slope = max(slope, least_slope)
         return float(values[i] * (k / high) ** slope)
 
-    def best_k(self, k: int, hardware: Hardware) -> int:
-        """Of k and its multiples by powers of √2 from 1/16 to 16, that of least time."""
-        candidates = {max(1, min(round(k * 2 ** (i / 2)), int(self.frame.rows / 8) or 1)) for i in range(-8, 9)}
-        return min(candidates, key=lambda each: (seconds(self.at(each), hardware), each))
+    def best_k(self, k: int, hardware: Hardware, fit: FitCost) -> int:
+        """Of k and its multiples by powers of √2 from 1/16 to 16, as far as they can be fitted, that of least time."""
+        most = max(1, min(self.frame.rows // 8, fit.most_clusters))
+        candidates = {int(max(1, min(round(k * 2 ** (i / 2)), most))) for i in range(-8, 9)}
+        return min(candidates, key=lambda each: (seconds(self.at(each), hardware, fit), each))

@@ -111,6 +111,18 @@ def test_stages_and_models_written_by_hand_load_with_their_params(spark, tmp_pat
         assert (model.history, model.value("idCol")) == ((2, 1.5), "doc")
 
 
+@pytest.mark.parametrize("of", [pa.float32(), pa.float64()], ids=str)
+def test_centroids_stand_in_the_order_of_their_numbers(spark, tmp_path, of):
+    """Whatever file they come from and in whatever order they stand there."""
+    path = saved(
+        tmp_path / "m", EmbeddingKMeansModel, data=table([4, 1, 3], [[4, 0.5], [1, 0.5], [3, 0.5]], pa.list_(of))
+    )
+    pq.write_table(table([2, 0], [[2, 0.5], [0, 0.5]], pa.list_(of)), tmp_path / "m" / "data" / "part-1.parquet")
+    centroids = EmbeddingKMeansModel.load(path).centroids
+    assert centroids.dtype == np.float32
+    assert centroids.tolist() == [[number, 0.5] for number in range(5)]
+
+
 def test_a_pipeline_gives_back_its_stages(spark, tmp_path):
     Pipeline(stages=[SemDedup(eps=0.25), IdentifyDuplicates()]).write().save(str(tmp_path / "p"))
     first, second = Pipeline.load(str(tmp_path / "p")).getStages()

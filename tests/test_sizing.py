@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import oracle
@@ -14,10 +15,10 @@ from marks import slow
 from pyspark.errors import PySparkException
 
 from spark_semdedup import SemDedup, SemDedupError, SemDedupModel, cli
-from spark_semdedup.clustering import FIT_ROWS_PER_CENTROID
+from spark_semdedup.clustering import FIT_ROWS_PER_CENTROID, EmbeddingKMeans
 from spark_semdedup.persistence import local_frame
 from spark_semdedup.planning import default_max_rows, worker_bytes
-from spark_semdedup.sizing import PROBES, Hardware, _ladder
+from spark_semdedup.sizing import PROBES, FitCost, Hardware, _ladder, seconds
 
 N, D, K = 3000, 16, 48
 LABELS = ["cluster", "nProbe 2", "nProbe 3", "nProbe 4", "exact from 0.95"]
@@ -212,6 +213,51 @@ def test_faster_hardware_takes_less_time_for_the_same_work(few):
     for label in LABELS:
         assert fast[label]["pairs"] == slow[label]["pairs"]
         assert fast[label]["seconds"] < slow[label]["seconds"]
+
+
+# --- the fit in it ------------------------------------------------------------------------------------------
+
+
+def cost(**params) -> FitCost:
+    return FitCost.of(EmbeddingKMeans(**params))
+
+
+def test_the_time_is_that_of_the_fit_that_is_asked_for(sizing):
+    """1,000 rows, of 3,000, with 48 centroids, 16 products each, ten times."""
+    work, hardware = sizing.workloads[0], Hardware(1e6, math.inf, 1, "")
+    without = seconds(work, hardware, None)
+    for params, iterations in (
+        ({}, 10),
+        ({"maxIter": 3}, 3),
+        ({"nInit": 4}, 40),
+        ({"nInit": 4, "initMode": np.eye(48, 16)}, 10),  # nothing is left to chance, so one fit is enough
+        ({"maxIter": 0}, 0),
+    ):
+        took = seconds(work, hardware, cost(fitSampleRows=1000, **params)) - without
+        assert took == pytest.approx(2 * 1000 * K * D * iterations / 1e6)
+
+
+@pytest.mark.parametrize(("sample_rows", "k", "fitted"), [(None, 10, 640), (None, 48, N), (0, 10, N), (5000, 10, N)])
+def test_a_fit_takes_no_more_rows_than_there_are(sizing, sample_rows, k, fitted):
+    work = replace(sizing.workloads[0], k=k)
+    assert cost(fitSampleRows=sample_rows).products(work) == fitted * k * D * 10
+
+
+def test_a_k_that_the_fit_sample_is_too_small_for_is_not_advised(few):
+    rows, hardware = 1e8, Hardware.gpus(8, 500, 25)
+    free, bound = (
+        by_label(SemDedup(k=10_000, fitSampleRows=sample).plan(few, rows=rows, hardware=hardware))
+        for sample in (None, 12_000)
+    )
+    assert max(fact["best_k"] for fact in free.values()) > 12_000
+    assert max(fact["best_k"] for fact in bound.values()) == 12_000
+    for label in LABELS:
+        assert bound[label]["seconds"] < free[label]["seconds"]  # 12,000 rows are fitted on, not 640,000
+
+
+def test_a_plan_refuses_the_fit_sample_that_a_run_refuses(few):
+    with pytest.raises(SemDedupError, match=r"^fitSampleRows=7 is smaller than k=8: it must be 0 \(all rows\)"):
+        SemDedup(k=8, fitSampleRows=7).plan(few)
 
 
 # --- the answer ---------------------------------------------------------------------------------------------
