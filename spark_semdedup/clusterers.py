@@ -14,7 +14,7 @@ scalable-k-means++  another name of k-means||     error                         
 k-means++           Lloyd loop                    k-means++                         error
 random              cuML's                        random                            pyspark.ml's
 array               Lloyd loop                    initial centroids                 error
-nInit               n_init                        that many fits, the best kept     error, unless 1
+nInit               1; more: Lloyd loop           that many fits, the best kept     error, unless 1
 oversamplingFactor  oversampling_factor           error if set                      error if set
 maxSamplesPerBatch  max_samples_per_batch         error if set                      error if set
 distanceMeasure     euclidean; cosine: Lloyd      both (spherical)                  both
@@ -374,6 +374,10 @@ def why_lloyd(settings: FitSettings) -> str | None:
         return "maxIter is 0"
     if settings.k == 1:
         return "k is 1"  # it has pyspark.ml's KMeans check its Params (``_validate_parameters``), which wants 2
+    if settings.nInit > 1:
+        # cuVS's fit for several GPUs, which cuML calls, starts once, whatever n_init says (26.06,
+        # ``cpp/src/cluster/detail/kmeans_mg.cuh``; later sources have the loop).
+        return f"nInit is {settings.nInit}"
     return None
 
 
@@ -428,7 +432,7 @@ def rapids_estimator(settings: FitSettings, features_col: str) -> Any:
         tol=settings.tol,
         maxIter=settings.maxIter,
         seed=settings.seed31,
-        n_init=settings.nInit,
+        n_init=1,
         oversampling_factor=settings.oversamplingFactor,
         max_samples_per_batch=settings.maxSamplesPerBatch,
     )

@@ -363,7 +363,6 @@ def test_every_value_reaches_cuml(spark):
         tol=0.25,
         seed=-3,
         initMode="random",
-        nInit=4,
         oversamplingFactor=3.5,
         maxSamplesPerBatch=4096,
     )
@@ -376,7 +375,7 @@ def test_every_value_reaches_cuml(spark):
         "tol": 0.25,
         "random_state": 2**31 - 3,
         "init": "random",
-        "n_init": 4,
+        "n_init": 1,
         "oversampling_factor": 3.5,
         "max_samples_per_batch": 4096,
         "verbose": False,
@@ -431,6 +430,7 @@ def test_our_defaults_reach_cuml(spark):
         ({"initMode": random_units(5)}, "given"),
         ({"initMode": "k-means++"}, "k-means\\+\\+"),
         ({"maxIter": 0}, "maxIter"),
+        ({"nInit": 2}, "nInit is 2"),
     ],
 )
 def test_what_spark_rapids_ml_does_not_offer_goes_to_the_lloyd_loop(monkeypatch, params, why):
