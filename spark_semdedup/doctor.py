@@ -163,7 +163,7 @@ def _about_packages(found: Findings) -> Iterator[Advice]:
     without = sorted({each.host for each in found.executors if "spark_semdedup" not in each.packages})
     if without:
         yield Advice(
-            f"executors: this package, by --py-files, or {SHIPPING}",
+            f"executors: this package, as a zip by --py-files, or {SHIPPING}",
             f"spark_semdedup cannot be imported on {', '.join(without)}",
             needed=True,
         )

@@ -78,7 +78,7 @@ def array_decoder(name: str, *, stored: bool, float16: bool) -> Decoder:
                 ids,
                 int(off[0]),
                 f"norm is {norm[off[0]]:.6g}, not 1 (within {tolerance:g}); give unit vectors as the cluster step "
-                "writes them, or set normalize to true",
+                "writes them, or normalize=True in Python",
             )
         return unit_vectors(rows) if float16 else rows.astype(np.float32)
 

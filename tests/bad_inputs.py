@@ -1286,7 +1286,7 @@ STEPS = [
         "clusters of vectors that are no units",
         "norm 2",
         step("pairwise", clusters(((1.0, 0.0), (2.0, 0.0), (0.0, 1.0)))),
-        "embeddingCol='embedding', row with id 'b': norm is 2, not 1 (within 1e-05); give unit vectors as the cluster step writes them, or set normalize to true",
+        "embeddingCol='embedding', row with id 'b': norm is 2, not 1 (within 1e-05); give unit vectors as the cluster step writes them, or normalize=True in Python",
         writes=True,
     ),
     refused(

@@ -127,7 +127,7 @@ FATAL = {
     "without the package": (
         replace(LAPTOP, executors=(CPU, replace(CPU, host="node-7", packages=dict(list(VERSIONS.items())[:3])))),
         {},
-        "executors: this package, by --py-files",
+        "executors: this package, as a zip by --py-files",
         "on node-7",
     ),
     "another release of the package": (

@@ -95,7 +95,8 @@ def test_the_report_on_a_job_is_the_one_that_is_written_down(jar):
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> Path:
+def package(tmp_path_factory) -> Path:
+    """The wheel as a zip, since Spark's workers take no wheel."""
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"  # a copy: a build leaves its own copies of modules behind
     source.mkdir()
@@ -105,17 +106,17 @@ def wheel(tmp_path_factory) -> Path:
     builder = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(source)]
     subprocess.run(builder, check=True, capture_output=True)
     (built,) = folder.glob("*.whl")
-    return built
+    return built.rename(folder / "spark_semdedup.zip")
 
 
 @pytest.mark.slow
-def test_one_command_attaches_the_plugin_and_the_answer_stays(spark, jar, wheel, tmp_path):
+def test_one_command_attaches_the_plugin_and_the_answer_stays(spark, jar, package, tmp_path):
     """The one of docs/gpu-clusters.md, but for the mode, and memory that this machine may not have."""
     params = {"execution": "streamed", "coverage": "exact"}  # with which vectors, cells and tasks travel as lists
     sample = ROOT / "spark_semdedup" / "data" / "debian-sample.parquet"
     options = [text for name, value in params.items() for text in (f"--{name}", value)]
     command = [
-        *(Path(sys.executable).parent / "spark-submit", "--py-files", wheel),
+        *(Path(sys.executable).parent / "spark-submit", "--py-files", package),
         *("--properties-file", ROOT / "conf" / "gpu-local.properties", "--jars", jar),
         *("--conf", "spark.rapids.sql.mode=explainOnly", "--driver-memory", "2g", "--master", "local[2]"),
         *(ROOT / "jobs" / "semdedup.py", "--input", sample, "--output", tmp_path / "result", "--k", "40", *options),
