@@ -218,7 +218,12 @@ def fit(clusterer: str, sample: FitSample, settings: FitSettings) -> Fit:
     elif clusterer == "mllib":
         found = fit_mllib(sample.dataframe(), settings)
     elif (reason := why_lloyd(settings)) is not None:
-        log.info("clusterer rapids: %s, which spark-rapids-ml does not offer → Lloyd loop on one GPU", reason)
+        log.info(
+            "clusterer rapids: %s, which spark-rapids-ml does not offer → Lloyd loop on one GPU, which takes the whole "
+            "sample, %.3g GiB",
+            reason,
+            4 * sample.size * sample.dim / 2**30,
+        )
         found = fit_lloyd_on_executor(sample.dataframe(), settings, backend="gpu")
     else:
         found = fit_rapids(sample.dataframe(), settings)
@@ -256,6 +261,10 @@ def fit_faiss(sample: np.ndarray, settings: FitSettings) -> Fit:
     are fewer distinct rows than ``k``, some centres therefore nearly coincide.
     """
     _refuse_misfit(settings, *sample.shape)
+    if settings.given_centroids is not None and len(sample) == settings.k:
+        # FAISS would return the rows themselves, without a look at what is given.
+        found = fit_lloyd(sample, settings)
+        return _checked(Fit(found.centroids, tuple(found.history), "faiss", len(sample)))
     _log_faiss_defaults(settings)
     best: tuple[np.ndarray, tuple[float, ...]] | None = None
     for seed in settings.fit_seeds():

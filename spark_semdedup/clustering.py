@@ -52,6 +52,9 @@ VISIT_ROWS = 16_384
 SIZE_ROWS = 65_536
 """Rows at least, if there are as many, that sizes and visits of clusters are estimated from."""
 
+SIZE_ROWS_PER_CENTROID = 16
+"""The same for each centroid, where these are more."""
+
 FIT_ROWS_PER_CENTROID = 64
 """Rows per centroid that are fitted on by default."""
 
@@ -79,8 +82,9 @@ class EmbeddingKMeans(Estimator, _EmbeddingKMeansParams, StageReadable, DefaultP
     <BLANKLINE>
     """
 
-    spare_rows: int = 0
-    """Rows to look at beside those that are fitted on, where that costs little (``FittedSample``)."""
+    visits: bool = False
+    """Whether the model's rows will visit further clusters: then rows are looked at beside those that are fitted on,
+    where that costs little (``FittedSample``)."""
 
     def _fit(self, dataset: DataFrame) -> EmbeddingKMeansModel:
         id_ = id_column(dataset, self.value("idCol"))
@@ -89,8 +93,8 @@ class EmbeddingKMeans(Estimator, _EmbeddingKMeansParams, StageReadable, DefaultP
         clusterer = clusterers.choose_clusterer(self.value("clusterer"), backend, self.value("backend"))
         total = check_ids(dataset, id_, self.value("idCol"))
         k = self.number_of_clusters(total)
-        settings = clusterers.FitSettings.from_params(self, k)
-        clusterers.refuse_unsupported(clusterer, settings)
+        clusterers.refuse_unsupported(clusterer, clusterers.FitSettings.from_params(self, k))
+        spare = max(VISIT_ROWS, SIZE_ROWS_PER_CENTROID * k) if self.visits and clusterer == "faiss" else 0
         sample = fit_sample(
             dataset,
             id_,
@@ -102,10 +106,11 @@ class EmbeddingKMeans(Estimator, _EmbeddingKMeansParams, StageReadable, DefaultP
             dim=self.value("embeddingDim"),
             handle_invalid=self.value("handleInvalid"),
             on_driver=clusterer == "faiss",
-            spare=self.spare_rows if clusterer == "faiss" else 0,
+            spare=spare,
         )
         if k > sample.size:
-            raise SemDedupError(f"k={k} is larger than the {sample.size} rows with a valid embedding: lower k")
+            k = self.number_of_clusters(sample.size, valid=True)
+        settings = clusterers.FitSettings.from_params(self, k)
         log.info("fitting %d centroids on %d of %d rows with %s", k, sample.size, total, clusterer)
         fit = clusterers.fit(clusterer, sample, settings)
         model = EmbeddingKMeansModel.fitted(self, fit.centroids, fit.history)
@@ -113,13 +118,14 @@ class EmbeddingKMeans(Estimator, _EmbeddingKMeansParams, StageReadable, DefaultP
         if clusterer == "faiss":  # the sample is on the driver: what it says of the clusters costs no job
             # Rows fitted on lie nearer to their centroids than others do, and visit fewer further cells; but where few
             # others are there, those fitted on are nearly all.
-            seen = sample.spare if len(sample.spare) >= self.spare_rows > 0 else sample.array
-            rows = seen[: max(SIZE_ROWS, 16 * k)].copy()
+            seen = sample.spare if 2 * len(sample.spare) >= spare > 0 else sample.array
+            rows = seen[: max(SIZE_ROWS, SIZE_ROWS_PER_CENTROID * k)].copy()
             model.fitted_sample = FittedSample(rows, sample.valid_rows / max(len(rows), 1))
         return model
 
-    def number_of_clusters(self, total: int) -> int:
-        """k for ``total`` rows; a ``SemDedupError`` where the Params contradict each other, or the rows are fewer."""
+    def number_of_clusters(self, total: int, *, valid: bool = False) -> int:
+        """k for ``total`` rows; a ``SemDedupError`` where the Params contradict each other, or the rows are fewer.
+        ``valid``: they are those with a valid embedding."""
         given = self.value("initMode")
         k = self.value("k")
         if not isinstance(given, str):
@@ -129,6 +135,8 @@ class EmbeddingKMeans(Estimator, _EmbeddingKMeansParams, StageReadable, DefaultP
         if k is None:
             k = max(1, round(math.sqrt(total)))
         if k > total:
+            if valid:
+                raise SemDedupError(f"k={k} is larger than the {total} rows with a valid embedding: lower k")
             raise SemDedupError(f"k={k} is larger than the {total} rows: it must be at most the number of rows")
         return int(k)
 
@@ -279,7 +287,7 @@ class EmbeddingKMeansModel(CentroidsModel, _EmbeddingKMeansParams):
 
     def sample_visits(self, dataset: DataFrame, total: int, coverage: Coverage) -> VisitSample:
         """The same with the cells that the sample's rows visit."""
-        fraction = min(1.0, max(SIZE_ROWS, 16 * len(self._centroids)) / total)
+        fraction = min(1.0, max(SIZE_ROWS, SIZE_ROWS_PER_CENTROID * len(self._centroids)) / total)
         sample = dataset.where(in_lowest(id_column(dataset, self.value("idCol")), fraction))
         lists = plugin_active(dataset.sparkSession)
         routed = self.unit_rows(sample, Ranking(), Router(coverage, lists=lists), lists=lists)

@@ -33,14 +33,15 @@ class IdentifyDuplicates(Transformer, DecisionParams, StageReadable, DefaultPara
 
     def _transform(self, dataset: DataFrame) -> DataFrame:
         check_similarities(dataset)
-        return dataset.where(self.is_duplicate())
+        return dataset.where(self.is_duplicate(dataset))
 
-    def is_duplicate(self) -> Column:
+    def is_duplicate(self, similarities: DataFrame) -> Column:
         """The decision, as a condition on the columns ``id``, ``max_id`` and ``cosine_sim_score``."""
+        id_, other = (by_its_bytes(field(similarities, name, "column")) for name in ("id", "max_id"))
         score = F.col("cosine_sim_score").cast("float").cast("double")
         # To Spark NaN is larger than any number.
         enough = (score >= F.lit(self.similarity_threshold())) & ~F.isnan(score)
-        return (F.col("max_id") != F.col("id")) & enough
+        return (other != id_) & enough
 
 
 def check_similarities(df: DataFrame) -> None:

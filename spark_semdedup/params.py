@@ -289,7 +289,11 @@ class ClusteringParams(HasBackend, HasSeed):
         "fitted model's, to go on from)",
         _init_mode,
     )
-    nInit = _param("nInit", "number of fits from different initial centroids; the best is kept", _integer("nInit", 1))
+    nInit = _param(
+        "nInit",
+        "number of fits from different initial centroids; the best is kept (rapids: more than one on one GPU alone)",
+        _integer("nInit", 1),
+    )
     oversamplingFactor = _param(
         "oversamplingFactor",
         "candidates per centroid and round that k-means|| samples (rapids only)",

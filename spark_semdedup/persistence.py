@@ -37,6 +37,11 @@ MOST_NUMBERS = 2**31
 """Of centroids, k times their length, that are loaded: 8 GiB. No fit comes near."""
 
 
+_BYTES_AT_ONCE = 2**23
+"""Of centroids, that are written by one task. They travel as part of it: as float32, from Spark 3.5 as nine bytes for
+each number, and a cluster takes no task of more than ``spark.rpc.message.maxSize``, 128 MiB unless told otherwise."""
+
+
 def _context(writer: MLWriter) -> Any:
     """What pyspark's metadata functions take: the session from Spark 4 on, the SparkContext before."""
     return writer.sparkSession if int(pyspark.__version__.split(".")[0]) >= 4 else writer.sc
@@ -59,9 +64,12 @@ class _CentroidsWriter(MLWriter):
         # What saveMetadata does, and as many Arrow rows as there are: rows that are pickled start Python workers.
         frame = local_frame(self.sparkSession, pa.table({"value": [metadata]}))
         frame.coalesce(1).write.text(f"{path}/metadata")
-        ids = pa.array(range(len(model.centroids)), pa.int32())
-        table = pa.table({"centroid": ids, "vector": packed_rows(model.centroids, lists=True)})
-        local_frame(self.sparkSession, table).coalesce(1).write.parquet(f"{path}/data")
+        step = max(1, _BYTES_AT_ONCE // (model.centroids[:1].nbytes or 1))
+        for start in range(0, max(len(model.centroids), 1), step):
+            part = model.centroids[start : start + step]
+            ids = pa.array(range(start, start + len(part)), pa.int32())
+            table = pa.table({"centroid": ids, "vector": packed_rows(part, lists=True)})
+            local_frame(self.sparkSession, table).coalesce(1).write.mode("append").parquet(f"{path}/data")
 
 
 def local_frame(spark: SparkSession, table: pa.Table) -> DataFrame:

@@ -100,7 +100,8 @@ def fit_sample(
     """
     hashed = df.select(F.xxhash64(id_, F.lit(seed)).alias("hash"), id_.alias("id"), embedding.alias("embedding"))
     sampler = _sampler(embedding_name, dim, handle_invalid)
-    look_at = min(total, wanted + spare + 6 * math.isqrt(wanted) + 16)
+    least = wanted + spare + 6 * math.isqrt(wanted) + 16
+    look_at = min(total, least)
     while True:
         rows = hashed.where(F.col("hash") <= _hash_below(look_at / total)).mapInArrow(sampler, _SAMPLE_SCHEMA)
         if wanted >= total and not on_driver:  # all rows, which may be too many to know each hash of
@@ -111,14 +112,24 @@ def fit_sample(
             found_lengths = _count(found["length"].to_numpy())
         length = dim or commonest_length(found_lengths)
         valid = found_lengths[length] if length else 0
-        if valid >= wanted or look_at >= total:
+        if valid >= wanted + spare // 2 or look_at >= total:
             break
-        look_at = min(total, 4 * look_at)  # many rows are not valid: look farther
+        look_at = _look_farther(look_at, valid, least, total)
     if not valid or length is None:
         raise SemDedupError("no row has an embedding that can be compared: all are null, empty, zero or not finite")
     _refuse_mixed(found_lengths, handle_invalid)
     all_valid = total if handle_invalid == "error" else min(total, valid * total / look_at)
     return FitSample(rows, found, length, min(wanted, valid), all_valid)
+
+
+def _look_farther(looked_at: int, valid: int, least: int, total: int) -> int:
+    """At how many of ``total`` rows to look for ``least`` valid ones, where ``looked_at`` had too few.
+
+    As many as their share asks for, not many times as many: all that are valid come to the driver.
+    """
+    if valid < 64:  # too few to tell a share by
+        return min(total, 4 * looked_at)
+    return min(total, math.ceil(1.02 * least * looked_at / valid))
 
 
 def _hash_below(fraction: float) -> int:

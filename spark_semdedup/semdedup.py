@@ -12,7 +12,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from spark_semdedup.accounting import check_neighbours
-from spark_semdedup.clustering import VISIT_ROWS, EmbeddingKMeans, EmbeddingKMeansModel, FittedSample
+from spark_semdedup.clustering import EmbeddingKMeans, EmbeddingKMeansModel, FittedSample
 from spark_semdedup.columns import embedding_column, id_column, quoted, refuse_shadowed, unused_name
 from spark_semdedup.coverage import Coverage, Router
 from spark_semdedup.duplicates import IdentifyDuplicates, without_ids
@@ -59,8 +59,7 @@ class SemDedup(Estimator, SemDedupStageParams, StageReadable, DefaultParamsWrita
         Ranking.of(self)  # contradictions are refused before any work
         coverage = Coverage.of(self, self.similarity_threshold())
         stage = EmbeddingKMeans(**self.settings(EmbeddingKMeans))
-        if coverage.visits:
-            stage.spare_rows = max(VISIT_ROWS, 4 * (self.value("k") or 0))
+        stage.visits = coverage.visits
         clustering = stage.fit(dataset)
         model = SemDedupModel.fitted(self, clustering.centroids, clustering.history)
         if clustering.fitted_sample is not None:
@@ -166,7 +165,7 @@ class SemDedupModel(CentroidsModel, SemDedupStageParams):
         invalid_ids = compared.where(~valid_row).select("id", "reason")
         handle_invalid = self.value("handleInvalid")
         # One filter, not a union of both: each branch of a union would run the comparison again.
-        decided = identify.is_duplicate()
+        decided = identify.is_duplicate(similarities)
         unwanted = compared.where((~valid_row & F.lit(handle_invalid == "skip")) | (valid_row & decided)).select("id")
         return SemDedupResult(
             similarities=similarities,

@@ -248,7 +248,8 @@ def size_up(
         )
     total *= valid
     if centroids is None and k > total:
-        raise SemDedupError(f"k={k} is larger than the {total:.0f} rows with a valid embedding: lower k")
+        k = kmeans.number_of_clusters(round(total), valid=True)
+        ladder = _ladder(k, len(fitted), whole=True)
     ladder = sorted({min(size, len(fitted)) for size in ladder})
     cells = {size: _fitted_cells(params, fitted, size) for size in ladder if centroids is None or size != k}
     if centroids is not None:
@@ -307,7 +308,8 @@ def _sample(
         on_driver=True,
         spare=VISIT_ROWS,
     )
-    unseen = sample.spare if len(sample.spare) else sample.array
+    # A handful of rows tells nothing: hardly two of them are in one cluster.
+    unseen = sample.spare if 8 * len(sample.spare) >= len(sample.array) else sample.array
     return sample.array, unseen, sample.valid_rows / there
 
 
@@ -417,8 +419,8 @@ class _Curve:
         """The workload at any k, regions by what they would hold."""
         rows = self.frame.rows
         cells = self._cells(k)
-        # Natives and guests that a row finds in its cell, on average.
-        natives = rows * min(1.0, self._power(k, lambda point: point.native_share, least_slope=-1))
+        # Natives and guests that a row finds in its cell, on average; itself at least.
+        natives = max(1.0, rows * min(1.0, self._power(k, lambda point: point.native_share, least_slope=-1)))
         guests = rows * self._power(k, lambda point: point.guest_share, least_slope=-1) if k > 1 else 0.0
         guests = min(guests, rows - natives)
         tasks, sent, largest = self._tasks(k, cells, natives, guests)

@@ -268,6 +268,21 @@ def test_faiss_keeps_the_best_of_n_init(measure):
     assert found.history == single[best].history
 
 
+@pytest.mark.parametrize("measure", ["euclidean", "cosine"])
+def test_faiss_starts_from_given_centroids_where_there_are_as_many_rows(measure):
+    """FAISS itself would give back the rows."""
+    x, given = random_units(5), random_units(5, seed=8)
+    chosen = settings(5, initMode=given, maxIter=0, distanceMeasure=measure)
+    np.testing.assert_allclose(fit_faiss(x, chosen).centroids, given, atol=1e-6)
+    found = fit_faiss(x, replace(chosen, maxIter=20))
+    assert found.clusterer == "faiss"
+    nearest = ((x[:, None, :] - found.centroids[None]) ** 2).sum(-1).argmin(1)
+    for centroid in set(nearest.tolist()):
+        mean = x[nearest == centroid].astype(np.float64).mean(0)
+        expected = mean / np.linalg.norm(mean) if measure == "cosine" else mean
+        np.testing.assert_allclose(found.centroids[centroid], expected, atol=1e-6)
+
+
 def test_faiss_starts_from_given_centroids():
     x, given = random_units(300), random_units(5, seed=8)
     np.testing.assert_array_equal(fit_faiss(x, settings(5, initMode=given, maxIter=0)).centroids, given)

@@ -19,8 +19,16 @@ from marks import slow
 from pyspark.ml.functions import array_to_vector
 from pyspark.sql import functions as F
 
-from spark_semdedup import EmbeddingKMeans, EmbeddingKMeansModel, IdentifyDuplicates, PairwiseSimilarity, SemDedupModel
+from spark_semdedup import (
+    EmbeddingKMeans,
+    EmbeddingKMeansModel,
+    IdentifyDuplicates,
+    PairwiseSimilarity,
+    SemDedupModel,
+    sampling,
+)
 from spark_semdedup.columns import embedding_column, id_column
+from spark_semdedup.ids import collect_arrow
 from spark_semdedup.sampling import fit_sample
 
 D = 12
@@ -328,6 +336,37 @@ def test_invalid_rows_do_not_count_and_the_seed_does(spark, corpus):
     order = hash_order(corpus.ids, seed=7)
     expected = oracle.unit_vectors(corpus.rows)[[i for i in order if valid[i]][:20]]
     assert oracle.same_bits(sample_of(df, 20, seed=7, handle_invalid="skip"), expected)
+
+
+def test_where_rows_are_invalid_few_more_are_looked_at_than_are_wanted(spark, monkeypatch):
+    """Those that are looked at come to the driver: four times as many would where a hundredth lacks an embedding."""
+    came = []
+    monkeypatch.setattr(sampling, "collect_arrow", lambda df: came.append(collect_arrow(df)) or came[-1])
+    embedding = F.when(F.col("id") % 4 != 0, F.array(F.lit(1.0), F.col("id").cast("double")))
+    df = spark.range(40_000).select("id", embedding.alias("embedding"))
+    for spare in (0, 500):
+        came.clear()
+        sample = fit_sample(
+            df, F.col("id"), F.col("embedding"), embedding_name="embedding", total=40_000, wanted=2000, seed=42,
+            dim=None, handle_invalid="skip", on_driver=True, spare=spare,
+        )  # fmt: skip
+        assert [len(sample.array), len(came)] == [2000, 2]
+        assert spare <= len(sample.spare) < spare + 600
+        assert came[0].num_rows < 2000 + spare // 2
+
+
+@pytest.mark.parametrize(
+    ("looked_at", "valid", "least", "total", "then"),
+    [
+        (2000, 1000, 2000, 10**9, 4080),  # half are valid
+        (2000, 63, 2000, 10**9, 8000),  # who knows
+        (2000, 0, 2000, 10**9, 8000),
+        (2000, 64, 2000, 10**9, 63_750),
+        (2000, 1000, 2000, 3000, 3000),
+    ],
+)
+def test_how_much_farther_is_looked_for_valid_rows(looked_at, valid, least, total, then):
+    assert sampling._look_farther(looked_at, valid, least, total) == then
 
 
 @pytest.mark.slow

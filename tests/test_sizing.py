@@ -16,9 +16,10 @@ from pyspark.errors import PySparkException
 
 from spark_semdedup import SemDedup, SemDedupError, SemDedupModel, cli
 from spark_semdedup.clustering import FIT_ROWS_PER_CENTROID, EmbeddingKMeans
+from spark_semdedup.coverage import Coverage
 from spark_semdedup.persistence import local_frame
 from spark_semdedup.planning import default_max_rows, worker_bytes
-from spark_semdedup.sizing import PROBES, FitCost, Hardware, _ladder, seconds
+from spark_semdedup.sizing import PROBES, FitCost, Hardware, _Curve, _Frame, _ladder, _Point, seconds
 
 N, D, K = 3000, 16, 48
 LABELS = ["cluster", "nProbe 2", "nProbe 3", "nProbe 4", "exact from 0.95"]
@@ -324,6 +325,30 @@ def test_rows_are_left_to_look_at_where_not_all_are_fitted(there):
         fitted = FIT_ROWS_PER_CENTROID * _ladder(k, there, whole=True)[-1]
         assert fitted <= 0.75 * there
     assert FIT_ROWS_PER_CENTROID * _ladder(5000, 64_000, whole=True)[-1] == 64_000
+
+
+def test_a_row_that_was_not_fitted_does_not_speak_for_all(frame):
+    """Of 65 rows 64 are fitted; alone the last would make no pair."""
+    plan = SemDedup(k=10).plan(frame.where("id < 65"), rows=N)
+    for fact in plan.facts():
+        assert fact["pairs"] > 0
+
+
+def test_rows_that_share_no_cluster_in_the_sample_are_planned_for():
+    """Each is with itself at least: none of the counts is divided by 0."""
+    frame = _Frame(rows=1e9, dim=16, max_rows=1000, slots=4)
+    points = [_Point(k, cells_per_row=3.0, native_share=0.0, guest_share=0.5) for k in (10, 20)]
+    work = _Curve(Coverage(others=2), frame, points, (4, 2.0)).at(40)
+    assert work.native_pairs == 0.5e9
+    assert work.tasks > 0
+
+
+def test_a_k_that_is_not_set_is_planned_for_the_valid_rows(spark):
+    rows = [(i, [1.0, float(i)] if i % 8 == 0 else None) for i in range(40)]
+    df = spark.createDataFrame(rows, "id int, embedding array<double>")
+    assert {fact["k"] for fact in SemDedup(handleInvalid="skip").plan(df).facts()} == {2}
+    with pytest.raises(SemDedupError, match=r"^k=6 is larger than the 5 rows with a valid embedding: lower k$"):
+        SemDedup(k=6, handleInvalid="skip").plan(df)
 
 
 COUNT = "cannot be used: it must be a whole number of at least 1"

@@ -7,6 +7,7 @@ from decimal import Decimal
 
 import numpy as np
 import oracle
+import pyarrow.parquet as pq
 import pytest
 import vectors
 from chispa import assert_df_equality
@@ -23,7 +24,9 @@ from spark_semdedup import (
     RemoveDuplicates,
     SemDedup,
     SemDedupModel,
+    clustering,
     pairwise,
+    persistence,
 )
 from spark_semdedup.columns import quoted
 from spark_semdedup.errors import SemDedupError
@@ -169,6 +172,15 @@ def test_a_model_is_saved_as_parquet_and_json_alone(spark, tmp_path):
     assert [(row.centroid, row.vector) for row in rows] == [(0, [1.0, 0.0]), (1, [0.0, 1.0])]
 
 
+def test_centroids_are_saved_in_parts_that_a_cluster_takes_in_a_task(spark, tmp_path, monkeypatch):
+    monkeypatch.setattr(persistence, "_BYTES_AT_ONCE", 2 * 3 * 4 + 1)
+    centroids = vectors.make("random", 5, 3)
+    SemDedupModel(centroids=centroids).save(str(tmp_path / "m"))
+    sizes = sorted(pq.read_table(file).num_rows for file in (tmp_path / "m" / "data").glob("*.parquet"))
+    assert sizes == [1, 2, 2]
+    assert oracle.same_bits(SemDedupModel.load(str(tmp_path / "m")).centroids, centroids)
+
+
 def test_a_model_of_another_class_is_refused(spark, tmp_path):
     path = str(tmp_path / "m")
     EmbeddingKMeansModel(centroids=CENTROIDS).save(path)
@@ -263,14 +275,16 @@ def test_identify_wants_the_columns_that_pairwise_gives(df):
 
 
 @pytest.mark.parametrize(("fitted", "looked_at"), [(35, 25), (57, 57), (0, 60)])
-def test_a_handful_of_rows_that_were_not_fitted_tells_nothing_of_all(spark, fitted, looked_at):
-    """Where they are fewer than were asked for, those fitted on are looked at."""
+def test_a_handful_of_rows_that_were_not_fitted_tells_nothing_of_all(spark, monkeypatch, fitted, looked_at):
+    """Where they are far fewer than were asked for, those fitted on are looked at."""
     rng = np.random.default_rng(0)
     df = spark.createDataFrame(
         [(i, rng.standard_normal(4).tolist()) for i in range(60)], "id int, embedding array<double>"
     )
     stage = EmbeddingKMeans(k=2, fitSampleRows=fitted, backend="cpu")
-    stage.spare_rows = 20
+    monkeypatch.setattr(clustering, "VISIT_ROWS", 20)
+    monkeypatch.setattr(clustering, "SIZE_ROWS_PER_CENTROID", 10)
+    stage.visits = True
     sample = stage.fit(df).fitted_sample
     assert len(sample.units) == looked_at
     assert sample.scale * len(sample.units) == 60
@@ -394,6 +408,29 @@ def test_k_is_the_square_root_of_the_rows_unless_set(spark):
     frame = spark.createDataFrame(list(enumerate(rows)), "id int, embedding array<float>")
     assert EmbeddingKMeans(backend="cpu").fit(frame).centroids.shape == (5, 4)
     assert len(EmbeddingKMeans(k=3, backend="cpu").fit(frame).clusterCenters()) == 3
+
+
+@pytest.mark.parametrize("stage", [EmbeddingKMeans, SemDedup])
+def test_a_k_that_is_not_set_is_that_of_the_valid_rows(spark, stage):
+    """Of 40 rows it would be 6, but 5 are valid."""
+    rows = [(i, row if i % 8 == 0 else None) for i, row in enumerate(vectors.make("random", 40, 4).tolist())]
+    df = spark.createDataFrame(rows, "id int, embedding array<float>")
+    assert len(stage(backend="cpu", handleInvalid="skip").fit(df).centroids) == 2
+    for k in (6, 5):
+        chosen = stage(k=k, backend="cpu", handleInvalid="skip")
+        if k == 5:
+            assert len(chosen.fit(df).centroids) == 5
+        else:
+            with pytest.raises(SemDedupError, match=r"^k=6 is larger than the 5 rows with a valid embedding: lower k$"):
+                chosen.fit(df)
+
+
+@pytest.mark.skipif(not hasattr(F, "collate"), reason="collations came with Spark 4")
+def test_similarities_decide_by_the_bytes_of_ids_whatever_their_collation(spark):
+    df = spark.createDataFrame([("a", "A", 1.0), ("B", "B", 0.0)], "id string, max_id string, cosine_sim_score float")
+    for name in ("id", "max_id"):
+        df = df.withColumn(name, F.collate(name, "UTF8_LCASE"))
+    assert ids(IdentifyDuplicates().transform(df)) == ["a"]
 
 
 @pytest.mark.skipif(not hasattr(F, "collate"), reason="collations came with Spark 4")
