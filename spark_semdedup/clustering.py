@@ -6,7 +6,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -93,7 +93,8 @@ class EmbeddingKMeans(Estimator, _EmbeddingKMeansParams, StageReadable, DefaultP
         clusterer = clusterers.choose_clusterer(self.value("clusterer"), backend, self.value("backend"))
         total = check_ids(dataset, id_, self.value("idCol"))
         k = self.number_of_clusters(total)
-        clusterers.refuse_unsupported(clusterer, clusterers.FitSettings.from_params(self, k))
+        settings = clusterers.FitSettings.from_params(self, k)
+        clusterers.refuse_unsupported(clusterer, settings)
         spare = max(VISIT_ROWS, SIZE_ROWS_PER_CENTROID * k) if self.visits and clusterer == "faiss" else 0
         sample = fit_sample(
             dataset,
@@ -110,7 +111,7 @@ class EmbeddingKMeans(Estimator, _EmbeddingKMeansParams, StageReadable, DefaultP
         )
         if k > sample.size:
             k = self.number_of_clusters(sample.size, valid=True)
-        settings = clusterers.FitSettings.from_params(self, k)
+            settings = replace(settings, k=k)
         log.info("fitting %d centroids on %d of %d rows with %s", k, sample.size, total, clusterer)
         fit = clusterers.fit(clusterer, sample, settings)
         model = EmbeddingKMeansModel.fitted(self, fit.centroids, fit.history)
@@ -119,7 +120,7 @@ class EmbeddingKMeans(Estimator, _EmbeddingKMeansParams, StageReadable, DefaultP
             # Rows fitted on lie nearer to their centroids than others do, and visit fewer further cells; but where few
             # others are there, those fitted on are nearly all.
             seen = sample.spare if 2 * len(sample.spare) >= spare > 0 else sample.array
-            rows = seen[: max(SIZE_ROWS, SIZE_ROWS_PER_CENTROID * k)].copy()
+            rows = seen[: size_rows(k)].copy()
             model.fitted_sample = FittedSample(rows, sample.valid_rows / max(len(rows), 1))
         return model
 
@@ -139,6 +140,11 @@ class EmbeddingKMeans(Estimator, _EmbeddingKMeansParams, StageReadable, DefaultP
                 raise SemDedupError(f"k={k} is larger than the {total} rows with a valid embedding: lower k")
             raise SemDedupError(f"k={k} is larger than the {total} rows: it must be at most the number of rows")
         return int(k)
+
+
+def size_rows(k: int) -> int:
+    """How many rows sizes and visits of ``k`` clusters are estimated from, if there are as many."""
+    return max(SIZE_ROWS, SIZE_ROWS_PER_CENTROID * k)
 
 
 def rows_to_fit(wanted: int | None, k: int, total: int) -> int:
@@ -287,7 +293,7 @@ class EmbeddingKMeansModel(CentroidsModel, _EmbeddingKMeansParams):
 
     def sample_visits(self, dataset: DataFrame, total: int, coverage: Coverage) -> VisitSample:
         """The same with the cells that the sample's rows visit."""
-        fraction = min(1.0, max(SIZE_ROWS, SIZE_ROWS_PER_CENTROID * len(self._centroids)) / total)
+        fraction = min(1.0, size_rows(len(self._centroids)) / total)
         sample = dataset.where(in_lowest(id_column(dataset, self.value("idCol")), fraction))
         lists = plugin_active(dataset.sparkSession)
         routed = self.unit_rows(sample, Ranking(), Router(coverage, lists=lists), lists=lists)

@@ -16,7 +16,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from spark_semdedup.clustering import SIZE_ROWS, SIZE_ROWS_PER_CENTROID, EmbeddingKMeansModel
+from spark_semdedup.clustering import EmbeddingKMeansModel, size_rows
 from spark_semdedup.columns import (
     embedding_column,
     field,
@@ -135,7 +135,7 @@ class PairwiseSimilarity(
             return compare_clusters(rows, _sample_sizes(rows), ranking, decode, self)
         spherical = model.value("distanceMeasure") == "cosine"
         placement = Placement.of_params(rows.sparkSession, self)
-        fraction = min(1.0, max(SIZE_ROWS, SIZE_ROWS_PER_CENTROID * len(model.centroids)) / max(total, 1))
+        fraction = min(1.0, size_rows(len(model.centroids)) / max(total, 1))
         some = rows.where(in_lowest(F.col("id"), fraction))
         router = Router(coverage, lists=plugin_active(rows.sparkSession))
         routed = route_assigned(some, router, decode, model.centroids, placement, spherical=spherical)

@@ -6,6 +6,7 @@ What the files hold is checked before it is used.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Sequence
@@ -36,7 +37,6 @@ from spark_semdedup.params import SemDedupParams
 MOST_NUMBERS = 2**31
 """Of centroids, k times their length, that are loaded: 8 GiB. No fit comes near."""
 
-
 _BYTES_AT_ONCE = 2**23
 """Of centroids, that are written by one task. They travel as part of it: as float32, from Spark 3.5 as nine bytes for
 each number, and a cluster takes no task of more than ``spark.rpc.message.maxSize``, 128 MiB unless told otherwise."""
@@ -65,11 +65,16 @@ class _CentroidsWriter(MLWriter):
         frame = local_frame(self.sparkSession, pa.table({"value": [metadata]}))
         frame.coalesce(1).write.text(f"{path}/metadata")
         step = max(1, _BYTES_AT_ONCE // (model.centroids[:1].nbytes or 1))
-        for start in range(0, max(len(model.centroids), 1), step):
-            part = model.centroids[start : start + step]
-            ids = pa.array(range(start, start + len(part)), pa.int32())
-            table = pa.table({"centroid": ids, "vector": packed_rows(part, lists=True)})
-            local_frame(self.sparkSession, table).coalesce(1).write.mode("append").parquet(f"{path}/data")
+        parts = [self._part(start, step) for start in range(0, max(len(model.centroids), 1), step)]
+        # In one job: of several, those that ended before a failure would pass for a whole model.
+        functools.reduce(DataFrame.unionAll, parts).write.parquet(f"{path}/data")
+
+    def _part(self, start: int, rows: int) -> DataFrame:
+        """Some of the centroids, in one partition."""
+        part = self._model.centroids[start : start + rows]
+        ids = pa.array(range(start, start + len(part)), pa.int32())
+        table = pa.table({"centroid": ids, "vector": packed_rows(part, lists=True)})
+        return local_frame(self.sparkSession, table).coalesce(1)
 
 
 def local_frame(spark: SparkSession, table: pa.Table) -> DataFrame:

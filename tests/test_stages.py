@@ -13,6 +13,7 @@ import vectors
 from chispa import assert_df_equality
 from pyspark.ml import Pipeline, PipelineModel
 from pyspark.ml.feature import SQLTransformer, VectorAssembler
+from pyspark.sql import DataFrameWriter
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
@@ -174,8 +175,11 @@ def test_a_model_is_saved_as_parquet_and_json_alone(spark, tmp_path):
 
 def test_centroids_are_saved_in_parts_that_a_cluster_takes_in_a_task(spark, tmp_path, monkeypatch):
     monkeypatch.setattr(persistence, "_BYTES_AT_ONCE", 2 * 3 * 4 + 1)
+    written, write = [], DataFrameWriter.parquet
+    monkeypatch.setattr(DataFrameWriter, "parquet", lambda self, path: written.append(path) or write(self, path))
     centroids = vectors.make("random", 5, 3)
     SemDedupModel(centroids=centroids).save(str(tmp_path / "m"))
+    assert written == [f"{tmp_path}/m/data"], "in one job: of several, a failure would leave what loads as a model"
     sizes = sorted(pq.read_table(file).num_rows for file in (tmp_path / "m" / "data").glob("*.parquet"))
     assert sizes == [1, 2, 2]
     assert oracle.same_bits(SemDedupModel.load(str(tmp_path / "m")).centroids, centroids)
