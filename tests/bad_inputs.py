@@ -521,6 +521,9 @@ def table(name: str) -> Callable[[Place], Call]:
 
 def dividing(place: Place) -> Call:
     place.spark.conf.set("spark.sql.ansi.enabled", "true")  # the default from Spark 4 on
+    # The removed rows are joined by a shuffle, before which it divides. Where Spark changes to a broadcast in time, it
+    # divides as it writes, and Spark 3.5 names what it writes before the cause.
+    place.spark.conf.set("spark.sql.autoBroadcastJoinThreshold", "-1")
     return place.run(source=place.view(frame(place.spark).selectExpr("*", "1 / (length(id) - 1) AS ratio")))
 
 
@@ -670,7 +673,7 @@ FILES = [
         "view that divides by zero",
         "in a column that is only carried along",
         dividing,
-        "…[DIVIDE_BY_ZERO]…",  # Spark 3.5 says first, now and then, what it was writing
+        "[DIVIDE_BY_ZERO]…",
         writes=True,
     ),
     refused(

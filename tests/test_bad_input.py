@@ -26,9 +26,11 @@ PARAMETERS = [pytest.param(case, id=case.name, marks=[pytest.mark.slow] if case.
 
 @pytest.fixture
 def place(spark, tmp_path):
-    ansi = spark.conf.get("spark.sql.ansi.enabled")
+    names = ("spark.sql.ansi.enabled", "spark.sql.autoBroadcastJoinThreshold")
+    before = {name: spark.conf.get(name) for name in names}
     yield Place(spark, tmp_path)
-    spark.conf.set("spark.sql.ansi.enabled", ansi)
+    for name, value in before.items():
+        spark.conf.set(name, value)
     if (tmp_path / "disk").is_mount():
         # Lazily: a stream that could not be closed, for want of room, keeps the disk busy.
         subprocess.run(["umount", "--lazy", str(tmp_path / "disk")], check=True)
