@@ -2,7 +2,6 @@
 # make test      linters and types, the quick tests, then the slow ones
 # make test-gpu  the kernels on this machine's GPU, and the whole job, where spark-rapids-ml and cuML are installed, too
 # make test-matrix  the quick tests with each version of Spark and Python that is supported and here, one by one
-# make env-archive  build/environment.tar.gz: the packages that executors need, for spark-submit --archives
 # make audit     known vulnerabilities of the packages installed; needs the network, so it is no part of make test
 # make bench     ours beside its peers on this machine's CPUs, under 30 minutes; bench-1m: a million rows, about an hour
 # make bench-gpu the kernel beside PyTorch's operations on this machine's GPU, under 5 minutes
@@ -24,10 +23,6 @@ GPU_PYTHON ?= python3
 # For test-matrix: what to try, as SPARK-PYTHON, and which tests.
 MATRIX ?= 3.5.8-3.10 3.5.8-3.11 4.0.3-3.10 4.0.3-3.11 4.0.3-3.12 4.1.1-3.10 4.1.1-3.11 4.1.1-3.12
 MATRIX_TESTS ?= tests
-# For env-archive: gpu-cu12 or gpu-cu13 for executors with GPUs, and the executors' Python, if not at this one's path.
-EXTRA ?=
-EXECUTOR_PYTHON ?=
-ENV_ARCHIVE ?= build/environment.tar.gz
 # For bench: a folder of Parquet files with id and embedding (up to 64k rows), and where generated data goes.
 BENCH_DATA ?= $(or $(wildcard ../shared/data/debian),spark_semdedup/data/debian-sample.parquet)
 BENCH_DIR ?= build/bench
@@ -41,7 +36,7 @@ rapids_jar := build/jars/rapids-4-spark_$(scala)-$(RAPIDS).jar
 delta_jars := build/jars/delta-spark_$(scala)-$(DELTA).jar build/jars/delta-storage-$(DELTA).jar
 requirements := PYTHON='$(PYTHON)' PYSPARK='$(PYSPARK)' sh .ci/check-requirements.sh
 
-.PHONY: demo test lint format audit test-quick test-slow test-gpu test-matrix env-archive bench bench-1m bench-gpu jars \
+.PHONY: demo test lint format audit test-quick test-slow test-gpu test-matrix bench bench-1m bench-gpu jars \
   rapids-jar delta-jars requirements clean
 
 demo: requirements $(installed)
@@ -94,12 +89,6 @@ test-matrix-%:
 .PHONY: matrix-tests
 matrix-tests: requirements $(installed_dev)
 	$(bin)/python -m pytest -q -m "not slow and not gpu" $(MATRIX_TESTS)
-
-# pip installs what is missing here; then what is installed is packed, without Spark.
-env-archive: requirements $(installed)
-	$(if $(EXTRA),$(bin)/python -m pip install --quiet --disable-pip-version-check --editable '.[$(EXTRA)]' 'pyspark==$(PYSPARK)')
-	$(bin)/python -m spark_semdedup.environment $(ENV_ARCHIVE) $(addprefix --extra ,$(EXTRA)) \
-	  $(addprefix --python ,$(EXECUTOR_PYTHON))
 
 bench: requirements $(installed_bench) $(BENCH_DIR)/rows-250000
 	$(bin)/python benchmarks/bench.py $(BENCH_DATA) --limit 100

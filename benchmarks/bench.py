@@ -118,7 +118,7 @@ def spark_join(path: Path, threshold: float) -> np.ndarray:
     from pyspark.ml.functions import array_to_vector
     from pyspark.sql import functions as F
 
-    from spark_semdedup.session import local_session
+    from spark_semdedup.spark.session import local_session
 
     spark = local_session("join")
     df = spark.read.parquet(str(path)).select("id", "embedding")
@@ -140,7 +140,7 @@ def mllib_lsh(path: Path, threshold: float) -> np.ndarray:
     from pyspark.ml.functions import array_to_vector
     from pyspark.sql import functions as F
 
-    from spark_semdedup.session import local_session
+    from spark_semdedup.spark.session import local_session
 
     spark = local_session("lsh")
     df = spark.read.parquet(str(path)).select(
@@ -181,7 +181,16 @@ def measure(method: str, path: Path, threshold: float, limit: float) -> Measured
     with tempfile.TemporaryDirectory() as folder:
         result, out = Path(folder, "result"), Path(folder, "removed.npy")
         if method in OURS:
-            command = ["-m", "spark_semdedup.cli", "run", "--input", str(path), "--output", str(result), *OURS[method]]
+            command = [
+                "-m",
+                "spark_semdedup.cli.main",
+                "run",
+                "--input",
+                str(path),
+                "--output",
+                str(result),
+                *OURS[method],
+            ]
         else:
             command = [__file__, "--method", method, "--out", str(out), str(path)]
         start = time.monotonic()
@@ -330,8 +339,8 @@ def floor(path: Path, summary: dict[str, Any]) -> dict[str, float]:
     from pyspark.sql import functions as F
 
     from spark_semdedup.kernels.sketch import DIRECTIONS, pays
-    from spark_semdedup.session import local_session
-    from spark_semdedup.workers import prepare_worker
+    from spark_semdedup.spark.session import local_session
+    from spark_semdedup.spark.worker import prepare_worker
 
     n, d = len(ids_of(path)), read_dim(path)
     a = np.random.default_rng(0).standard_normal((4096, d), np.float32)
@@ -354,7 +363,7 @@ def floor(path: Path, summary: dict[str, Any]) -> dict[str, float]:
         yield from batches
 
     def pack(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        from spark_semdedup.columns import matrix, packed_rows
+        from spark_semdedup.spark.vectors import matrix, packed_rows
 
         prepare_worker()
         for batch in batches:

@@ -20,7 +20,8 @@ import faiss
 import numpy as np
 import pyarrow.parquet as pq
 
-from spark_semdedup.clusterers import FitSettings, fit_faiss
+from spark_semdedup.clustering.faiss import fit_faiss
+from spark_semdedup.clustering.settings import FitSettings
 from spark_semdedup.kernels.arithmetic import unit_vectors
 from spark_semdedup.params import ClusteringParams
 

@@ -32,7 +32,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from spark_semdedup.kernels import cuda, ranked_max_similarity, unit_vectors
+from spark_semdedup.kernels import ranked_max_similarity, unit_vectors
+from spark_semdedup.kernels.cuda import launch as cuda
 
 try:
     import torch

@@ -25,11 +25,11 @@ from pyspark.sql import SparkSession
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from spark_semdedup import SemDedupModel
-from spark_semdedup.columns import packed_rows
 from spark_semdedup.kernels import exact_dots, nearest_centroids, unit_vectors
-from spark_semdedup.persistence import local_frame
-from spark_semdedup.planning import default_max_rows, worker_bytes
-from spark_semdedup.session import local_session
+from spark_semdedup.pairwise.packing import default_max_rows, worker_bytes
+from spark_semdedup.spark.arrow import local_frame
+from spark_semdedup.spark.session import local_session
+from spark_semdedup.spark.vectors import packed_rows
 
 CHECKED = 200
 """Rows compared with all their predecessors."""

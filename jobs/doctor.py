@@ -6,7 +6,7 @@ doctor``.
 
 import sys
 
-from spark_semdedup.cli import main
+from spark_semdedup.cli.main import main
 
 if __name__ == "__main__":
     status = main(["doctor", *sys.argv[1:]])

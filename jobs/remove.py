@@ -8,7 +8,7 @@
 
 import sys
 
-from spark_semdedup.cli import main
+from spark_semdedup.cli.main import main
 
 if __name__ == "__main__":
     status = main(["remove", *sys.argv[1:]])

@@ -19,59 +19,49 @@ import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from spark_semdedup._version import __version__ as __version__
 from spark_semdedup.redaction import Redacting
 
 if TYPE_CHECKING:
-    from spark_semdedup.clustering import EmbeddingKMeans, EmbeddingKMeansModel
-    from spark_semdedup.duplicates import IdentifyDuplicates, RemoveDuplicates
-    from spark_semdedup.errors import InvalidRowsError, ResultExistsError, SemDedupError
-    from spark_semdedup.evaluation import Evaluation, MissedPair, evaluate
-    from spark_semdedup.pairwise import PairwiseSimilarity
-    from spark_semdedup.semdedup import SemDedup, SemDedupModel, SemDedupResult
-    from spark_semdedup.sizing import Hardware, Sizing
-
-__version__ = "0.1.0"
-
-__all__ = [
-    "EmbeddingKMeans",
-    "EmbeddingKMeansModel",
-    "Evaluation",
-    "Hardware",
-    "IdentifyDuplicates",
-    "InvalidRowsError",
-    "MissedPair",
-    "PairwiseSimilarity",
-    "RemoveDuplicates",
-    "ResultExistsError",
-    "SemDedup",
-    "SemDedupError",
-    "SemDedupModel",
-    "SemDedupResult",
-    "Sizing",
-    "evaluate",
-]
+    from spark_semdedup.analysis.cost import Hardware as Hardware
+    from spark_semdedup.analysis.cost import Sizing as Sizing
+    from spark_semdedup.analysis.recall import Evaluation as Evaluation
+    from spark_semdedup.analysis.recall import MissedPair as MissedPair
+    from spark_semdedup.errors import InvalidRowsError as InvalidRowsError
+    from spark_semdedup.errors import ResultExistsError as ResultExistsError
+    from spark_semdedup.errors import SemDedupError as SemDedupError
+    from spark_semdedup.ml.duplicates import IdentifyDuplicates as IdentifyDuplicates
+    from spark_semdedup.ml.duplicates import RemoveDuplicates as RemoveDuplicates
+    from spark_semdedup.ml.kmeans import EmbeddingKMeans as EmbeddingKMeans
+    from spark_semdedup.ml.kmeans import EmbeddingKMeansModel as EmbeddingKMeansModel
+    from spark_semdedup.ml.pairwise import PairwiseSimilarity as PairwiseSimilarity
+    from spark_semdedup.ml.semdedup import SemDedup as SemDedup
+    from spark_semdedup.ml.semdedup import SemDedupModel as SemDedupModel
+    from spark_semdedup.ml.semdedup import SemDedupResult as SemDedupResult
+    from spark_semdedup.runs.evaluate import evaluate as evaluate
 
 _HOME = {
-    "EmbeddingKMeans": "clustering",
-    "EmbeddingKMeansModel": "clustering",
-    "Evaluation": "evaluation",
-    "Hardware": "sizing",
-    "IdentifyDuplicates": "duplicates",
+    "EmbeddingKMeans": "ml.kmeans",
+    "EmbeddingKMeansModel": "ml.kmeans",
+    "Evaluation": "analysis.recall",
+    "Hardware": "analysis.cost",
+    "IdentifyDuplicates": "ml.duplicates",
     "InvalidRowsError": "errors",
-    "MissedPair": "evaluation",
-    "PairwiseSimilarity": "pairwise",
-    "RemoveDuplicates": "duplicates",
+    "MissedPair": "analysis.recall",
+    "PairwiseSimilarity": "ml.pairwise",
+    "RemoveDuplicates": "ml.duplicates",
     "ResultExistsError": "errors",
-    "SemDedup": "semdedup",
+    "SemDedup": "ml.semdedup",
     "SemDedupError": "errors",
-    "SemDedupModel": "semdedup",
-    "SemDedupResult": "semdedup",
-    "Sizing": "sizing",
-    "evaluate": "evaluation",
+    "SemDedupModel": "ml.semdedup",
+    "SemDedupResult": "ml.semdedup",
+    "Sizing": "analysis.cost",
+    "evaluate": "runs.evaluate",
 }
 """The module each public name lives in. Imported when first asked for (PEP 562), so that ``spark_semdedup.kernels``
 can be used where pyspark is not installed: on a bare GPU machine."""
 
+__all__ = [*_HOME]
 
 logging.getLogger("spark_semdedup").addFilter(Redacting())
 

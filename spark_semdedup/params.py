@@ -47,9 +47,6 @@ DEFAULTS: Mapping[str, Any] = {
 """Every default there is. A Param missing here is unset until the user sets it; its text says what that means."""
 
 
-# --- converters: each raises a SemDedupError that names the Param -------------------------------------------
-
-
 def _refuse(name: str, value: object, right: str) -> SemDedupError:
     return SemDedupError(f"{name}={shown(value)} cannot be used: it must be {right}")
 
@@ -151,9 +148,6 @@ def _param(name: str, doc: str, convert: Callable[[Any], Any]) -> Param[Any]:
     return Param(Params._dummy(), name, doc, typeConverter=convert)  # type: ignore[attr-defined]
 
 
-# --- the anatomy all stages share ---------------------------------------------------------------------------
-
-
 class SemDedupParams(Params):
     """Base of all stages: a keyword-only constructor, defaults from ``DEFAULTS``, ``getX``/``setX`` for every Param."""
 
@@ -215,9 +209,6 @@ def _add_accessors(cls: type, name: str, doc: str) -> None:
         function.__qualname__ = f"{cls.__qualname__}.{verb}{suffix}"
         function.__doc__ = f"{'Gets' if verb == 'get' else 'Sets'} ``{name}``: {doc}"
         setattr(cls, function.__name__, function)
-
-
-# --- the Params, by what they are about ---------------------------------------------------------------------
 
 
 class HasIdCol(SemDedupParams):

@@ -22,11 +22,13 @@ _WORDS = (
     r"(?:api|access|account|private|shared|storage|encryption)[_.-]?key|awsaccesskeyid|"
     r"(?<![a-z])(?:pwd|pass|sig|sas|auth)(?![a-z]))"
 )
+
 _SENSITIVE = re.compile(_WORDS, re.IGNORECASE)
 """Looked for in names: ``fs.s3a.secret.key``, ``X-Amz-Security-Token``."""
 
 # Whole words only, taken at once: each character of a text is looked at a few times, however long the text is.
 _NAME = r"(?<![\w.-])(?=(?P<name>[\w.-]+))(?P=name)"
+
 _NAMED = re.compile(
     rf"{_NAME}(?:\\{{0,8}}['\"])?\s*(?:=|%3D|->|=>|:)\s*\\{{0,8}}"
     rf"|(?<=\(['\"]){_NAME.replace('name', 'first')}['\"],\s*",
@@ -47,6 +49,7 @@ def _rule(pattern: str, flags: int = re.IGNORECASE) -> re.Pattern[str]:
 
 
 _UP_TO_AT = r"(?:(?!://)[^\s'\"]){0,1000}(?P<after>@)"
+
 _RULES: tuple[re.Pattern[str], ...] = (
     _rule(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|$)"),
     _rule(r"(?P<before>\bBearer\s+)[\w.~+/=-]{8,}"),

@@ -1006,7 +1006,7 @@ def saved(
     place: Place,
     *,
     centroids: Sequence[Any] = ((1.0, 0.0),),
-    cls: str = "spark_semdedup.clustering.EmbeddingKMeansModel",
+    cls: str = "spark_semdedup.EmbeddingKMeansModel",
 ) -> None:
     """The files of a saved model, as ``EmbeddingKMeansModel.save`` writes them."""
     metadata = {"class": cls, "timestamp": 0, "sparkVersion": "4.0.3", "uid": "saved", "paramMap": {}}
@@ -1175,7 +1175,7 @@ SETTINGS = [
         "saved model of another class",
         "`org.example.Model`",
         with_model(cls="org.example.Model"),
-        "'model' holds a 'org.example.Model', not a spark_semdedup.clustering.EmbeddingKMeansModel",
+        "'model' holds a 'org.example.Model', not a spark_semdedup.EmbeddingKMeansModel",
     ),
     refused(
         "saved centroids of NaN",

@@ -14,7 +14,7 @@ os.environ["PYSPARK_PYTHON"] = sys.executable  # Spark's workers are "python3" f
 
 @pytest.fixture(scope="session")
 def spark():
-    from spark_semdedup.session import local_session
+    from spark_semdedup.spark.session import local_session
 
     # Small data, many queries: compiling each plan's code to the utmost takes longer than running it.
     java = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"

@@ -26,9 +26,9 @@ from spark_semdedup import (
     RemoveDuplicates,
     SemDedup,
     SemDedupModel,
-    cli,
-    doctor,
 )
+from spark_semdedup.cli import main as cli
+from spark_semdedup.doctor import rules as doctor
 
 EPS = 0.1
 

@@ -23,8 +23,10 @@ import pyarrow.parquet as pq
 import pyspark
 from pyspark.sql import DataFrame, SparkSession
 
-from spark_semdedup import cli, locking, steps
-from spark_semdedup.session import local_session
+from spark_semdedup.cli import main as cli
+from spark_semdedup.runs import lock as locking
+from spark_semdedup.runs import run as whole_run
+from spark_semdedup.spark.session import local_session
 
 ROOT = Path(__file__).parents[1]
 ROWS, EPS = 120, 0.05
@@ -209,7 +211,7 @@ class Scenarios:
         """A run is stopped after the comparison; the table loses rows and gets others; the run goes on."""
         name, output = self.new_table("moving", **{"delta.enableDeletionVectors": "true"}), self.folder / "resumed"
         arguments = ("run", "--input-table", name, "--output", output, *ALL)
-        with mock.patch.object(steps._Run, "identify", side_effect=RuntimeError("stopped")):
+        with mock.patch.object(whole_run._Run, "identify", side_effect=RuntimeError("stopped")):
             stopped = self.call(*arguments)
         self.spark.sql(f"DELETE FROM {name} WHERE id < 'doc 060'")  # noqa: S608
         self.later.write.format("delta").mode("append").saveAsTable(name)
@@ -224,13 +226,13 @@ class Scenarios:
     def changed_meanwhile(self) -> dict[str, Any]:
         """Rows arrive while a run reads the table."""
         name, output = self.new_table("busy"), self.folder / "busy"
-        identify = steps._Run.identify
+        identify = whole_run._Run.identify
 
         def after_an_append(run: Any, lock: Any) -> None:
             self.later.write.format("delta").mode("append").saveAsTable(name)
             identify(run, lock)
 
-        with mock.patch.object(steps._Run, "identify", after_an_append):
+        with mock.patch.object(whole_run._Run, "identify", after_an_append):
             found = self.call("run", "--input-table", name, "--output", output, *ALL)
         return found | {"summary": self.summary(output), "rows_now": self.spark.table(name).count()}
 

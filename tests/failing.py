@@ -30,8 +30,14 @@ import pandas as pd
 from pyspark import TaskContext
 from pyspark.sql import DataFrame, SparkSession
 
-from spark_semdedup import EmbeddingKMeansModel, SemDedup, pairwise, planning, regions, sampling
-from spark_semdedup.comparison import GroupComparison
+from spark_semdedup import SemDedup
+from spark_semdedup.clustering import sample as sampling
+from spark_semdedup.clustering.assign import Assigner
+from spark_semdedup.pairwise import execute as pairwise
+from spark_semdedup.pairwise import packing as planning
+from spark_semdedup.pairwise import regions
+from spark_semdedup.pairwise import rows as comparable
+from spark_semdedup.pairwise.task import GroupComparison
 
 PATIENCE = 90.0
 """Seconds after which something that is waited for is said not to have happened."""
@@ -137,14 +143,20 @@ class StoppingComparison(GroupComparison):
         return super().__call__(group)
 
 
+class StoppingAssigner:
+    @staticmethod
+    def of(*args: Any, **more: Any) -> Callable:
+        return stopping("assign", Assigner.of(*args, **more))
+
+
 # --- on the driver: the cluster -----------------------------------------------------------------------------
 
 
 def set_up_places() -> None:
     """Wraps what the driver sends to the tasks."""
-    sampler, assigner = sampling._sampler, EmbeddingKMeansModel._assigner
+    sampler = sampling._sampler
     sampling._sampler = lambda *args: stopping("sample", sampler(*args))
-    EmbeddingKMeansModel._assigner = lambda self, *args, **more: stopping("assign", assigner(self, *args, **more))
+    comparable.Assigner = StoppingAssigner
     pairwise.GroupComparison = StoppingComparison
     # As many tasks as a large input is compared in: some have yet to begin when the first one stops.
     planning.default_partitions = regions.default_partitions = lambda *_: TASKS

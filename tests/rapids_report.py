@@ -26,7 +26,9 @@ import pyspark
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-    from spark_semdedup.report import Progress
+    from spark_semdedup.runs import preflight
+    from spark_semdedup.runs import run as whole_run
+    from spark_semdedup.runs.progress import Progress
 
 ROOT = Path(__file__).parents[1]
 SPARK_LINE = ".".join(pyspark.__version__.split(".")[:2])
@@ -128,7 +130,7 @@ def explaining_session(plugin: str) -> Iterator:
     Without adaptive execution each query has one plan and hence one report, and the plugin can tell of broadcast joins,
     too. Nor does the size of the small input here turn the joins that large tables have into broadcast joins.
     """
-    from spark_semdedup.session import local_session
+    from spark_semdedup.spark.session import local_session
 
     conf = {
         "spark.driver.extraClassPath": plugin,
@@ -152,9 +154,9 @@ def run_job(plugin: str, folder: Path) -> None:
     """A job of each kind, on a few rows, with a mark in the log before each of its stages."""
     import pyarrow.parquet as pq
 
-    from spark_semdedup import steps
-    from spark_semdedup.datasets import Source, Target
-    from spark_semdedup.files import Files
+    from spark_semdedup.runs.source import Source
+    from spark_semdedup.runs.target import Target
+    from spark_semdedup.spark.files import Files
 
     few = folder / "input"
     few.mkdir()
@@ -162,16 +164,16 @@ def run_job(plugin: str, folder: Path) -> None:
     with explaining_session(plugin) as spark:
         saved = None  # the first job fits centroids, the others use them
         for number, (kind, settings) in enumerate(JOBS.items()):
-            job = steps.Job(spark, Files(spark), marking(spark, kind))
+            job = preflight.Job(spark, Files(spark), marking(spark, kind))
             fit = {} if saved else {"k": 4}
             output = str(folder / f"result-{number}")
-            steps.run(job, Source((str(few),)), Target(output), {"backend": "cpu", **fit, **settings}, saved)
-            saved = saved or steps.SavedCentroids(f"{output}/centroids")
+            whole_run.run(job, Source((str(few),)), Target(output), {"backend": "cpu", **fit, **settings}, saved)
+            saved = saved or preflight.SavedCentroids(f"{output}/centroids")
 
 
 def marking(spark: SparkSession, kind: str) -> Progress:
     """Marks the log, which the JVM writes, where a stage begins."""
-    from spark_semdedup.report import Progress
+    from spark_semdedup.runs.progress import Progress
 
     class Marking(Progress):
         @contextmanager

@@ -5,18 +5,12 @@ from __future__ import annotations
 import pytest
 from marks import slow
 
-from spark_semdedup.accounting import (
-    check_merged,
-    check_neighbours,
-    check_read,
-    check_removed,
-    check_rows,
-    check_set_aside,
-)
-from spark_semdedup.entries import Entries
 from spark_semdedup.errors import AccountingError
-from spark_semdedup.ids import Ids
-from spark_semdedup.ranking import Ranking
+from spark_semdedup.pairwise.integrity import check_neighbours
+from spark_semdedup.pairwise.merge import PartialMatches
+from spark_semdedup.pairwise.ranking import Ranking
+from spark_semdedup.runs.checks import check_merged, check_read, check_removed, check_rows, check_set_aside
+from spark_semdedup.spark.ids import Ids
 
 SCHEMA = (
     "id string, max_id string, cosine_sim_score float, centroid int, compared long, reason string, own boolean, "
@@ -34,7 +28,7 @@ def check(spark, rows, ranking=BY_KEY_DOWN, further=(), at_least=-1.0, **counts)
         for entries, own in ((rows, True), (further, False))
         for id_, max_id, key, reason in entries
     ]
-    entries = Entries(spark.createDataFrame(full, SCHEMA), ranking, at_least)
+    entries = PartialMatches(spark.createDataFrame(full, SCHEMA), ranking, at_least)
     check_neighbours(entries, {**entries.counts(), **counts})
 
 
@@ -64,7 +58,7 @@ def test_what_adds_up_passes(spark):
 @pytest.mark.parametrize("few", [True, slow(False)], ids=["few", "many"])
 def test_what_does_not_is_named(spark, monkeypatch, rows, message, few):
     """``few``: whether claims are sent to all tasks."""
-    monkeypatch.setattr("spark_semdedup.accounting.FEW", 100 if few else 0)
+    monkeypatch.setattr("spark_semdedup.pairwise.integrity.FEW", 100 if few else 0)
     with pytest.raises(AccountingError) as caught:
         check(spark, rows)
     assert str(caught.value).startswith(f"the comparison does not add up: {message}; no result is valid")

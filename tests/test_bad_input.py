@@ -15,7 +15,8 @@ import pytest
 import tables
 from bad_inputs import CASES, Call, Case, Place
 
-from spark_semdedup import SemDedup, cli
+from spark_semdedup import SemDedup
+from spark_semdedup.cli import main as cli
 from spark_semdedup.errors import error_from_worker
 
 ERROR = "spark-semdedup: error: "

@@ -24,13 +24,17 @@ import pytest
 from pyspark.errors import PySparkException
 from pyspark.sql import functions as F
 
-from spark_semdedup import EmbeddingKMeans, EmbeddingKMeansModel, cli, locking, steps
+from spark_semdedup import EmbeddingKMeans, EmbeddingKMeansModel
+from spark_semdedup.cli import commands, options
+from spark_semdedup.cli import main as cli
 from spark_semdedup.errors import AccountingError
-from spark_semdedup.files import Files
-from spark_semdedup.locking import Lock
-from spark_semdedup.params import DEFAULTS
-from spark_semdedup.report import Progress, one_line
-from spark_semdedup.semdedup import SemDedupStageParams
+from spark_semdedup.params import DEFAULTS, SemDedupStageParams
+from spark_semdedup.runs import lock as locking
+from spark_semdedup.runs import results, steps
+from spark_semdedup.runs.lock import Lock
+from spark_semdedup.runs.progress import Progress
+from spark_semdedup.spark.failures import one_line
+from spark_semdedup.spark.files import Files
 
 DIM, GROUPS, ROWS = 16, 60, 240
 COLUMNS = {"id": "id", "embedding": "embedding", "quality": "quality"}
@@ -128,17 +132,17 @@ def test_every_param_of_the_job_is_an_option_with_its_own_text_and_default(capsy
         if param.name == "metadataCols":  # carried by the cluster step alone
             assert "--metadata-cols" not in help_
             continue
-        assert cli.option_name(param.name) in help_
+        assert options.option_name(param.name) in help_
         assert " ".join(param.doc.split()) in help_
         assert param.name not in DEFAULTS or f"(default: {DEFAULTS[param.name]})" in help_
 
 
 def test_options_become_the_params_values():
-    options = "--k 1e3 --seed -9007199254740993 --eps 0.1 --id-col 42 --init-mode random --rank-by a.b|desc c"
-    arguments = ["run", "--input", "x", "--output", "y", *options.replace("|", " ").split()]
+    text = "--k 1e3 --seed -9007199254740993 --eps 0.1 --id-col 42 --init-mode random --rank-by a.b|desc c"
+    arguments = ["run", "--input", "x", "--output", "y", *text.replace("|", " ").split()]
     arguments[arguments.index("a.b") : arguments.index("c")] = ["a.b desc"]
     args = cli.make_parser().parse_args(arguments)
-    assert cli.settings_from(args, cli.COMMANDS["run"].params) == {
+    assert options.settings_from(args, commands.COMMANDS["run"].params) == {
         "k": 1000,
         "seed": -9007199254740993,
         "eps": 0.1,
@@ -585,13 +589,13 @@ def test_a_step_does_not_write_into_a_folder_that_another_holds(capsys, spark, m
 
 
 def test_a_step_that_has_lost_its_folder_does_not_call_it_whole(capsys, spark, monkeypatch, done, tmp_path):
-    out, duplicates = tmp_path / "out", steps._duplicates
+    out, duplicates = tmp_path / "out", results.duplicates_to_write
 
     def duplicates_while_another_takes_over(*arguments):
         (out / "_semdedup.lock-0001").rename(out / "_semdedup.lock-0002")
         return duplicates(*arguments)
 
-    monkeypatch.setattr(steps, "_duplicates", duplicates_while_another_takes_over)
+    monkeypatch.setattr(steps, "duplicates_to_write", duplicates_while_another_takes_over)
     message = refusal(capsys, "identify", "--input", done / "similarities", "--output", out, status=1)
     assert ", and was taken over from this process, which was silent for long: " in message
     assert not (out / "_semdedup.json").exists()
@@ -773,14 +777,14 @@ def test_a_step_refuses_an_input_whose_files_are_replaced_by_as_many_rows(
 ):
     source = tmp_path / "in.parquet"
     pq.write_table(corpus(), source)
-    cleared = steps._cleared
+    cleared = results.cleared_folder
 
     def cleared_and_replaced(*arguments):
         pq.write_table(corpus(), source)
         os.utime(source, (1, 1))
         return cleared(*arguments)
 
-    monkeypatch.setattr(steps, "_cleared", cleared_and_replaced)
+    monkeypatch.setattr(steps, "cleared_folder", cleared_and_replaced)
     options = ["--k", 3] if step == "cluster" else ["--duplicates", done / "duplicates"]
     said = refusal(capsys, step, "--input", source, "--output", tmp_path / "out", *options, status=1)
     assert said.startswith("the input changed while it was read: its files, their sizes or their times are not those ")
@@ -987,7 +991,7 @@ def test_an_interruption_ends_with_130(capsys, spark, data, tmp_path, monkeypatc
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(steps, "run", interrupted)
+    monkeypatch.setattr(commands, "run", interrupted)
     status, _, err = call(capsys, "run", "--input", data, "--output", tmp_path / "out")
     assert status == 130
     assert err == ["spark-semdedup: interrupted"]
@@ -1018,7 +1022,7 @@ def test_a_fault_of_the_program_is_one_line_and_a_traceback_with_verbose(
     def faulty(*_: object, **__: object) -> None:
         raise ZeroDivisionError("by design")
 
-    monkeypatch.setattr(steps, "run", faulty)
+    monkeypatch.setattr(commands, "run", faulty)
     flags = ["--verbose"] if verbose else []
     status, _, err = call(capsys, "run", "--input", data, "--output", tmp_path / "out", *flags)
     assert status == 1

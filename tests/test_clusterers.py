@@ -14,8 +14,11 @@ import faiss
 import numpy as np
 import pytest
 
-from spark_semdedup import clusterers
-from spark_semdedup.clusterers import FitSettings, choose_clusterer, fit_faiss, fit_lloyd, refuse_unsupported
+from spark_semdedup.clustering import fit, rapids
+from spark_semdedup.clustering import settings as clusterers
+from spark_semdedup.clustering.faiss import fit_faiss
+from spark_semdedup.clustering.rapids import fit_lloyd
+from spark_semdedup.clustering.settings import FitSettings, choose_clusterer, refuse_unsupported
 from spark_semdedup.errors import SemDedupError
 from spark_semdedup.params import ClusteringParams
 
@@ -190,18 +193,18 @@ def test_what_a_clusterer_honours_passes(clusterer, params):
 
 def test_fit_refuses_before_it_fits():
     with pytest.raises(SemDedupError, match="nInit=2 cannot be honoured by clusterer 'mllib'"):
-        clusterers.fit("mllib", Sample(random_units(9)), settings(5, nInit=2))
+        fit.fit_centroids("mllib", Sample(random_units(9)), settings(5, nInit=2))
 
 
 @pytest.mark.parametrize("clusterer", ["faiss", "mllib", "rapids"])
 def test_fewer_rows_than_clusters_are_refused(clusterer):
     with pytest.raises(SemDedupError, match="k=5 is larger than the 4 rows"):
-        clusterers.fit(clusterer, Sample(random_units(4)), settings(5))
+        fit.fit_centroids(clusterer, Sample(random_units(4)), settings(5))
 
 
 def test_initial_centroids_of_another_length_are_refused():
     with pytest.raises(SemDedupError, match="initMode has centroids of length 8, but embeddings have length 16"):
-        clusterers.fit("faiss", Sample(random_units(9)), settings(5, initMode=random_units(5, d=8)))
+        fit.fit_centroids("faiss", Sample(random_units(9)), settings(5, initMode=random_units(5, d=8)))
 
 
 # --- faiss --------------------------------------------------------------------------------------------------
@@ -212,7 +215,7 @@ def test_initial_centroids_of_another_length_are_refused():
 def test_faiss_recovers_separated_clusters(measure, init):
     x = blobs(k=5, per_cluster=40)
     chosen = settings(5, distanceMeasure=measure, nInit=20)
-    found = clusterers.fit("faiss", Sample(x), replace(chosen, initMode=init))
+    found = fit.fit_centroids("faiss", Sample(x), replace(chosen, initMode=init))
     assert_separates(x, found.centroids, 5)
     assert (found.clusterer, found.rows) == ("faiss", 200)
 
@@ -336,7 +339,8 @@ def test_faiss_with_one_cluster_all_clusters_and_equal_rows(measure, init):
 def test_faiss_says_nothing_on_the_console():
     """In a process of its own, where nothing else writes: of so few rows FAISS would warn."""
     fit = (
-        "import numpy as np; from spark_semdedup.clusterers import FitSettings, fit_faiss;"
+        "import numpy as np; from spark_semdedup.clustering.faiss import fit_faiss;"
+        "from spark_semdedup.clustering.settings import FitSettings;"
         "from spark_semdedup import EmbeddingKMeans;"
         "x = np.random.default_rng(0).standard_normal((30, 8)).astype(np.float32);"
         "assert len(fit_faiss(x, FitSettings.from_params(EmbeddingKMeans(), 20)).centroids) == 20"
@@ -351,7 +355,7 @@ def test_faiss_says_nothing_on_the_console():
 @pytest.mark.parametrize("measure", ["euclidean", "cosine"])
 def test_mllib_recovers_separated_clusters(spark, measure):
     x = blobs(k=4, per_cluster=25)
-    found = clusterers.fit("mllib", Sample(x, spark), settings(4, distanceMeasure=measure, seed=2**40 + 1))
+    found = fit.fit_centroids("mllib", Sample(x, spark), settings(4, distanceMeasure=measure, seed=2**40 + 1))
     assert_separates(x, found.centroids, 4)
     assert (found.history, found.clusterer, found.rows) == ((), "mllib", 100)
 
@@ -359,7 +363,7 @@ def test_mllib_recovers_separated_clusters(spark, measure):
 def test_mllib_uses_fewer_centroids_where_rows_are_equal_and_warns(spark, caplog):
     x = np.repeat(random_units(3), 10, axis=0)
     with caplog.at_level(logging.WARNING, logger="spark_semdedup"):
-        found = clusterers.fit("mllib", Sample(x, spark), settings(6))
+        found = fit.fit_centroids("mllib", Sample(x, spark), settings(6))
     assert found.centroids.shape == (3, D)
     assert "3 distinct centroids instead of k=6" in caplog.text
 
@@ -367,7 +371,7 @@ def test_mllib_uses_fewer_centroids_where_rows_are_equal_and_warns(spark, caplog
 @pytest.mark.parametrize("measure", ["euclidean", "cosine"])
 def test_mllib_fits_a_single_centroid_too_which_its_own_kmeans_refuses(spark, measure):
     x = random_units(20)
-    found = clusterers.fit("mllib", Sample(x, spark), settings(1, distanceMeasure=measure))
+    found = fit.fit_centroids("mllib", Sample(x, spark), settings(1, distanceMeasure=measure))
     mean = x.astype(np.float64).mean(axis=0)
     expected = mean / np.linalg.norm(mean) if measure == "cosine" else mean
     np.testing.assert_allclose(found.centroids, expected[None, :], rtol=1e-5, atol=1e-7)
@@ -388,8 +392,8 @@ def test_every_value_reaches_cuml(spark):
         oversamplingFactor=3.5,
         maxSamplesPerBatch=4096,
     )
-    assert clusterers.why_lloyd(chosen) is None
-    estimator = clusterers.rapids_estimator(chosen, "unit")
+    assert rapids.why_lloyd(chosen) is None
+    estimator = rapids.rapids_estimator(chosen, "unit")
     assert estimator.getFeaturesCol() == "unit"
     assert estimator.cuml_params == {
         "n_clusters": 123,
@@ -409,9 +413,9 @@ def test_every_value_reaches_cuml(spark):
 def test_spark_rapids_mls_own_check_accepts_what_it_is_given(spark, init):
     """Before a fit it has pyspark.ml's KMeans check the Params, in the JVM: no GPU is needed for that."""
     chosen = settings(2, initMode=init)
-    assert clusterers.why_lloyd(chosen) is None
-    clusterers.rapids_estimator(chosen, "unit")._validate_parameters()
-    assert clusterers.why_lloyd(settings(1, initMode=init)) == "k is 1"
+    assert rapids.why_lloyd(chosen) is None
+    rapids.rapids_estimator(chosen, "unit")._validate_parameters()
+    assert rapids.why_lloyd(settings(1, initMode=init)) == "k is 1"
 
 
 @pytest.mark.parametrize(
@@ -426,12 +430,12 @@ def test_spark_rapids_mls_own_check_accepts_what_it_is_given(spark, init):
 )
 def test_no_gpu_gets_fewer_rows_than_clusters(master, gpus, rows, k, used):
     context = SimpleNamespace(master=master, defaultParallelism=4)
-    assert clusterers.gpus_to_fit_on(context, gpus, rows, k) == used
+    assert rapids.gpus_to_fit_on(context, gpus, rows, k) == used
 
 
 @needs_spark_rapids_ml
 def test_our_defaults_reach_cuml(spark):
-    estimator = clusterers.rapids_estimator(settings(9), "unit")
+    estimator = rapids.rapids_estimator(settings(9), "unit")
     assert estimator.cuml_params == {
         "n_clusters": 9,
         "max_iter": 20,
@@ -457,13 +461,13 @@ def test_our_defaults_reach_cuml(spark):
 )
 def test_what_spark_rapids_ml_does_not_offer_goes_to_the_lloyd_loop(monkeypatch, params, why):
     called = []
-    monkeypatch.setattr(clusterers, "fit_lloyd_on_executor", lambda *a, backend: called.append(backend))
-    monkeypatch.setattr(clusterers, "fit_rapids", lambda *a: called.append("rapids"))
+    monkeypatch.setattr(fit, "fit_lloyd_on_executor", lambda *a, backend: called.append(backend))
+    monkeypatch.setattr(fit, "fit_rapids", lambda *a: called.append("rapids"))
     monkeypatch.setattr(Sample, "dataframe", lambda self: None)
     chosen = settings(5, **params)
-    assert re.search(why, clusterers.why_lloyd(chosen))
-    clusterers.fit("rapids", Sample(random_units(9)), chosen)
-    clusterers.fit("rapids", Sample(random_units(9)), settings(5))
+    assert re.search(why, rapids.why_lloyd(chosen))
+    fit.fit_centroids("rapids", Sample(random_units(9)), chosen)
+    fit.fit_centroids("rapids", Sample(random_units(9)), settings(5))
     assert called == ["gpu", "rapids"]
 
 
@@ -477,7 +481,7 @@ def test_a_missing_spark_rapids_ml_is_answered_by_what_to_install(monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(SemDedupError, match=r"pip install 'spark-semdedup\[gpu-cu12\]'"):
-        clusterers.rapids_estimator(settings(), "unit")
+        rapids.rapids_estimator(settings(), "unit")
 
 
 # --- the Lloyd loop -----------------------------------------------------------------------------------------
@@ -507,7 +511,7 @@ def test_lloyd_in_a_task_gives_the_same_bits_as_here_whatever_the_partitions(spa
     numbered = spark.createDataFrame([(i, row.tolist()) for i, row in enumerate(x)], "i int, unit array<float>")
     for partitions in (1, 4):
         frame = numbered.repartition(partitions).orderBy("i").select("unit")
-        found = clusterers.fit_lloyd_on_executor(frame, chosen, backend="cpu")
+        found = rapids.fit_lloyd_on_executor(frame, chosen, backend="cpu")
         np.testing.assert_array_equal(found.centroids, here.centroids)
         assert found.history == here.history
         assert (found.clusterer, found.rows) == ("rapids (Lloyd loop)", 500)
@@ -517,7 +521,7 @@ def test_lloyd_in_a_task_gives_the_same_bits_as_here_whatever_the_partitions(spa
 def test_lloyd_in_a_task_starts_from_given_centroids(spark):
     x, given = random_units(100), random_units(4, seed=5)
     frame = vectors_frame(spark, x)
-    found = clusterers.fit_lloyd_on_executor(frame, settings(4, initMode=given, maxIter=0), backend="cpu")
+    found = rapids.fit_lloyd_on_executor(frame, settings(4, initMode=given, maxIter=0), backend="cpu")
     np.testing.assert_array_equal(found.centroids, given)
 
 
@@ -525,10 +529,10 @@ def test_lloyd_in_a_task_starts_from_given_centroids(spark):
 def test_too_few_rows_in_a_task_are_one_clear_line(spark, rows):
     frame = vectors_frame(spark, random_units(3)).limit(rows)
     with pytest.raises(SemDedupError, match=f"k=5 is larger than the {rows} rows") as error:
-        clusterers.fit_lloyd_on_executor(frame, settings(5), backend="cpu")
+        rapids.fit_lloyd_on_executor(frame, settings(5), backend="cpu")
     assert "\n" not in str(error.value)
 
 
 def test_centroids_that_are_not_finite_are_never_returned():
     with pytest.raises(SemDedupError, match="'rapids' returned centroids that are not finite"):
-        clusterers._checked(clusterers.Fit(np.full((2, 2), np.nan, np.float32), (), "rapids", 5))
+        clusterers.checked(clusterers.Fit(np.full((2, 2), np.nan, np.float32), (), "rapids", 5))

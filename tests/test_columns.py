@@ -10,23 +10,19 @@ import pytest
 from pyspark.ml.linalg import Vectors, VectorUDT
 from pyspark.sql import types as T
 
-from spark_semdedup.columns import (
+from spark_semdedup.errors import SemDedupError
+from spark_semdedup.spark.columns import embedding_column, field, id_column, quoted, refuse_shadowed
+from spark_semdedup.spark.vectors import (
     commonest_length,
-    embedding_column,
-    field,
     float16_from_bits,
-    id_column,
     lengths,
     matrix,
     matrix_from_packed,
     ordered_matrix,
     packed,
     packed_rows,
-    quoted,
-    refuse_shadowed,
     unpacked,
 )
-from spark_semdedup.errors import SemDedupError
 
 NAN, INF = float("nan"), float("inf")
 ROWS = [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0], [7.0, 8.0]]

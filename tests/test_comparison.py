@@ -11,9 +11,9 @@ import pyarrow as pa
 import pytest
 
 from spark_semdedup import PairwiseSimilarity, SemDedup, SemDedupModel
-from spark_semdedup.comparison import groups, runs
 from spark_semdedup.errors import SemDedupError
-from spark_semdedup.report import one_line
+from spark_semdedup.pairwise.task import groups, runs
+from spark_semdedup.spark.failures import one_line
 
 
 def batch(tasks: list[int], first: int) -> pa.RecordBatch:
@@ -84,7 +84,7 @@ def test_streamed_equals_grouped_with_every_type_of_rank_key(spark, params):
 def test_invalid_rows_and_small_batches_streamed(spark, monkeypatch, plugin):
     """Batches of three rows: groups span several, and several groups lie in one. ``plugin``: whether vectors travel as
     the RAPIDS Accelerator takes them."""
-    monkeypatch.setattr("spark_semdedup.pairwise.plugin_active", lambda spark: plugin)
+    monkeypatch.setattr("spark_semdedup.pairwise.execute.plugin_active", lambda spark: plugin)
     rng = np.random.default_rng(4)
     x = rng.standard_normal((40, 3)).astype(np.float32)
     rows = [(i, x[i].tolist()) for i in range(40)] + [(100, None), (101, [0.0, 0.0, 0.0]), (102, [1.0])]

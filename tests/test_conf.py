@@ -17,7 +17,7 @@ import pytest
 import rapids_report
 
 import spark_semdedup
-from spark_semdedup import cli
+from spark_semdedup.cli import main as cli
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"

@@ -19,17 +19,11 @@ from marks import slow
 from pyspark.ml.functions import array_to_vector
 from pyspark.sql import functions as F
 
-from spark_semdedup import (
-    EmbeddingKMeans,
-    EmbeddingKMeansModel,
-    IdentifyDuplicates,
-    PairwiseSimilarity,
-    SemDedupModel,
-    sampling,
-)
-from spark_semdedup.columns import embedding_column, id_column
-from spark_semdedup.ids import collect_arrow
-from spark_semdedup.sampling import fit_sample
+from spark_semdedup import EmbeddingKMeans, EmbeddingKMeansModel, IdentifyDuplicates, PairwiseSimilarity, SemDedupModel
+from spark_semdedup.clustering import sample as sampling
+from spark_semdedup.clustering.sample import fit_sample
+from spark_semdedup.spark.arrow import collect_arrow
+from spark_semdedup.spark.documents import Documents
 
 D = 12
 
@@ -310,10 +304,8 @@ def test_any_small_table_any_partitions_any_batch_size_equal_the_oracle(spark):
 
 def sample_of(df, wanted: int, seed: int = 42, **options) -> np.ndarray:
     options = {"dim": None, "handle_invalid": "error", "on_driver": True, **options}
-    id_, embedding = id_column(df, "id"), embedding_column(df, "embedding")
-    return fit_sample(
-        df, id_, embedding, embedding_name="embedding", total=df.count(), wanted=wanted, seed=seed, **options
-    ).array
+    documents = Documents.of(df, "id", "embedding")
+    return fit_sample(documents, total=df.count(), wanted=wanted, seed=seed, **options).array
 
 
 def hash_order(ids: list[str], seed: int = 42) -> np.ndarray:
@@ -347,8 +339,8 @@ def test_where_rows_are_invalid_few_more_are_looked_at_than_are_wanted(spark, mo
     for spare in (0, 500):
         came.clear()
         sample = fit_sample(
-            df, F.col("id"), F.col("embedding"), embedding_name="embedding", total=40_000, wanted=2000, seed=42,
-            dim=None, handle_invalid="skip", on_driver=True, spare=spare,
+            Documents.of(df, "id", "embedding"), total=40_000, wanted=2000, seed=42, dim=None,
+            handle_invalid="skip", on_driver=True, spare=spare,
         )  # fmt: skip
         assert [len(sample.array), len(came)] == [2000, 2]
         assert spare <= len(sample.spare) < spare + 600
@@ -372,8 +364,8 @@ def test_how_much_farther_is_looked_for_valid_rows(looked_at, valid, least, tota
 @pytest.mark.slow
 def test_the_distributed_sample_has_the_same_rows(spark, corpus):
     df = corpus.frame(spark, shuffled(corpus)).repartition(4)
-    options = {"embedding_name": "embedding", "total": 200, "wanted": 25, "seed": 42, "dim": None}
-    sample = fit_sample(df, F.col("id"), F.col("embedding"), handle_invalid="error", on_driver=False, **options)
+    options = {"total": 200, "wanted": 25, "seed": 42, "dim": None}
+    sample = fit_sample(Documents.of(df, "id", "embedding"), handle_invalid="error", on_driver=False, **options)
     rows = np.array([row.unit for row in sample.dataframe().collect()], np.float32)
     assert oracle.same_bits(rows, oracle.unit_vectors(corpus.rows)[hash_order(corpus.ids)[:25]])
 

@@ -20,14 +20,19 @@ from marks import slow
 from pyspark.errors import PySparkException
 from pyspark.sql import functions as F
 
-from spark_semdedup import EmbeddingKMeansModel, PairwiseSimilarity, SemDedup, SemDedupModel, coverage
-from spark_semdedup.coverage import Coverage, Router, collect_visits
+from spark_semdedup import EmbeddingKMeansModel, PairwiseSimilarity, SemDedup, SemDedupModel
 from spark_semdedup.errors import SemDedupError
 from spark_semdedup.kernels.assignment import Cells, assign
-from spark_semdedup.kernels.coverage import WithinReach
-from spark_semdedup.kernels.regions import Comparison, compare_cells
-from spark_semdedup.ranking import Ranking
-from spark_semdedup.report import one_line
+from spark_semdedup.kernels.cells import Comparison, compare_cells
+from spark_semdedup.kernels.visits import WithinReach
+from spark_semdedup.pairwise import estimate
+from spark_semdedup.pairwise.coverage import Coverage
+from spark_semdedup.pairwise.estimate import collect_visits
+from spark_semdedup.pairwise.ranking import Ranking
+from spark_semdedup.pairwise.route import TaskRouter
+from spark_semdedup.pairwise.rows import UnassignedRows
+from spark_semdedup.spark.documents import Documents
+from spark_semdedup.spark.failures import one_line
 
 D = 8
 
@@ -293,16 +298,18 @@ def test_a_saved_model_gives_the_same(frame, corpus, tmp_path):
 def test_visits_are_collected_of_as_many_rows_as_the_driver_holds(spark, frame, corpus, monkeypatch, lists):
     """Of fewer rows, which then stand for more."""
     model, rule = EmbeddingKMeansModel(centroids=corpus.centroids(12)), Coverage(None, 0.8)
-    routed = model.unit_rows(frame, Ranking(), Router(rule, lists=lists), lists=lists)
+    documents = Documents.of(frame, "id", "embedding")
+    rows = UnassignedRows(documents, model.fitted_centroids, Ranking(), model)
+    routed = rows.routed(TaskRouter(rule, lists=lists), lists=lists)
     all_of = collect_visits(routed, 1.0, most=0)
     visits = len(all_of.visits.rows)
     assert len(all_of.own) == len(corpus.ids)
     assert visits > 300
     kept = spark.sparkContext._jsc.sc().getPersistentRDDs().size()
-    monkeypatch.setattr(coverage, "MOST_VISITS", visits / 4)
+    monkeypatch.setattr(estimate, "MOST_VISITS", visits / 4)
     few = collect_visits(routed, 1.0, most=rule.most_visits(len(corpus.ids), 12))
     assert (few.scale, len(few.own)) == (1, len(corpus.ids)), "of a few rows all"
-    monkeypatch.setattr(coverage, "FIRST_ROWS", 10)
+    monkeypatch.setattr(estimate, "FIRST_ROWS", 10)
     some = collect_visits(routed, 1.0, most=rule.most_visits(len(corpus.ids), 12))
     assert some.scale == 4
     assert visits / 8 < len(some.visits.rows) < visits / 2

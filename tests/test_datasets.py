@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pyspark
 import pytest
 
-from spark_semdedup.datasets import Target
+from spark_semdedup.runs.target import Target
 
 ELEMENTS = ("embedding.list.element", "others.list.element")
 

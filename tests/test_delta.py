@@ -17,9 +17,9 @@ import pytest
 from test_cli import refusal
 
 from spark_semdedup import SemDedup
-from spark_semdedup.datasets import Source
-from spark_semdedup.files import Files
-from spark_semdedup.stages import fingerprint
+from spark_semdedup.runs.journal import fingerprint
+from spark_semdedup.runs.source import Source
+from spark_semdedup.spark.files import Files
 
 EPS = delta_scenarios.EPS
 

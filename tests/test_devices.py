@@ -16,10 +16,15 @@ import pyspark
 import pytest
 from standalone import cluster
 
-from spark_semdedup import SemDedup, devices, pairwise
-from spark_semdedup.comparison import precision_for
-from spark_semdedup.devices import Batch, Placement, fault_in_words, gpu_lacking, plugin_active
+from spark_semdedup import SemDedup
 from spark_semdedup.errors import SemDedupError
+from spark_semdedup.pairwise import execute as pairwise
+from spark_semdedup.pairwise.packing import device_bytes
+from spark_semdedup.pairwise.task import precision_for
+from spark_semdedup.spark import backend
+from spark_semdedup.spark import device as devices
+from spark_semdedup.spark.backend import fault_in_words, gpu_lacking, plugin_active
+from spark_semdedup.spark.device import Batch, TaskDevice
 
 ROOT = Path(__file__).parents[1]
 
@@ -58,12 +63,12 @@ def gpus(monkeypatch):
 def context(monkeypatch, partition: int, addresses: list[str]) -> None:
     resources = {"gpu": SimpleNamespace(addresses=addresses)} if addresses else {}
     task = SimpleNamespace(partitionId=lambda: partition, resources=lambda: resources)
-    monkeypatch.setattr("spark_semdedup.devices.TaskContext", SimpleNamespace(get=lambda: task))
+    monkeypatch.setattr("spark_semdedup.spark.device.TaskContext", SimpleNamespace(get=lambda: task))
 
 
 def test_a_cpu_task_computes_with_numpy_and_never_imports_cupy(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)  # an import would fail
-    assert Placement("cpu", 0.4).module() is np
+    assert TaskDevice("cpu", 0.4).module() is np
 
 
 @pytest.mark.parametrize(
@@ -82,7 +87,7 @@ def test_the_gpu_of_a_task(monkeypatch, gpus, devices, addresses, visible, parti
     context(monkeypatch, partition, addresses)
     if visible:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert Placement("gpu", 0.4, 1, 1).module() is fake
+    assert TaskDevice("gpu", 0.4, 1, 1).module() is fake
     assert fake.used == used
     assert fake.freed == ([] if used == 0 else [0])  # memory kept on the GPU of an earlier task
 
@@ -91,7 +96,7 @@ def test_an_address_that_is_no_number_is_refused(monkeypatch, gpus):
     gpus(1)
     context(monkeypatch, 0, ["MIG-7"])
     with pytest.raises(SemDedupError, match=r"GPU address 'MIG-7'.*discovery script"):
-        Placement("gpu", 0.4, 1, 1).module()
+        TaskDevice("gpu", 0.4, 1, 1).module()
 
 
 @pytest.mark.parametrize(
@@ -109,13 +114,13 @@ def test_an_address_that_is_no_number_is_refused(monkeypatch, gpus):
 def test_tasks_share_the_memory_of_a_gpu(monkeypatch, gpus, devices, tasks_per_gpu, slots, share):
     fake = gpus(devices)
     context(monkeypatch, 0, ["0"] if tasks_per_gpu else [])
-    Placement("gpu", 0.4, tasks_per_gpu, slots).module()
+    TaskDevice("gpu", 0.4, tasks_per_gpu, slots).module()
     assert fake.limits == {0: pytest.approx(share)}
 
 
 def test_an_executor_whose_slots_nobody_told_counts_its_cores(monkeypatch):
     monkeypatch.setattr("os.cpu_count", lambda: 4)
-    assert Placement("gpu", 0.4).share(devices=2) == pytest.approx(0.2)
+    assert TaskDevice("gpu", 0.4).share(devices=2) == pytest.approx(0.2)
 
 
 class Settings:
@@ -142,11 +147,11 @@ class Settings:
     ],
 )
 def test_tasks_of_a_gpu_and_of_an_executor_come_from_sparks_settings(settings, tasks_per_gpu, slots):
-    assert Placement.of(Settings(**settings), "cpu", 0.5) == Placement("cpu", 0.5, tasks_per_gpu, slots)
+    assert TaskDevice.of(Settings(**settings), "cpu", 0.5) == TaskDevice("cpu", 0.5, tasks_per_gpu, slots)
 
 
 def test_a_real_session_has_those_settings(spark):
-    assert Placement.of(spark, "cpu", 0.5) == Placement("cpu", 0.5, None, spark.sparkContext.defaultParallelism)
+    assert TaskDevice.of(spark, "cpu", 0.5) == TaskDevice("cpu", 0.5, None, spark.sparkContext.defaultParallelism)
 
 
 @pytest.mark.parametrize("name", ["CUPY_TF32", "NVIDIA_TF32_OVERRIDE", "CUBLAS_EMULATE_DOUBLE_PRECISION"])
@@ -154,7 +159,7 @@ def test_settings_that_make_products_inexact_are_refused(monkeypatch, gpus, name
     gpus(1)
     monkeypatch.setenv(name, "1")
     with pytest.raises(SemDedupError, match=rf"{name}=1 .*unset it"):
-        Placement("gpu", 0.4, 1, 1).module()
+        TaskDevice("gpu", 0.4, 1, 1).module()
 
 
 @pytest.mark.parametrize(
@@ -258,9 +263,9 @@ def test_work_takes_memory_from_cupys_own_pool_whatever_cuml_has_set(monkeypatch
     monkeypatch.setitem(sys.modules, "cupy", module)
     there = SimpleNamespace(set=lambda _: None)
     arrays = SimpleNamespace(empty=lambda *_: allocators[-1] == "its own" and there)
-    monkeypatch.setattr(Placement, "module", lambda _: arrays)
+    monkeypatch.setattr(TaskDevice, "module", lambda _: arrays)
     rows = np.zeros((2, 3), np.float32)
-    assert Placement("gpu", 0.4).within_memory(lambda found: (found, allocators[-1]), rows, Batch(8)) == (
+    assert TaskDevice("gpu", 0.4).retry_on_oom(lambda found: (found, allocators[-1]), rows, Batch(8, device_bytes)) == (
         there,
         "its own",
     )
@@ -300,17 +305,17 @@ def on_gpus(monkeypatch):
 def test_a_comparison_has_gpus_of_its_own(on_gpus):
     stage = SemDedup(execution="streamed", taskGpuAmount=0.25)
     settings = Settings(**CLUSTER, task_resource_gpu_amount="0.125")
-    assert Placement.of_params(settings, stage) == Placement("gpu", 0.4, 8, 8)
-    assert Placement.of_comparison(settings, stage) == Placement("gpu", 0.4, 4, 8, 0.25)
-    assert Placement.of_comparison(settings, SemDedup(execution="streamed")) == Placement("gpu", 0.4, 8, 8)
+    assert TaskDevice.of_params(settings, stage) == TaskDevice("gpu", 0.4, 8, 8)
+    assert TaskDevice.of_comparison(settings, stage) == TaskDevice("gpu", 0.4, 4, 8, 0.25)
+    assert TaskDevice.of_comparison(settings, SemDedup(execution="streamed")) == TaskDevice("gpu", 0.4, 8, 8)
 
 
 def test_on_a_cpu_there_are_none_to_have():
     stage = SemDedup(execution="streamed", taskGpuAmount=0.25, backend="cpu")
-    assert Placement.of_comparison(Settings(master="local[8]"), stage) == Placement("cpu", 0.4, None, 8)
+    assert TaskDevice.of_comparison(Settings(master="local[8]"), stage) == TaskDevice("cpu", 0.4, None, 8)
 
 
-PLUGIN = {"plugins": f"{devices.PLUGIN},another"}
+PLUGIN = {"plugins": f"{backend.PLUGIN},another"}
 
 
 @pytest.mark.parametrize(
@@ -325,13 +330,13 @@ PLUGIN = {"plugins": f"{devices.PLUGIN},another"}
 )
 def test_gpus_that_a_comparison_cannot_have_are_refused(on_gpus, settings, execution, words):
     with pytest.raises(SemDedupError, match=f"taskGpuAmount=0.25 {words}"):
-        Placement.of_comparison(Settings(**settings), SemDedup(execution=execution, taskGpuAmount=0.25))
+        TaskDevice.of_comparison(Settings(**settings), SemDedup(execution=execution, taskGpuAmount=0.25))
 
 
 @pytest.mark.parametrize("off", [{"rapids_sql_enabled": "false"}, {"rapids_sql_mode": "explainOnly"}])
 def test_a_plugin_that_is_switched_off_passes_them_on(on_gpus, off):
     stage = SemDedup(execution="streamed", taskGpuAmount=0.5)
-    assert Placement.of_comparison(Settings(**CLUSTER, **PLUGIN, **off), stage).stage_gpus == 0.5
+    assert TaskDevice.of_comparison(Settings(**CLUSTER, **PLUGIN, **off), stage).stage_gpus == 0.5
 
 
 @pytest.mark.parametrize("one_each", [True, False])
@@ -349,8 +354,8 @@ def test_the_streamed_comparison_asks_for_them(monkeypatch, one_each):
         def mapInArrow(self, function, schema, **resources):
             asked.update(resources)
 
-    compare = SimpleNamespace(schema=lambda _: None, placement=Placement("gpu", 0.4, 4, 8, 0.25))
-    monkeypatch.setattr(Placement, "stage_resources", lambda self, _: {"profile": self.stage_gpus})
+    compare = SimpleNamespace(schema=lambda _: None, device=TaskDevice("gpu", 0.4, 4, 8, 0.25))
+    monkeypatch.setattr(TaskDevice, "stage_resources", lambda self, _: {"profile": self.stage_gpus})
     plan = SimpleNamespace(partitions=1, one_each=one_each)
     pairwise._compared(Rows(), plan, compare, SemDedup(execution="streamed"))
     assert asked == {"profile": 0.25}
@@ -362,7 +367,7 @@ import json, sys
 import pyarrow as pa
 from pyspark import TaskContext
 from pyspark.sql import SparkSession
-from spark_semdedup import devices
+from spark_semdedup.spark import device as devices
 
 spark = SparkSession.builder.getOrCreate()
 
@@ -375,7 +380,7 @@ def look(batches):
 rows, schema = spark.range(0, 4, 1, 2).repartition(2), "gpus array<string>, device long"
 answer = {}
 for name, gpus in {"plain": None, "own": 0.5}.items():
-    resources = devices.Placement("gpu", 0.4, 2, 2, gpus).stage_resources(spark)
+    resources = devices.TaskDevice("gpu", 0.4, 2, 2, gpus).stage_resources(spark)
     answer[name] = [[row.gpus, row.device] for row in rows.mapInArrow(look, schema, **resources).collect()]
 open(sys.argv[1], "w").write(json.dumps(answer))
 """

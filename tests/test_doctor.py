@@ -9,9 +9,13 @@ from dataclasses import replace
 import pytest
 from pyspark import cloudpickle
 
-from spark_semdedup import cli, devices, doctor, session, surroundings
-from spark_semdedup.doctor import diagnose
-from spark_semdedup.surroundings import Findings, Worker
+from spark_semdedup.cli import commands
+from spark_semdedup.cli import main as cli
+from spark_semdedup.doctor import probe as surroundings
+from spark_semdedup.doctor import rules as doctor
+from spark_semdedup.doctor.probe import Findings, Worker
+from spark_semdedup.doctor.rules import diagnose
+from spark_semdedup.spark import backend, session
 
 VERSIONS = {"numpy": "2.4.0", "pandas": "2.3.3", "pyarrow": "23.0.0", "spark_semdedup": "0.1.0", "faiss": "1.15.1"}
 RAPIDS = {"cupy": "14.2.0", "cuml": "26.6.0", "spark_rapids_ml": "26.6.0"}
@@ -43,7 +47,7 @@ CLUSTER = LOCAL | {
     "spark.executor.resource.gpu.amount": "1",
     "spark.task.resource.gpu.amount": "0.25",
     "spark.sql.execution.arrow.maxRecordsPerBatch": "32768",
-    "spark.plugins": devices.PLUGIN,
+    "spark.plugins": backend.PLUGIN,
     "spark.rapids.memory.gpu.allocFraction": "0.4",
 }
 LAPTOP = Findings(CPU, "17.0.15", "4.0.3", "2.13.16", None, (CPU,), 8, LOCAL)
@@ -289,7 +293,7 @@ def test_what_is_needed_comes_first():
 
 
 def test_the_question_runs_where_this_package_is_missing(monkeypatch):
-    sent = cloudpickle.dumps(surroundings.prober())
+    sent = cloudpickle.dumps(surroundings.executor_probe())
     for name in [name for name in sys.modules if name.startswith("spark_semdedup")]:
         monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.setitem(sys.modules, "pandas", None)
@@ -300,7 +304,7 @@ def test_the_question_runs_where_this_package_is_missing(monkeypatch):
 
 
 def test_a_session_tells_what_it_has(spark):
-    found = surroundings.look_around(spark)
+    found = surroundings.probe_cluster(spark)
     assert found.unasked is None
     assert found.spark == spark.version
     assert found.scala.startswith("2.1")
@@ -317,7 +321,7 @@ def test_a_session_tells_what_it_has(spark):
 def test_executors_without_room_are_not_waited_for_for_ever(spark, monkeypatch):
     """A task that takes longer than there is patience stands for one that never starts."""
     monkeypatch.setattr(surroundings, "PATIENCE", 0.5)
-    monkeypatch.setattr(surroundings, "prober", lambda: lambda: time.sleep(3) or "")
+    monkeypatch.setattr(surroundings, "executor_probe", lambda: lambda: time.sleep(3) or "")
     with pytest.raises(session.SemDedupError, match=r"no executor had room for a task within 0\.5 s"):
         surroundings.ask_executors(spark)
     assert spark.sparkContext.getLocalProperty("spark.jobGroup.id") is None
@@ -325,7 +329,7 @@ def test_executors_without_room_are_not_waited_for_for_ever(spark, monkeypatch):
 
 
 def test_the_command_prints_a_diagnosis(spark, monkeypatch, capsys):
-    monkeypatch.setattr(doctor, "look_around", lambda _: LAPTOP)
+    monkeypatch.setattr(doctor, "probe_cluster", lambda _: LAPTOP)
     assert cli.main(["doctor"]) == 0
     said = capsys.readouterr().out
     for title in ("found", "executors", "settings", "what a run will use", "what to change"):
@@ -370,4 +374,4 @@ def test_the_java_that_spark_would_start(monkeypatch, tmp_path, said, version):
 
 
 def test_params_are_those_of_a_run():
-    assert set(doctor.PARAMS) <= set(cli.COMMANDS["run"].params)
+    assert set(doctor.PARAMS) <= set(commands.COMMANDS["run"].params)

@@ -1,4 +1,4 @@
-"""Entries: merged to one for each row, in one pass or where they are kept, and counted."""
+"""PartialMatches: merged to one for each row, in one pass or where they are kept, and counted."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import pandas as pd
 import pytest
 from marks import slow
 
-from spark_semdedup import SemDedupModel, steps
-from spark_semdedup.entries import Entries
+from spark_semdedup import SemDedupModel
 from spark_semdedup.errors import AccountingError
-from spark_semdedup.files import Files
-from spark_semdedup.ranking import Ranking
+from spark_semdedup.pairwise.merge import PartialMatches
+from spark_semdedup.pairwise.ranking import Ranking
+from spark_semdedup.runs import results
+from spark_semdedup.spark.files import Files
 
 RANKINGS = [
     Ranking(),
@@ -62,11 +63,11 @@ def expected(entries: pd.DataFrame, ranking: Ranking) -> dict[str, tuple]:
 SCHEMA = "id string, max_id string, cosine_sim_score float, centroid int, compared long, reason string, own boolean"
 
 
-def as_entries(spark, found: pd.DataFrame, ranking: Ranking, at_least: float = -np.inf) -> Entries:
+def as_entries(spark, found: pd.DataFrame, ranking: Ranking, at_least: float = -np.inf) -> PartialMatches:
     keys = [name for name in found.columns if "key_" in name]
     schema = ", ".join([SCHEMA, *(f"{name} double" for name in keys)])
     rows = [tuple(None if value is None or value != value else value for value in row) for row in found.values.tolist()]
-    return Entries(spark.createDataFrame(rows, schema).repartition(3), ranking, at_least)
+    return PartialMatches(spark.createDataFrame(rows, schema).repartition(3), ranking, at_least)
 
 
 def merged(df) -> dict[str, tuple]:
@@ -83,7 +84,7 @@ def test_entries_are_merged_to_the_best_of_each_row(spark, monkeypatch, ranking,
     entries = as_entries(spark, found, ranking)
     further = entries.counts()["further"]
     assert further == 40
-    monkeypatch.setattr("spark_semdedup.entries.FEW", 40 if way == "few" else 39)
+    monkeypatch.setattr("spark_semdedup.pairwise.merge.FEW", 40 if way == "few" else 39)
     best = entries.merged(None if way == "one pass" else further)
     assert best.columns == [name for name in found.columns if name != "own" and not name.startswith("max_key_")]
     assert merged(best) == expected(found, ranking)
@@ -132,7 +133,7 @@ def test_each_row_has_one_entry_that_is_its_own(spark, params):
     df = spark.createDataFrame(rows, "id int, embedding array<float>").repartition(3)
     model = SemDedupModel(centroids=x[:6], handleInvalid="keep", **params)
     entries = model.compared(df).entries
-    kept = Entries(entries.df.persist(), entries.ranking, entries.at_least)
+    kept = PartialMatches(entries.df.persist(), entries.ranking, entries.at_least)
     try:
         own = sorted(row["id"] for row in kept.df.where("own").select("id").collect())
         assert own == [*range(120), 500, 501]
@@ -147,19 +148,19 @@ def test_each_row_has_one_entry_that_is_its_own(spark, params):
 
 @pytest.mark.parametrize("few", [True, slow(False)], ids=["few", "many"])
 def test_similarities_are_written_of_merged_entries_and_of_all_rows(spark, monkeypatch, tmp_path, few):
-    monkeypatch.setattr("spark_semdedup.entries.FEW", 40 if few else 39)
+    monkeypatch.setattr("spark_semdedup.pairwise.merge.FEW", 40 if few else 39)
     found = random_entries(Ranking(), seed=11)
     entries = as_entries(spark, found, Ranking())
     counts, files, path = entries.counts(), Files(spark), str(tmp_path / "similarities")
     looked: list[bool] = []
     about, assert_held = {"holds": "similarities"}, lambda: looked.append(True)
-    assert steps._write_similarities(files, entries, counts, path, about, assert_held) == 60
+    assert results.write_similarities(files, entries, counts, path, about, assert_held) == 60
     assert looked == [True]
     written = {row["id"]: (row["max_id"], row["cosine_sim_score"]) for row in spark.read.parquet(path).collect()}
     assert written == {id_: best[:2] for id_, best in expected(found, Ranking()).items()}
     assert len(list((tmp_path / "similarities").glob("part-*"))) == 1
 
     with pytest.raises(AccountingError, match="61 rows were compared, but 60 similarities written"):
-        steps._write_similarities(files, entries, {**counts, "rows": 61}, f"{path}_2", about, assert_held)
+        results.write_similarities(files, entries, {**counts, "rows": 61}, f"{path}_2", about, assert_held)
     assert not (tmp_path / "similarities_2" / "_semdedup.json").exists()
     assert (tmp_path / "similarities_2" / "_semdedup.unfinished").exists()

@@ -16,21 +16,17 @@ import pyarrow.parquet as pq
 import pytest
 import vectors
 
-from spark_semdedup import (
-    EmbeddingKMeansModel,
-    Evaluation,
-    MissedPair,
-    SemDedupError,
-    SemDedupModel,
-    cli,
-    evaluate,
-    evaluation,
-    steps,
-)
-from spark_semdedup.evaluation import Evaluator, wilson_interval
+from spark_semdedup import EmbeddingKMeansModel, Evaluation, MissedPair, SemDedupError, SemDedupModel, evaluate
+from spark_semdedup.analysis import recall as evaluation
+from spark_semdedup.analysis.recall import Evaluator, wilson_interval
+from spark_semdedup.cli import main as cli
+from spark_semdedup.pairwise.ranking import Ranking
+from spark_semdedup.pairwise.rows import UnassignedRows
 from spark_semdedup.params import RankingParams
-from spark_semdedup.persistence import local_frame
-from spark_semdedup.ranking import Ranking
+from spark_semdedup.runs import preflight
+from spark_semdedup.runs import run as whole_run
+from spark_semdedup.spark.arrow import local_frame
+from spark_semdedup.spark.documents import Documents
 
 D = 12
 THRESHOLD = 0.9
@@ -121,15 +117,19 @@ class Truth:
         return MissedPair(self.ids[i], self.ids[j], float(self.all.score[i]), int(self.label[i]), int(self.label[j]))
 
 
+def assigned_by(model: EmbeddingKMeansModel, df, ranking: Ranking | None = None) -> UnassignedRows:
+    documents = Documents.of(df, model.getIdCol(), model.getEmbeddingCol())
+    return UnassignedRows(documents, model.fitted_centroids, ranking or Ranking(), model)
+
+
 def evaluator(spark, df, corpus: Corpus, truth: Truth, params: dict, removed: np.ndarray | None = None) -> Evaluator:
     removed = truth.removed if removed is None else removed
     settings = {n: v for n, v in params.items() if hasattr(EmbeddingKMeansModel, n)}
+    ranking = Ranking.of(RankingParams(**{n: v for n, v in params.items() if n != "distanceMeasure"}))
     return Evaluator(
-        dataset=df,
+        rows=assigned_by(EmbeddingKMeansModel(centroids=corpus.centroids, **settings), df, ranking),
         similarities=local_frame(spark, truth.similarities(np.arange(len(truth.ids)))),
         duplicates=local_frame(spark, truth.similarities(np.flatnonzero(removed))),
-        model=EmbeddingKMeansModel(centroids=corpus.centroids, **settings),
-        ranking=Ranking.of(RankingParams(**{n: v for n, v in params.items() if n != "distanceMeasure"})),
         threshold=THRESHOLD,
     )
 
@@ -205,11 +205,9 @@ def test_thousands_of_equal_rows_give_each_sampled_row_the_first_of_them(spark):
     table = pa.table({"id": ids, "embedding": pa.array(units.tolist(), pa.list_(pa.float32()))})
     own = pa.table({"id": ids, "max_id": ids, "cosine_sim_score": np.zeros(n, np.float32)})
     judge = Evaluator(
-        dataset=local_frame(spark, table).repartition(2),
+        rows=assigned_by(EmbeddingKMeansModel(centroids=units[:1]), local_frame(spark, table).repartition(2)),
         similarities=local_frame(spark, own),
         duplicates=local_frame(spark, own).where("false"),
-        model=EmbeddingKMeansModel(centroids=units[:1]),
-        ranking=Ranking(),
         threshold=THRESHOLD,
     )
     sample = judge.sample(40)
@@ -237,11 +235,9 @@ def small(spark, embeddings: list, removed: str, **params) -> Evaluator:
     df = spark.createDataFrame(list(zip(names, embeddings, strict=True)), "id string, embedding array<double>")
     valid = [name for name, row in zip(names, embeddings, strict=True) if row and len(row) == 3 and any(row)]
     return Evaluator(
-        dataset=df.coalesce(1),
+        rows=assigned_by(EmbeddingKMeansModel(centroids=AXES, **params), df.coalesce(1)),
         similarities=local_frame(spark, pa.table({"id": valid})),
         duplicates=local_frame(spark, pa.table({"id": pa.array(list(removed), pa.string())})),
-        model=EmbeddingKMeansModel(centroids=AXES, **params),
-        ranking=Ranking(),
         threshold=0.99,
     )
 
@@ -437,7 +433,7 @@ def test_the_function_and_the_command_agree(capsys, spark, data, done, tmp_path)
 def test_an_evaluation_goes_when_its_run_is_overwritten(spark, tmp_path):
     for name in ("evaluation.json", "summary.json", "mine.json"):
         (tmp_path / name).touch()
-    steps.delete_results(steps.Job.of(spark).files, str(tmp_path))
+    whole_run.delete_results(preflight.Job.of(spark).files, str(tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["mine.json"]
 
 

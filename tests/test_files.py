@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from spark_semdedup.errors import SemDedupError
-from spark_semdedup.files import Files, is_within, join
+from spark_semdedup.spark.files import Files, is_within, join
 
 
 @pytest.fixture(scope="module")

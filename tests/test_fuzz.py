@@ -33,9 +33,17 @@ from spark_semdedup import (
     RemoveDuplicates,
     SemDedup,
     SemDedupModel,
-    cli,
 )
-from spark_semdedup.columns import (
+from spark_semdedup.cli import commands, options
+from spark_semdedup.cli import main as cli
+from spark_semdedup.errors import SemDedupError, shown
+from spark_semdedup.kernels import unit_vectors
+from spark_semdedup.params import DEFAULTS
+from spark_semdedup.runs.manifest import MANIFEST, RUN_MANIFEST, read_manifest, read_run_manifest
+from spark_semdedup.runs.source import Source
+from spark_semdedup.runs.target import Target
+from spark_semdedup.spark.files import Files, is_within, join
+from spark_semdedup.spark.vectors import (
     commonest_length,
     float16_from_bits,
     lengths,
@@ -43,11 +51,6 @@ from spark_semdedup.columns import (
     matrix_from_packed,
     packed_rows,
 )
-from spark_semdedup.datasets import MANIFEST, RUN_MANIFEST, Source, Target, read_manifest, read_run_manifest
-from spark_semdedup.errors import SemDedupError, shown
-from spark_semdedup.files import Files, is_within, join
-from spark_semdedup.kernels import unit_vectors
-from spark_semdedup.params import DEFAULTS
 
 HOSTILE = [
     "",
@@ -222,7 +225,7 @@ def test_a_value_that_has_no_text_is_refused_by_its_type(value):
 # --- the command line ---------------------------------------------------------------------------------------
 
 OPTIONS = sorted(
-    {option for command in cli.COMMANDS.values() for option in map(cli.option_name, command.params)}
+    {option for command in commands.COMMANDS.values() for option in map(options.option_name, command.params)}
     | {"--input", "--input-table", "--input-format", "--input-option", "--input-glob", "--output", "--output-option"}
     | {"--output-format", "--output-table", "--overwrite", "--centroids", "--duplicates", "--invalid", "--result"}
     | {"--rows", "--gpus", "--gpu-tflops", "--network-gbps", "--sample-rows", "--missed", "--verbose", "--nosuch"}
@@ -254,7 +257,7 @@ class _Checked(SemDedupError):
 
 
 @tries(80)
-@given(command=st.sampled_from([*cli.COMMANDS, "walk", ""]), options=options, first=st.lists(values, max_size=1))
+@given(command=st.sampled_from([*commands.COMMANDS, "walk", ""]), options=options, first=st.lists(values, max_size=1))
 def test_any_arguments_are_read_or_refused_in_one_line(command, options, first):
     def stop(*_: object, **__: object) -> None:
         raise _Checked("read")

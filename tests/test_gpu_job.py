@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from spark_semdedup import EmbeddingKMeansModel, SemDedupModel, cli
+from spark_semdedup import EmbeddingKMeansModel, SemDedupModel
+from spark_semdedup.cli import main as cli
 
 SAMPLE = str(Path(__file__).parents[1] / "spark_semdedup" / "data" / "debian-sample.parquet")
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 from pyspark.sql import functions as F
 
-from spark_semdedup import ids
 from spark_semdedup.errors import SemDedupError
-from spark_semdedup.ids import count_distinct_ids
-from spark_semdedup.validation import check_ids
+from spark_semdedup.spark import arrow, ids
+from spark_semdedup.spark.ids import check_ids, count_distinct_ids
 
 
 def table(spark, values, partitions=3):
@@ -36,7 +35,7 @@ def test_ids_that_are_not_sound_prove_nothing(spark):
 def test_too_many_ids_prove_nothing_and_stay_where_they_are(spark, monkeypatch, rows, partitions):
     """Of eight rows that may come of the first partition, four may of the second; one more of each tells."""
     monkeypatch.setattr(ids, "_MOST", 8)
-    came, collect = [], ids.collect_arrow
+    came, collect = [], arrow.collect_arrow
 
     def collected(df):
         found = collect(df)

@@ -16,7 +16,8 @@ import pytest
 from marks import slow
 
 import spark_semdedup
-from spark_semdedup import cli
+from spark_semdedup.cli import commands
+from spark_semdedup.cli import main as cli
 
 JOBS = Path(__file__).parents[1] / "jobs"
 COMMANDS = {
@@ -33,7 +34,7 @@ COMMANDS = {
 
 def test_there_is_a_job_for_each_step():
     assert {path.stem for path in JOBS.glob("*.py")} == set(COMMANDS)
-    assert set(COMMANDS.values()) | {"demo"} == set(cli.COMMANDS)
+    assert set(COMMANDS.values()) | {"demo"} == set(commands.COMMANDS)
 
 
 @pytest.mark.parametrize("job", [job if job == "evaluate" else slow(job) for job in COMMANDS])

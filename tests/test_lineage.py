@@ -16,12 +16,14 @@ from pyspark.sql import Column, Window
 from pyspark.sql import functions as F
 
 from spark_semdedup import RemoveDuplicates, SemDedup, SemDedupModel
-from spark_semdedup.datasets import Source, Target
 from spark_semdedup.errors import SemDedupError
-from spark_semdedup.files import Files
-from spark_semdedup.lineage import origin, reads_only_files
-from spark_semdedup.stages import fingerprint
-from spark_semdedup.steps import Job, run
+from spark_semdedup.runs.journal import fingerprint
+from spark_semdedup.runs.preflight import Job
+from spark_semdedup.runs.run import run
+from spark_semdedup.runs.source import Source
+from spark_semdedup.runs.target import Target
+from spark_semdedup.spark.determinism import origin, reads_only_files
+from spark_semdedup.spark.files import Files
 
 D, ROWS = 8, 60
 VECTORS = vectors.make("near_duplicates", ROWS, D, seed=4)

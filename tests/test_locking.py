@@ -11,10 +11,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from spark_semdedup import locking
 from spark_semdedup.errors import FolderInUseError
-from spark_semdedup.files import Files
-from spark_semdedup.locking import Lock
+from spark_semdedup.runs import lock as locking
+from spark_semdedup.runs.lock import Lock
+from spark_semdedup.spark.files import Files
 
 
 @pytest.fixture

@@ -25,10 +25,10 @@ import vectors
 from scarce import CupysError, Scarce
 
 from spark_semdedup import SemDedupModel
-from spark_semdedup.devices import Batch, Placement, vector_bytes
 from spark_semdedup.errors import SemDedupError, error_from_worker
-from spark_semdedup.kernels.memory import halved
-from spark_semdedup.planning import device_bytes, worker_bytes
+from spark_semdedup.kernels.oom import shrink
+from spark_semdedup.pairwise.packing import device_bytes, worker_bytes
+from spark_semdedup.spark.device import Batch, TaskDevice, vector_bytes
 
 ROWS = vectors.make("random", 4, 2)
 
@@ -39,7 +39,7 @@ def needing(rows: int, tried: list[int]):
     """Work that fits in batches of at most ``rows``."""
 
     def work(array) -> np.ndarray:
-        tried.append(halved(1024))
+        tried.append(shrink(1024))
         if tried[-1] > rows:
             raise CupysError("Out of memory allocating 125 bytes")
         return array
@@ -48,10 +48,10 @@ def needing(rows: int, tried: list[int]):
 
 
 def test_a_batch_is_halved_with_one_warning_for_each_task(caplog):
-    placement, tried = Placement("cpu", 0.3), []
+    placement, tried = TaskDevice("cpu", 0.3), []
     with caplog.at_level(logging.INFO, "spark_semdedup"):
         for rows in (300, 300, 100):
-            assert placement.within_memory(needing(rows, tried), ROWS, Batch(1024)) is ROWS
+            assert placement.retry_on_oom(needing(rows, tried), ROWS, Batch(1024, device_bytes)) is ROWS
     assert tried == [1024, 512, 256, 256, 256, 128, 64]
     warning, note = caplog.records
     assert warning.levelname == "WARNING"
@@ -75,9 +75,9 @@ def cupy_with(monkeypatch, share: int, free: int) -> list[int]:
     return emptied
 
 
-def refusal(placement: Placement, vectors_: np.ndarray, batch: Batch) -> str:
+def refusal(placement: TaskDevice, vectors_: np.ndarray, batch: Batch) -> str:
     with pytest.raises(SemDedupError) as caught:
-        placement.within_memory(needing(0, []), vectors_, batch)
+        placement.retry_on_oom(needing(0, []), vectors_, batch)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -86,7 +86,7 @@ def test_vectors_that_do_not_fit_are_refused_with_the_values_that_would_do(monke
     """A raised fraction or fewer rows, as told, are enough for what the vectors take."""
     share, (rows, dim) = 400 << 20, (40_000, 768)
     emptied = cupy_with(monkeypatch, share, 5 << 30)
-    message = refusal(Placement("cpu", 0.1), np.empty((rows, dim), np.float32), Batch(8))
+    message = refusal(TaskDevice("cpu", 0.1), np.empty((rows, dim), np.float32), Batch(8, device_bytes))
     assert message == (
         "40000 rows of length 768 need about 506 MiB and do not fit into a task's share of its GPU at "
         "deviceMemoryFraction=0.1 (400 MiB; of the whole GPU 5,120 MiB are free) even with batchSize lowered from 8 to "
@@ -100,21 +100,21 @@ def test_vectors_that_do_not_fit_are_refused_with_the_values_that_would_do(monke
 
 def test_where_settings_cannot_help_no_value_is_told(monkeypatch):
     cupy_with(monkeypatch, 1 << 20, 1 << 20)
-    message = refusal(Placement("cpu", 0.4), np.empty((40_000, 768), np.float32), Batch(1))
+    message = refusal(TaskDevice("cpu", 0.4), np.empty((40_000, 768), np.float32), Batch(1, device_bytes))
     assert "raise deviceMemoryFraction, lower maxClusterRows, or" in message  # to 200 and to nothing
     cupy_with(monkeypatch, 4 << 30, 1 << 20)  # others hold the memory
     assert "(4,096 MiB; of the whole GPU 1 MiB are free): raise deviceMemoryFraction, lower" in refusal(
-        Placement("cpu", 0.4), ROWS, Batch(1)
+        TaskDevice("cpu", 0.4), ROWS, Batch(1, device_bytes)
     )
 
 
 def test_vectors_that_cannot_even_be_brought_there_are_refused_at_once(monkeypatch):
-    monkeypatch.setattr(Placement, "module", lambda _: SimpleNamespace(asarray=_raise))
+    monkeypatch.setattr(TaskDevice, "module", lambda _: SimpleNamespace(asarray=_raise))
     tried: list[int] = []
-    placement = Placement("cpu", 0.4)
-    batch = Batch(512, "maxSamplesPerBatch", "fitSampleRows", 1, vector_bytes)
+    placement = TaskDevice("cpu", 0.4)
+    batch = Batch(512, vector_bytes, "maxSamplesPerBatch", "fitSampleRows", 1)
     with pytest.raises(SemDedupError, match=r"^4 rows of length 2 .*deviceMemoryFraction=0.4.* lower fitSampleRows"):
-        placement.within_memory(needing(1024, tried), ROWS, batch)
+        placement.retry_on_oom(needing(1024, tried), ROWS, batch)
     assert tried == []
 
 
@@ -123,8 +123,8 @@ def test_vectors_are_copied_without_pinned_memory_between(monkeypatch):
     there = SimpleNamespace(set=copied.append)
     asked: list[tuple] = []
     cupy_like = SimpleNamespace(empty=lambda *shape_and_dtype: asked.append(shape_and_dtype) or there)
-    monkeypatch.setattr(Placement, "module", lambda _: cupy_like)
-    assert Placement("gpu", 0.4).on_device(ROWS, Batch(512)) is there
+    monkeypatch.setattr(TaskDevice, "module", lambda _: cupy_like)
+    assert TaskDevice("gpu", 0.4).on_device(ROWS, Batch(512, device_bytes)) is there
     assert asked == [(ROWS.shape, np.float32)]
     assert copied[0] is ROWS
 
@@ -138,12 +138,12 @@ def test_a_lack_of_host_memory_is_not_blamed_on_a_gpu():
         raise MemoryError("of the host")
 
     with pytest.raises(MemoryError, match="of the host"):
-        Placement(
+        TaskDevice(
             "gpu",
             0.4,
             1,
             1,
-        ) and Placement("cpu", 0.4).within_memory(work, ROWS, Batch(1024))
+        ) and TaskDevice("cpu", 0.4).retry_on_oom(work, ROWS, Batch(1024, device_bytes))
 
 
 # --- in tasks -----------------------------------------------------------------------------------------------
@@ -155,20 +155,20 @@ def small_gpus(monkeypatch, tmp_path):
     pyspark.cloudpickle.register_pickle_by_value(scarce)
 
     def install(limit: int) -> Path:
-        class SmallGpu(Placement):
+        class SmallGpu(TaskDevice):
             def module(self):
                 Scarce.limit = limit
                 return SimpleNamespace(asarray=lambda values: np.asarray(values).view(Scarce))
 
-            def within_memory(self, work, vectors, batch):
+            def retry_on_oom(self, work, vectors, batch):
                 heard = io.StringIO()
                 with contextlib.redirect_stderr(heard):
-                    found = super().within_memory(work, vectors, batch)
+                    found = super().retry_on_oom(work, vectors, batch)
                 with open(tmp_path / f"{batch.name} {os.getpid()}", "a") as told:
                     told.write(heard.getvalue())
                 return found
 
-        monkeypatch.setattr(Placement, "of_params", classmethod(lambda cls, spark, params: SmallGpu("cpu", 0.4)))
+        monkeypatch.setattr(TaskDevice, "of_params", classmethod(lambda cls, spark, params: SmallGpu("cpu", 0.4)))
         return tmp_path
 
     yield install
@@ -250,7 +250,7 @@ def peaks(tmp_path_factory) -> tuple[Peaks, Peaks]:
 
 def whole_job(folder: Path, rows: int) -> Peaks:
     write_rows(folder / "documents", rows)
-    command = [sys.executable, "-m", "spark_semdedup.cli", "run", "--local-cores", "2", "--local-memory", "1"]
+    command = [sys.executable, "-m", "spark_semdedup", "run", "--local-cores", "2", "--local-memory", "1"]
     command += ["--input", str(folder / "documents"), "--output", str(folder / "result"), *SETTINGS]
     with open(folder / "said", "w") as said:
         process = subprocess.Popen(command, stdout=said, stderr=said)

@@ -269,7 +269,7 @@ def test_wheel_has_the_sample_the_licence_and_the_command(tmp_path: Path):
     assert "spark_semdedup/kernels/__init__.py" in names
     assert f"{info}/licenses/LICENSE" in names
     assert {name.split("/")[0] for name in names} == {"spark_semdedup", info}
-    assert "spark-semdedup = spark_semdedup.cli:main" in entry_points
+    assert "spark-semdedup = spark_semdedup.cli.main:main" in entry_points
     assert "License-Expression: Apache-2.0" in described
     for extra in ("gpu-cu12", "gpu-cu13", "dev", "notebooks"):
         assert f"Provides-Extra: {extra}\n" in described

@@ -10,7 +10,7 @@ import pytest
 from pyspark.sql import functions as F
 
 from spark_semdedup import PairwiseSimilarity, SemDedupModel
-from spark_semdedup.planning import (
+from spark_semdedup.pairwise.packing import (
     default_max_rows,
     default_partitions,
     device_bytes,

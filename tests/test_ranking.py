@@ -15,8 +15,8 @@ from marks import slow
 from pyspark.sql import functions as F
 
 from spark_semdedup.errors import SemDedupError
-from spark_semdedup.pairwise import PairwiseSimilarity
-from spark_semdedup.ranking import Ranking, rank_order
+from spark_semdedup.ml.pairwise import PairwiseSimilarity
+from spark_semdedup.pairwise.ranking import Ranking, rank_order
 
 NAN, INF = float("nan"), float("inf")
 

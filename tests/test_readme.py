@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from spark_semdedup.reference import STAGES, param_table
+from tools.param_table import STAGES, param_table
 
 README = Path(__file__).parent.parent / "README.md"
 

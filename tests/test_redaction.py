@@ -14,11 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import spark_semdedup
+from spark_semdedup.analysis.recall import Evaluation
 from spark_semdedup.errors import InvalidRowsError, SemDedupError, shown
-from spark_semdedup.evaluation import Evaluation
 from spark_semdedup.params import SemDedupStageParams
 from spark_semdedup.redaction import COLUMN_PARAMS, HIDDEN, redacted, redacted_values
-from spark_semdedup.report import Progress, Summary
+from spark_semdedup.runs.progress import Progress
+from spark_semdedup.runs.summary import Summary
 
 FORMS = [
     "s3a://AKIDEXAMPLE:{}@bucket/documents",

@@ -10,17 +10,18 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from spark_semdedup import planning, regions
-from spark_semdedup.columns import packed_rows
-from spark_semdedup.comparison import GroupComparison
-from spark_semdedup.coverage import cells_column
-from spark_semdedup.devices import Placement
 from spark_semdedup.kernels.assignment import Visits
-from spark_semdedup.kernels.regions import Comparison
-from spark_semdedup.planning import partition_of
-from spark_semdedup.ranking import Ranking
-from spark_semdedup.regions import FIRST_GUEST_TILE, NO_TILE, RegionPlan, VisitSample, plan_regions
-from spark_semdedup.vectors import decode_units
+from spark_semdedup.kernels.cells import Comparison
+from spark_semdedup.pairwise import packing as planning
+from spark_semdedup.pairwise import regions
+from spark_semdedup.pairwise.estimate import VisitSample
+from spark_semdedup.pairwise.packing import partition_of
+from spark_semdedup.pairwise.ranking import Ranking
+from spark_semdedup.pairwise.regions import RegionPlan, plan_regions
+from spark_semdedup.pairwise.schema import FIRST_GUEST_TILE, NO_TILE, cells_column
+from spark_semdedup.pairwise.task import GroupComparison
+from spark_semdedup.spark.device import TaskDevice
+from spark_semdedup.spark.vectors import decode_units, packed_rows
 
 
 @dataclass(frozen=True)
@@ -202,7 +203,7 @@ def entries_of(plan: RegionPlan, rows: Rows, units: np.ndarray, at_least: float)
     """Of all tasks; ids are positions, and so rank. Rows come to a task in any order and in two batches."""
     rng = np.random.default_rng(0)
     compare = GroupComparison(
-        Ranking(), (), "unit", decode_units, Placement("cpu", 0.4), Comparison(at_least), True, plan
+        Ranking(), (), "unit", decode_units, TaskDevice("cpu", 0.4), Comparison(at_least), True, plan
     )
     places, found = rows.places(plan), []
     cells = cells_column(len(units), rows.visits)

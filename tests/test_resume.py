@@ -18,12 +18,17 @@ import pyarrow.parquet as pq
 import pytest
 from test_cli import call, refusal, rows
 
-from spark_semdedup import cli, locking, stages, steps
-from spark_semdedup.datasets import Source, Target
+from spark_semdedup.cli import main as cli
 from spark_semdedup.errors import AccountingError
-from spark_semdedup.files import Files
-from spark_semdedup.semdedup import SemDedup, SemDedupModel
-from spark_semdedup.stages import fingerprint, fingerprint_of_files
+from spark_semdedup.ml.semdedup import SemDedup, SemDedupModel
+from spark_semdedup.runs import journal as stages
+from spark_semdedup.runs import lock as locking
+from spark_semdedup.runs import preflight
+from spark_semdedup.runs import run as whole_run
+from spark_semdedup.runs.journal import fingerprint, fingerprint_of_files
+from spark_semdedup.runs.source import Source
+from spark_semdedup.runs.target import Target
+from spark_semdedup.spark.files import Files
 
 RESULTS = ("similarities", "duplicates", "deduplicated", "invalid")
 ARGUMENTS = ("--k", 3, "--handle-invalid", "skip")
@@ -162,7 +167,7 @@ def test_a_run_can_be_killed_again_and_again(capsys, spark, monkeypatch, data, t
 def test_what_was_done_is_not_done_again(capsys, spark, monkeypatch, data, tmp_path, expected):
     output = tmp_path / "out"
     with monkeypatch.context() as patched:
-        patched.setattr("spark_semdedup.steps._duplicates", lambda *_: (_ for _ in ()).throw(Killed()))
+        patched.setattr("spark_semdedup.runs.run.duplicates_to_write", lambda *_: (_ for _ in ()).throw(Killed()))
         with pytest.raises(Killed):
             cli.main([str(a) for a in ("run", "--input", data, "--output", output, *ARGUMENTS)])
     monkeypatch.setattr(SemDedupModel, "compared", lambda *_: pytest.fail("compared again"))
@@ -182,7 +187,7 @@ def test_what_was_done_is_not_done_again(capsys, spark, monkeypatch, data, tmp_p
 def unfinished(spark, monkeypatch, data, tmp_path) -> Path:
     output = tmp_path / "unfinished"
     with monkeypatch.context() as patched:
-        patched.setattr("spark_semdedup.steps._duplicates", lambda *_: (_ for _ in ()).throw(Killed()))
+        patched.setattr("spark_semdedup.runs.run.duplicates_to_write", lambda *_: (_ for _ in ()).throw(Killed()))
         with pytest.raises(Killed):
             cli.main([str(a) for a in ("run", "--input", data, "--output", output, *ARGUMENTS)])
     return output
@@ -214,7 +219,7 @@ def test_another_run_is_refused_by_what_differs(capsys, monkeypatch, data, tmp_p
         assert refused() == "the input's data have changed (files, their sizes or times)"
     finally:
         os.utime(data / "part-0.parquet", ns=(times.st_atime_ns, times.st_mtime_ns))
-    monkeypatch.setattr("spark_semdedup.__version__", "9.9")
+    monkeypatch.setattr("spark_semdedup._version.__version__", "9.9")
     assert refused() == "spark_semdedup is '9.9', was '0.1.0'"
 
 
@@ -285,8 +290,8 @@ def test_similarities_that_are_lost_meanwhile_are_missed(capsys, data, unfinishe
 @pytest.mark.slow
 def test_invalid_rows_that_are_lost_meanwhile_are_missed(capsys, monkeypatch, data, unfinished):
     """They would remain, and the numbers would add up."""
-    invalid = steps._Run.invalid
-    monkeypatch.setattr(steps._Run, "invalid", lambda self: invalid(self).limit(1))
+    invalid = whole_run._Run.invalid
+    monkeypatch.setattr(whole_run._Run, "invalid", lambda self: invalid(self).limit(1))
     said = refusal(capsys, "run", "--input", data, "--output", unfinished, *ARGUMENTS, "--resume", status=1)
     assert said.startswith("the comparison does not add up: 2 rows are invalid, but 1 were set aside")
     assert not (unfinished / "_manifest.json").exists()
@@ -298,7 +303,7 @@ def test_a_result_that_came_before_the_lock_was_had_is_not_touched(
 ):
     """A run that found the folder vacant may look at its input for long, while another begins and ends."""
     output = tmp_path / "out"
-    read, others = steps._read, []
+    read, others = preflight.read_input, []
 
     def read_slowly(*arguments):
         found = read(*arguments)
@@ -308,7 +313,7 @@ def test_a_result_that_came_before_the_lock_was_had_is_not_touched(
             others.append(snapshot(output))
         return found
 
-    monkeypatch.setattr(steps, "_read", read_slowly)
+    monkeypatch.setattr(whole_run, "read_input", read_slowly)
     said = refusal(capsys, "run", "--input", data, "--output", output, *ARGUMENTS)
     assert "was written by another run or step meanwhile: give another folder" in said
     assert snapshot(output) == others[1]
@@ -349,7 +354,7 @@ def test_a_run_killed_while_it_deletes_an_earlier_one_is_known_for_a_run(capsys,
     run(capsys, data, output)
     (output / "notes.txt").write_text("mine")
     with monkeypatch.context() as patched:
-        patched.setattr(steps, "delete_results", killed)
+        patched.setattr(whole_run, "delete_results", killed)
         with pytest.raises(Killed):
             run(capsys, data, output, "--overwrite")
     before = snapshot(output)
@@ -372,7 +377,7 @@ def test_the_table_of_a_run_that_did_not_add_up_is_written_again(capsys, spark, 
     spark.sql(f"DROP TABLE IF EXISTS {name}")
     try:
         with monkeypatch.context() as patched:
-            patched.setattr(steps._Run, "check", unsound)
+            patched.setattr(whole_run._Run, "check", unsound)
             arguments = ["run", "--input", data, "--output", output, *ARGUMENTS, "--output-table", name]
             assert refusal(capsys, *arguments, status=1) == "the comparison does not add up"
         assert spark.catalog.tableExists(name)
@@ -556,7 +561,7 @@ KILLS = int(os.environ.get("SEMDEDUP_KILLS", "2"))
 @pytest.mark.slow
 def test_a_process_killed_at_random_moments_goes_on(data, expected, tmp_path):
     """The real thing: the program, its JVM and its workers killed with SIGKILL. ``SEMDEDUP_KILLS`` says how often."""
-    command = [sys.executable, "-m", "spark_semdedup.cli", "run", "--input", str(data)]
+    command = [sys.executable, "-m", "spark_semdedup", "run", "--input", str(data)]
     options = [*map(str, ARGUMENTS), "--local-cores", "2", "--local-memory", "1"]
     start = time.monotonic()
     subprocess.run([*command, "--output", str(tmp_path / "timed"), *options], check=True, capture_output=True)

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from spark_semdedup.session import stop_session
+from spark_semdedup.spark.session import stop_session
 
 
 class Server:

@@ -14,12 +14,14 @@ import pytest
 from marks import slow
 from pyspark.errors import PySparkException
 
-from spark_semdedup import SemDedup, SemDedupError, SemDedupModel, cli
-from spark_semdedup.clustering import FIT_ROWS_PER_CENTROID, EmbeddingKMeans
-from spark_semdedup.coverage import Coverage
-from spark_semdedup.persistence import local_frame
-from spark_semdedup.planning import default_max_rows, worker_bytes
-from spark_semdedup.sizing import PROBES, FitCost, Hardware, _Curve, _Frame, _ladder, _Point, seconds
+from spark_semdedup import SemDedup, SemDedupError, SemDedupModel
+from spark_semdedup.analysis.cost import PROBES, FitCost, Hardware, _Curve, _Frame, _ladder, _Point, seconds
+from spark_semdedup.cli import main as cli
+from spark_semdedup.clustering.settings import FIT_ROWS_PER_CENTROID
+from spark_semdedup.ml.kmeans import EmbeddingKMeans
+from spark_semdedup.pairwise.coverage import Coverage
+from spark_semdedup.pairwise.packing import default_max_rows, worker_bytes
+from spark_semdedup.spark.arrow import local_frame
 
 N, D, K = 3000, 16, 48
 LABELS = ["cluster", "nProbe 2", "nProbe 3", "nProbe 4", "exact from 0.95"]

@@ -25,13 +25,12 @@ from spark_semdedup import (
     RemoveDuplicates,
     SemDedup,
     SemDedupModel,
-    clustering,
-    pairwise,
-    persistence,
 )
-from spark_semdedup.columns import quoted
 from spark_semdedup.errors import SemDedupError
-from spark_semdedup.pairwise import ClusterSizes
+from spark_semdedup.ml import persistence
+from spark_semdedup.pairwise.estimate import ClusterSizes
+from spark_semdedup.pairwise.rows import AssignedRows
+from spark_semdedup.spark.columns import quoted
 
 CENTROIDS = np.array([[1, 0], [0, 1]], np.float32)
 ROWS = [("a", [1.0, 0.0], 1), ("b", [2.0, 0.01], 2), ("c", [0.0, 1.0], 3), ("d", [0.0, 5.0], 4), ("e", [0.5, 1.0], 5)]
@@ -168,7 +167,7 @@ def test_a_model_is_saved_as_parquet_and_json_alone(spark, tmp_path):
     files = {p.name for p in (tmp_path / "m").rglob("*") if p.is_file() and not p.name.startswith((".", "_"))}
     assert {name.split("-")[0] for name in files} == {"part"}
     metadata = json.loads(next((tmp_path / "m" / "metadata").glob("part-*")).read_text())
-    assert metadata["class"] == "spark_semdedup.semdedup.SemDedupModel"
+    assert metadata["class"] == "spark_semdedup.SemDedupModel"
     rows = spark.read.parquet(str(tmp_path / "m" / "data")).orderBy("centroid").collect()
     assert [(row.centroid, row.vector) for row in rows] == [(0, [1.0, 0.0]), (1, [0.0, 1.0])]
 
@@ -188,9 +187,7 @@ def test_centroids_are_saved_in_parts_that_a_cluster_takes_in_a_task(spark, tmp_
 def test_a_model_of_another_class_is_refused(spark, tmp_path):
     path = str(tmp_path / "m")
     EmbeddingKMeansModel(centroids=CENTROIDS).save(path)
-    with pytest.raises(
-        SemDedupError, match=r"holds a 'spark_semdedup.clustering.EmbeddingKMeansModel', not a .*SemDedupModel"
-    ):
+    with pytest.raises(SemDedupError, match=r"holds a 'spark_semdedup.EmbeddingKMeansModel', not a .*SemDedupModel"):
         SemDedupModel.load(path)
 
 
@@ -227,7 +224,7 @@ def test_columns_of_any_name_and_type_come_through_untouched(spark):
 
 @pytest.mark.slow
 def test_the_cluster_step_carries_metadata_and_rank_columns(spark, df):
-    from spark_semdedup.ranking import Ranking
+    from spark_semdedup.pairwise.ranking import Ranking
 
     data = df.withColumn("a.b", F.lit("x")).withColumn("Other Col", F.lit(1))
     model = EmbeddingKMeansModel(centroids=CENTROIDS, metadataCols=["Other Col", "n"])
@@ -286,8 +283,8 @@ def test_a_handful_of_rows_that_were_not_fitted_tells_nothing_of_all(spark, monk
         [(i, rng.standard_normal(4).tolist()) for i in range(60)], "id int, embedding array<double>"
     )
     stage = EmbeddingKMeans(k=2, fitSampleRows=fitted, backend="cpu")
-    monkeypatch.setattr(clustering, "VISIT_ROWS", 20)
-    monkeypatch.setattr(clustering, "SIZE_ROWS_PER_CENTROID", 10)
+    monkeypatch.setattr("spark_semdedup.ml.kmeans.VISIT_ROWS", 20)
+    monkeypatch.setattr("spark_semdedup.ml.kmeans.SIZE_ROWS_PER_CENTROID", 10)
     stage.visits = True
     sample = stage.fit(df).fitted_sample
     assert len(sample.units) == looked_at
@@ -298,7 +295,7 @@ def test_a_handful_of_rows_that_were_not_fitted_tells_nothing_of_all(spark, monk
 def test_clusters_of_any_number_are_compared_each_by_itself(spark, monkeypatch, planned):
     """Also those that the sample missed, for which the plan has no tasks: numbers drawn from all, hashes say."""
     sizes = ClusterSizes(dict.fromkeys(planned, 2.0), 2)
-    monkeypatch.setattr(pairwise, "_sample_sizes", lambda _: sizes)
+    monkeypatch.setattr(AssignedRows, "sizes", lambda _: sizes)
     labels = [-(2**63) + 9, -1_000_003, -3, -1, 0, 1, 2, 3, 7, 999_997, 2**62, 2**63 - 1]
     data = [(10 * i + j, [1.0, 0.0], label) for i, label in enumerate(labels) for j in (0, 1)]
     df = spark.createDataFrame(data, "id bigint, embedding array<float>, centroid bigint")

@@ -14,9 +14,15 @@ import time
 import pyarrow as pa
 import pytest
 
-from spark_semdedup import transport
-from spark_semdedup.devices import Placement
-from spark_semdedup.transport import LOSES_ACKNOWLEDGEMENTS, RECEIVE_BYTES, Stand, linux_release, prevent_standstill
+from spark_semdedup.spark import _linux_tcp as transport
+from spark_semdedup.spark._linux_tcp import (
+    LOSES_ACKNOWLEDGEMENTS,
+    RECEIVE_BYTES,
+    Stand,
+    linux_release,
+    prevent_standstill,
+)
+from spark_semdedup.spark.device import TaskDevice
 
 
 @pytest.fixture
@@ -189,7 +195,7 @@ def test_all_sockets_of_the_process_are_found(sockets):
 
 @pytest.mark.skipif(linux_release() < LOSES_ACKNOWLEDGEMENTS, reason="this Linux loses no acknowledgements")
 def test_a_task_holds_its_connection_before_its_first_row(spark):
-    placement = Placement("cpu", 0.4)
+    placement = TaskDevice("cpu", 0.4)
 
     def look(batches):
         import os

@@ -9,9 +9,9 @@ import pytest
 from marks import slow
 
 from spark_semdedup import EmbeddingKMeans, EmbeddingKMeansModel, PairwiseSimilarity, SemDedup, SemDedupModel
-from spark_semdedup.columns import quoted
 from spark_semdedup.errors import SemDedupError, error_from_worker
-from spark_semdedup.validation import check_ids
+from spark_semdedup.spark.columns import quoted
+from spark_semdedup.spark.ids import check_ids
 
 NAN, INF = float("nan"), float("inf")
 CENTROIDS = np.array([[1, 0], [0, 1]], np.float32)

@@ -13,7 +13,7 @@ import zipimport
 import pyarrow as pa
 import pytest
 
-from spark_semdedup import workers
+from spark_semdedup.spark import worker as workers
 
 
 def zip_finders() -> set[str]:
@@ -74,7 +74,7 @@ def test_a_task_forgets_finders_of_spark_s_zips(spark):
         import sys
         import zipimport
 
-        from spark_semdedup.workers import prepare_worker
+        from spark_semdedup.spark.worker import prepare_worker
 
         prepare_worker()
         finders = [each.archive for each in sys.path_importer_cache.values() if isinstance(each, zipimport.zipimporter)]
@@ -88,7 +88,7 @@ def test_a_task_forgets_finders_of_spark_s_zips(spark):
 
 
 HEAVY = ("pyspark.ml", "scipy", "sklearn", "faiss")
-TASKS = ("sampling", "assigning", "vectors", "comparison", "coverage", "validation")
+TASKS = ("clustering.sample", "clustering.assign", "spark.vectors", "pairwise.task", "pairwise.route", "spark.ids")
 
 IMPORTED = f"""
 import importlib, sys
@@ -99,7 +99,7 @@ print(*(name for name in {HEAVY} if name in sys.modules))
 
 IN_A_WORKER = f"""
 from spark_semdedup import SemDedup
-from spark_semdedup.session import local_session
+from spark_semdedup.spark.session import local_session
 
 def loaded(batches):
     import sys
@@ -122,7 +122,7 @@ def printed(code: str) -> list[str]:
 
 def test_what_tasks_import_is_light():
     assert printed(IMPORTED) == [""]
-    assert printed(IMPORTED.replace("coverage", "clustering")) != [""], "the stages are not"
+    assert printed(IMPORTED.replace("pairwise.route", "clustering.settings")) != [""], "the stages are not"
 
 
 @pytest.mark.slow
@@ -136,7 +136,7 @@ def test_workers_import_no_stages():
 def test_modules_are_kept_from_the_collector_once_in_a_process():
     program = """
 import gc
-from spark_semdedup import workers
+from spark_semdedup.spark import worker as workers
 workers.spare_collector()
 first = gc.get_freeze_count()
 later = [[] for _ in range(9)]
@@ -151,7 +151,7 @@ print(first, gc.get_freeze_count() - first)
 FAULTS = """
 import ctypes, resource
 import numpy as np
-from spark_semdedup import workers
+from spark_semdedup.spark import worker as workers
 
 ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)  # PR_SET_THP_DISABLE: where huge pages are the rule, faults are few anyway
 

@@ -11,12 +11,14 @@ import pyarrow.parquet as pq
 import pytest
 from marks import slow
 
-from spark_semdedup import SemDedup, SemDedupModel, cli
+from spark_semdedup import SemDedup, SemDedupModel
+from spark_semdedup.cli import main as cli
+from spark_semdedup.formatting import short, short_bytes
 from spark_semdedup.kernels.assignment import Visits
-from spark_semdedup.persistence import local_frame
-from spark_semdedup.planning import plan_clusters, worker_bytes
-from spark_semdedup.regions import VisitSample
-from spark_semdedup.workload import ROW_BYTES, Workload, short, short_bytes
+from spark_semdedup.pairwise.estimate import VisitSample
+from spark_semdedup.pairwise.packing import plan_clusters, worker_bytes
+from spark_semdedup.pairwise.workload import ROW_BYTES, WorkEstimate
+from spark_semdedup.spark.arrow import local_frame
 
 N, D, K = 3000, 16, 48
 
@@ -139,7 +141,7 @@ def test_a_run_says_it_in_one_line_and_its_summary_holds_it(capsys, spark, tmp_p
 def test_clusters_by_hand():
     """Of three tiles each row goes to three of six tasks; the other cluster is one."""
     plan = plan_clusters(np.array([30.0, 5.0]), 4, max_rows=10, slots=2)
-    found = Workload.of_clusters({7: 30.0, 2: 5.0}, 4, plan, 10)
+    found = WorkEstimate.of_clusters({7: 30.0, 2: 5.0}, 4, plan, 10)
     assert (found.rows, found.pairs, found.tasks, found.rows_of_largest_task) == (35, 435 + 10, 7, 20)
     assert found.tasks_per_row == (30 * 3 + 5) / 35
     assert found.shuffle_bytes == pytest.approx((30 * 3 + 5) * (4 * 4 + ROW_BYTES))
@@ -148,7 +150,7 @@ def test_clusters_by_hand():
 
 
 def test_no_rows_at_all():
-    found = Workload.of_clusters({}, 1, plan_clusters(np.zeros(0), 1, max_rows=10, slots=2), 10)
+    found = WorkEstimate.of_clusters({}, 1, plan_clusters(np.zeros(0), 1, max_rows=10, slots=2), 10)
     assert (found.pairs, found.shuffle_bytes, found.tasks) == (0, 0, 0)
 
 

@@ -31,9 +31,6 @@ FLOAT32_ROUNDING = 2.0**-24
 """Unit roundoff u of float32: a result is off by at most u times its size."""
 
 
-# --- exact dot products -------------------------------------------------------------------------------------
-
-
 def tree_sum(terms: Array) -> Array:
     """Sum of each row by the fixed tree ``x[:h] + x[h:]``, ``h`` halving from a power of two; (n, d) → (n,) float64.
 
@@ -109,9 +106,6 @@ def _by_blocks(
     return result
 
 
-# --- unit vectors -------------------------------------------------------------------------------------------
-
-
 def unit_vectors(vectors: Array) -> Array:
     """Rows divided by their Euclidean norm: float32 or float64 (n, d), finite → float32 (n, d).
 
@@ -153,9 +147,6 @@ def norms(vectors: Array) -> Array:
     """Euclidean norms by the same tree: float32 (n, d) → float64 (n,)."""
     xp = array_module(vectors)
     return xp.sqrt(_by_blocks(_dots64, vectors, vectors))
-
-
-# --- how far a matrix product may be off --------------------------------------------------------------------
 
 
 def screening_error(d: int, precision: str = "float32", *, tensor_cores: bool = False) -> float:

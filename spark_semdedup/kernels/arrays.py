@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from spark_semdedup.kernels.memory import halved
+from spark_semdedup.kernels.oom import shrink
 
 Array = Any
 """A ``numpy.ndarray`` or a ``cupy.ndarray``. (CuPy is never imported unless an array of it is at hand.)"""
@@ -36,10 +36,10 @@ def rows_per_block(xp: ModuleType, bytes_per_row: int, block_bytes: int = BLOCK_
     GPU's memory did not suffice they are smaller (``memory``).
     """
     factor = 1 if xp is np else 256
-    return max(1, halved(factor * block_bytes) // max(1, bytes_per_row))
+    return max(1, shrink(factor * block_bytes) // max(1, bytes_per_row))
 
 
-def marked_pairs(marked: Array) -> tuple[Array, Array]:
+def nonzero_pairs(marked: Array) -> tuple[Array, Array]:
     """Row and column numbers of what is true in a boolean matrix, row by row.
 
     ``nonzero`` of a flat array is several times faster in NumPy than of a matrix.
@@ -48,18 +48,18 @@ def marked_pairs(marked: Array) -> tuple[Array, Array]:
     return places // marked.shape[1], places % marked.shape[1]
 
 
-def beside(array: Array, values: np.ndarray) -> Array:
+def to_device_of(array: Array, values: np.ndarray) -> Array:
     """NumPy values where ``array`` is: on its device, or as they are."""
     return array_module(array).asarray(values)
 
 
-def lower_at(numbers: Array, places: Array, values: Array) -> None:
+def minimum_at(numbers: Array, places: Array, values: Array) -> None:
     """``numpy.minimum.at`` for int64 numbers of at least 0, in place. (CuPy 13's takes no int64, but uint64.)"""
     unsigned = np.uint64
     array_module(numbers).minimum.at(numbers.view(unsigned), places, values.astype(unsigned))
 
 
-def are_least_at(n: int, places: Array, values: Array) -> Array:
+def argmin_mask(n: int, places: Array, values: Array) -> Array:
     """Which of the float64 ``values``, none NaN, at ``places`` from 0 to n − 1, are the least of their place: bool.
 
     ``minimum.at`` itself would do for NumPy. CuPy's takes the minimum of float64 numbers by ``fminf``, rounded to
@@ -78,12 +78,12 @@ def are_least_at(n: int, places: Array, values: Array) -> Array:
     return keys == least[places]
 
 
-# --- between float32 and float64 -----------------------------------------------------------------------------
-
 # CuPy compiles with -ftz=true (``cupy/cuda/compiler.py``, 14.2): its own conversions, ``astype`` among them, make zeros
 # of subnormal float32 numbers, as NumPy's do not. In PTX nothing is flushed unless an instruction says so.
 _WIDENED = 'double {0}64; asm("cvt.f64.f32 %0, %1;" : "=d"({0}64) : "f"({0}));'
+
 _ROUNDED = 'float {0}32; asm("cvt.rn.f32.f64 %0, %1;" : "=f"({0}32) : "d"({0}));'
+
 OPERATIONS = {
     "widened": ("float32 x", "float64 y", _WIDENED.format("x") + " y = x64;"),
     "rounded": ("float64 x", "float32 y", _ROUNDED.format("x") + " y = x32;"),

@@ -28,10 +28,10 @@ from spark_semdedup.kernels.arithmetic import (
 )
 from spark_semdedup.kernels.arrays import (
     Array,
-    are_least_at,
+    argmin_mask,
     array_module,
-    lower_at,
-    marked_pairs,
+    minimum_at,
+    nonzero_pairs,
     rounded,
     rows_per_block,
 )
@@ -198,7 +198,7 @@ def _nearest(vectors: Array, cells: Cells, scores: Array) -> Array:
     """The labels of a block of rows: one pass over their scores for the highest, one for what comes near it."""
     xp = array_module(vectors)
     highest = scores.max(axis=1)
-    i, j = marked_pairs(scores >= highest[:, None] - cells.slack)
+    i, j = nonzero_pairs(scores >= highest[:, None] - cells.slack)
     candidates = xp.bincount(i, minlength=vectors.shape[0])
     label = j[xp.cumsum(candidates) - candidates].astype(np.int32)  # the first of each row; of most the only one
     contested = candidates[i] > 1
@@ -216,6 +216,6 @@ def _decide(vectors: Array, cells: Cells, i: Array, j: Array) -> Array:
     """
     xp = array_module(vectors)
     label = xp.full(vectors.shape[0], cells.targets.shape[0], np.int64)
-    ties = are_least_at(vectors.shape[0], i, cells.nearness(vectors, i, j))
-    lower_at(label, i[ties], j[ties])
+    ties = argmin_mask(vectors.shape[0], i, cells.nearness(vectors, i, j))
+    minimum_at(label, i[ties], j[ties])
     return label

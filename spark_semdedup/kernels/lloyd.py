@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from spark_semdedup.kernels.arrays import Array, array_module, to_numpy
-from spark_semdedup.kernels.memory import halved
+from spark_semdedup.kernels.oom import shrink
 
 BATCH_ROWS = 32768
 """Rows scored at once, at most."""
@@ -41,9 +41,6 @@ class LloydFit(NamedTuple):
     history: tuple[float, ...]
     """Per iteration, as assigned, before the centres move: mean squared distance, or mean similarity if spherical."""
     iterations: int
-
-
-# --- the iteration ------------------------------------------------------------------------------------------
 
 
 def lloyd(
@@ -210,12 +207,9 @@ def _squares(rows: Array) -> Array:
 
 def _batches(x: Array, columns: int, batch_rows: int) -> Iterator[Array]:
     """Consecutive rows of ``x``: at most ``batch_rows``, and ``SCORE_BYTES`` of float32 ``columns`` for them."""
-    step = max(1, min(halved(batch_rows), halved(SCORE_BYTES) // (4 * columns)))
+    step = max(1, min(shrink(batch_rows), shrink(SCORE_BYTES) // (4 * columns)))
     for start in range(0, x.shape[0], step):
         yield x[start : start + step]
-
-
-# --- initial centroids --------------------------------------------------------------------------------------
 
 
 def random_rows(x: Array, k: int, seed: int) -> Array:

@@ -25,9 +25,9 @@ from functools import cached_property
 import numpy as np
 
 from spark_semdedup.kernels.arithmetic import FLOAT32_ROUNDING, exact_pair_dots, screening_error
-from spark_semdedup.kernels.arrays import Array, array_module, beside, marked_pairs, rows_per_block
-from spark_semdedup.kernels.coverage import NORM_TOLERANCE
-from spark_semdedup.kernels.pairwise import Best, max_similarity, row_panel
+from spark_semdedup.kernels.arrays import Array, array_module, nonzero_pairs, rows_per_block, to_device_of
+from spark_semdedup.kernels.similarity import Best, max_similarity, row_panel
+from spark_semdedup.kernels.visits import NORM_TOLERANCE
 
 DIRECTIONS = 63
 """Directions of a sketch. (32 leave some ten times as many candidates, 128 cost twice as much: RESULTS.md.)"""
@@ -172,7 +172,7 @@ class _Search:
             found = int(array_module(near).count_nonzero(near))
             if found <= _CANDIDATES_PER_PAIR * near.size:
                 if found:
-                    a, b = marked_pairs(near)
+                    a, b = nonzero_pairs(near)
                     self.decide(a + i.start, b + j.start)
                 return
         self.in_full(i, j)
@@ -192,7 +192,7 @@ class _Search:
     @cached_property
     def limits_there(self) -> Array:
         """``limits`` where the vectors are."""
-        return beside(self.rows.whole, self.limits)
+        return to_device_of(self.rows.whole, self.limits)
 
     def in_full(self, i: slice, j: slice) -> None:
         """Takes them in by matrix products of the vectors themselves, either side's predecessors in turn."""

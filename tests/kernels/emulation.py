@@ -1,4 +1,4 @@
-"""``spark_semdedup.kernels.cuda`` without a GPU: its own host code and its own kernels, compiled for the CPU.
+"""``spark_semdedup.kernels.cuda.launch`` without a GPU: its own host code and its own kernels, compiled for the CPU.
 
 What is put in its place is what the machine lacks: memory (NumPy arrays that are full of rubbish when allocated,
 between guards), cuBLAS (one function, by its definition, as inexact as the bounds allow) and the launching of kernels
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from spark_semdedup.kernels import cuda, cuda_source
+from spark_semdedup.kernels.cuda import launch as cuda
 
 CPLUSPLUS = shutil.which("g++") or shutil.which("clang++")
 GUARD = 1024
@@ -57,7 +57,7 @@ class Compiler:
 class Device:
     """A GPU as far as ``cuda`` sees one. ``seed``: in which order threads run, and how products are off."""
 
-    def __init__(self, compiler: Compiler, seed: int = 0, source: str = cuda_source.SOURCE) -> None:
+    def __init__(self, compiler: Compiler, seed: int = 0, source: str = cuda.SOURCE) -> None:
         self.memory = Memory()
         self.blas = Cublas(seed)
         self.launched: list[str] = []

@@ -19,7 +19,7 @@ from spark_semdedup.kernels.arithmetic import (
     unit_vectors,
 )
 from spark_semdedup.kernels.arrays import to_numpy
-from spark_semdedup.kernels.pairwise import PRECISIONS, _Screen
+from spark_semdedup.kernels.similarity import PRECISIONS, _Screen
 
 DIMENSIONS = [1, 2, 3, 4, 5, 7, 8, 9, 15, 31, 33, 64, 100, 127, 257, 384, 768, 1000, 1025, 1536, 2047, 4095, 4096]
 SUBNORMAL = float(np.float32(1e-45))

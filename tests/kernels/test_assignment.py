@@ -8,7 +8,7 @@ import pytest
 import vectors
 
 from spark_semdedup.kernels import nearest_centroids
-from spark_semdedup.kernels.arrays import are_least_at, to_numpy
+from spark_semdedup.kernels.arrays import argmin_mask, to_numpy
 
 DISTANCES = ("l2_dist_to_cent", "cosine_dist_to_cent")
 
@@ -87,7 +87,7 @@ def test_the_least_of_each_place():
     values, places = rng.choice(special, 4000), rng.integers(0, 900, 4000)
     expected = np.full(900, np.inf)
     np.minimum.at(expected, places, values)
-    assert np.array_equal(are_least_at(900, places, values), values == expected[places])
+    assert np.array_equal(argmin_mask(900, places, values), values == expected[places])
 
 
 def test_of_equal_centroids_the_lowest_id_counts(xp):

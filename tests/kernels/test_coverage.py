@@ -11,10 +11,11 @@ import oracle
 import pytest
 import vectors
 
-from spark_semdedup.kernels import assignment, coverage, nearest_centroids
+from spark_semdedup.kernels import assignment, nearest_centroids
+from spark_semdedup.kernels import visits as coverage
 from spark_semdedup.kernels.arrays import to_numpy
 from spark_semdedup.kernels.assignment import Cells, Visits, assign, visited_cells
-from spark_semdedup.kernels.coverage import NORM_TOLERANCE, NearestCells, WithinReach, reach
+from spark_semdedup.kernels.visits import NORM_TOLERANCE, NearestCells, WithinReach, reach
 
 huge_numbers = pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered:RuntimeWarning")
 """Centroids so long that float32 does not hold their scores, which are infinite or no numbers then."""

@@ -20,8 +20,10 @@ import vectors
 from kernels import emulation
 from marks import slow
 
-from spark_semdedup.kernels import arrays, cuda, cuda_source, pairwise
+from spark_semdedup.kernels import arrays
+from spark_semdedup.kernels import similarity as pairwise
 from spark_semdedup.kernels.arithmetic import screening_error
+from spark_semdedup.kernels.cuda import launch as cuda
 
 PRECISIONS = ["float16", "float32", "float64"]
 
@@ -48,7 +50,9 @@ def device(compiler, small, monkeypatch):
 def found(rows, columns=None, limits=None, *, batch_size=64, precision="float16", capacity=32):
     columns = rows if columns is None else columns
     limits = np.arange(len(rows)) if limits is None else limits
-    return cuda.max_similarity(rows, columns, limits, batch_size=batch_size, precision=precision, capacity=capacity)
+    return cuda.max_similarity_on_gpu(
+        rows, columns, limits, batch_size=batch_size, precision=precision, capacity=capacity
+    )
 
 
 def check(rows, columns=None, limits=None, **arguments) -> None:
@@ -354,7 +358,7 @@ def nvrtc():
     return ctypes.CDLL(str(next(filter(None, names))))
 
 
-def compiled_ptx(nvrtc, architecture: str, source: str = cuda_source.SOURCE, **macros: int) -> str:
+def compiled_ptx(nvrtc, architecture: str, source: str = cuda.SOURCE, **macros: int) -> str:
     program = ctypes.c_void_p()
     assert not nvrtc.nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"kernels.cu", 0, None, None)
     options = [f"--gpu-architecture={architecture}", "-ftz=true", *cuda.compile_options(**macros)]

@@ -12,13 +12,14 @@ import pytest
 import vectors
 from scarce import CupysError, Scarce
 
-from spark_semdedup.kernels import memory, ranked_max_similarity, sketch, unit_vectors
+from spark_semdedup.kernels import oom as memory
+from spark_semdedup.kernels import ranked_max_similarity, sketch, unit_vectors
 from spark_semdedup.kernels.arrays import rows_per_block, to_numpy
 from spark_semdedup.kernels.assignment import Cells, Visits, assign
-from spark_semdedup.kernels.coverage import NearestCells, WithinReach
+from spark_semdedup.kernels.cells import Comparison, compare_cells
 from spark_semdedup.kernels.lloyd import lloyd
-from spark_semdedup.kernels.memory import BlockSizes, halved, lacks_device_memory
-from spark_semdedup.kernels.regions import Comparison, compare_cells
+from spark_semdedup.kernels.oom import OomRetry, lacks_device_memory, shrink
+from spark_semdedup.kernels.visits import NearestCells, WithinReach
 
 
 @pytest.fixture
@@ -34,10 +35,10 @@ def scarce(monkeypatch):
 
 
 def test_work_begins_anew_with_half_the_rows_until_it_fits():
-    tried, sizes = [], BlockSizes()
+    tried, sizes = [], OomRetry()
 
     def work() -> str:
-        tried.append(halved(1000))
+        tried.append(shrink(1000))
         if tried[-1] > 200:
             raise CupysError
         return "done"
@@ -48,11 +49,11 @@ def test_work_begins_anew_with_half_the_rows_until_it_fits():
 
 
 def test_what_was_halved_stays_so_for_the_task_and_for_nothing_else():
-    sizes, tried = BlockSizes(2), []
-    sizes.fitted(lambda: tried.append(halved(1024)), 1024)
+    sizes, tried = OomRetry(2), []
+    sizes.fitted(lambda: tried.append(shrink(1024)), 1024)
     assert tried == [256]
-    assert halved(1024) == 1024  # outside of the work
-    BlockSizes().fitted(lambda: tried.append(halved(1024)), 1024)  # another task
+    assert shrink(1024) == 1024  # outside of the work
+    OomRetry().fitted(lambda: tried.append(shrink(1024)), 1024)  # another task
     assert tried == [256, 1024]
 
 
@@ -60,13 +61,13 @@ def test_a_batch_of_one_row_is_the_end():
     tried = []
 
     def work() -> None:
-        tried.append(halved(5))
+        tried.append(shrink(5))
         raise CupysError("Out of memory allocating 125 bytes")
 
     with pytest.raises(MemoryError, match="125 bytes"):
-        BlockSizes().fitted(work, 5)
+        OomRetry().fitted(work, 5)
     assert tried == [5, 2, 1]
-    assert halved(5) == 5
+    assert shrink(5) == 5
 
 
 def test_other_errors_are_not_tried_again():
@@ -77,7 +78,7 @@ def test_other_errors_are_not_tried_again():
         raise MemoryError("of the host")
 
     with pytest.raises(MemoryError, match="of the host"):
-        BlockSizes().fitted(work, 1024)
+        OomRetry().fitted(work, 1024)
     assert tried == [1]
 
 
@@ -92,7 +93,7 @@ def test_before_work_begins_anew_its_arrays_are_gone_and_the_pool_is_emptied(mon
         if len(held) < 3:
             raise CupysError
 
-    BlockSizes().fitted(work, 1024)
+    OomRetry().fitted(work, 1024)
     assert released == [[None], [None, None]]
 
 
@@ -122,7 +123,7 @@ def test_what_counts_as_a_lack_of_gpu_memory(error, lacks):
 # --- the kernels --------------------------------------------------------------------------------------------
 
 
-def same(sizes: BlockSizes, work, batch_size: int, roomy) -> None:
+def same(sizes: OomRetry, work, batch_size: int, roomy) -> None:
     """``work`` needed fewer rows at once and still gives the bits of ``roomy``."""
     found = sizes.fitted(work, batch_size)
     assert sizes.halvings > 0
@@ -138,7 +139,7 @@ def test_the_most_similar_rows(scarce, kind, precision):
     with pytest.raises(MemoryError):
         ranked_max_similarity(few, batch_size=256, precision=precision)
     roomy = ranked_max_similarity(rows, precision=precision)
-    same(BlockSizes(), lambda: ranked_max_similarity(few, batch_size=256, precision=precision), 256, roomy)
+    same(OomRetry(), lambda: ranked_max_similarity(few, batch_size=256, precision=precision), 256, roomy)
 
 
 @pytest.mark.parametrize("at_least", [-np.inf, 0.9])
@@ -158,7 +159,7 @@ def test_the_cells_of_a_region(scarce, monkeypatch, at_least):
         found = compare_cells(few, own, visits, how)
         return found.scores, found.neighbours, found.compared
 
-    same(BlockSizes(), work, 256, (roomy.scores, roomy.neighbours, roomy.compared))
+    same(OomRetry(), work, 256, (roomy.scores, roomy.neighbours, roomy.compared))
 
 
 @pytest.mark.parametrize("rule", ["nearest", "reach"])
@@ -175,13 +176,13 @@ def test_labels_distances_and_visits(scarce, rule):
         return found.centroid, found.l2_dist_to_cent, found.cosine_dist_to_cent, found.visits.rows, found.visits.cells
 
     expected = roomy.centroid, roomy.l2_dist_to_cent, roomy.cosine_dist_to_cent, roomy.visits.rows, roomy.visits.cells
-    same(BlockSizes(), work, len(rows), expected)
+    same(OomRetry(), work, len(rows), expected)
 
 
 def test_unit_vectors(scarce):
     rows = np.random.default_rng(0).standard_normal((3000, 64)).astype(np.float32)
     few = scarce(rows, 800_000)  # 1 MiB of float64 at once
-    same(BlockSizes(), lambda: (unit_vectors(few),), 3000, (unit_vectors(rows),))
+    same(OomRetry(), lambda: (unit_vectors(few),), 3000, (unit_vectors(rows),))
 
 
 def test_a_fit_is_the_same_but_for_rounding(scarce):
@@ -189,7 +190,7 @@ def test_a_fit_is_the_same_but_for_rounding(scarce):
     rows = vectors.make("random", 4000, 8)
     first = rows[:100]
     few = scarce(rows, 800_000)  # 4000 × 100 scores are twice as much
-    sizes = BlockSizes()
+    sizes = OomRetry()
     fit = sizes.fitted(lambda: lloyd(few, first.view(Scarce), max_iter=3, tol=0.0, batch_rows=4000), 4000)
     assert sizes.halvings == 1
     roomy = lloyd(rows, first, max_iter=3, tol=0.0)
@@ -199,7 +200,7 @@ def test_a_fit_is_the_same_but_for_rounding(scarce):
 
 def test_blocks_of_a_gpu_are_halved_too():
     found = []
-    BlockSizes(3).fitted(lambda: found.append(rows_per_block(object(), 1024)), 1024)  # not NumPy: a GPU
+    OomRetry(3).fitted(lambda: found.append(rows_per_block(object(), 1024)), 1024)  # not NumPy: a GPU
     assert found == [rows_per_block(object(), 1024) / 8]
 
 
@@ -211,7 +212,7 @@ def test_blocks_of_a_gpu_are_halved_too():
 def test_a_pool_of_a_few_mib_gives_the_same_answer(xp, precision):
     rows = vectors.make("near_duplicates", 20_000, 64)  # 5 MiB, as much or half of it once more, and 32 MiB of products
     roomy = [to_numpy(each) for each in ranked_max_similarity(xp.asarray(rows), precision=precision)]
-    pool, sizes = xp.get_default_memory_pool(), BlockSizes()
+    pool, sizes = xp.get_default_memory_pool(), OomRetry()
     pool.free_all_blocks()
     pool.set_limit(size=pool.total_bytes() + (24 << 20))
     try:

@@ -8,8 +8,8 @@ import pytest
 import vectors
 
 from spark_semdedup.kernels import max_similarity, ranked_max_similarity, unit_vectors
-from spark_semdedup.kernels.arrays import lower_at, to_numpy
-from spark_semdedup.kernels.pairwise import PRECISIONS
+from spark_semdedup.kernels.arrays import minimum_at, to_numpy
+from spark_semdedup.kernels.similarity import PRECISIONS
 
 BATCH_SIZES = [1, 7, 64, 1024, 10**6]
 
@@ -148,7 +148,7 @@ def test_a_million_equal_pairs_of_long_vectors_take_the_first(xp):
 def test_deciding_whole_blocks_and_single_candidates_agree(xp, monkeypatch, kind, d):
     rows = vectors.make(kind, 300, d)
     for candidates in (0, 1, 10**6):
-        monkeypatch.setattr("spark_semdedup.kernels.pairwise._CANDIDATES_PER_ROW", candidates)
+        monkeypatch.setattr("spark_semdedup.kernels.similarity._CANDIDATES_PER_ROW", candidates)
         check_ranked(xp, rows, [1024])
 
 
@@ -218,7 +218,7 @@ def test_arguments_that_cannot_be_used(arguments, message):
 
 def test_the_lowest_value_stays_at_each_place(xp):
     numbers = xp.asarray(np.array([5, 2**62, 0, np.iinfo(np.int64).max], np.int64))
-    lower_at(numbers, xp.asarray([0, 3, 3, 2, 0]), xp.asarray(np.array([7, 2**40, 9, 4, 3], np.int64)))
+    minimum_at(numbers, xp.asarray([0, 3, 3, 2, 0]), xp.asarray(np.array([7, 2**40, 9, 4, 3], np.int64)))
     assert to_numpy(numbers).tolist() == [3, 2**62, 0, 9]
     assert numbers.dtype == np.int64
 

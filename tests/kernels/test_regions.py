@@ -10,7 +10,7 @@ import pytest
 import vectors
 
 from spark_semdedup.kernels.assignment import Visits
-from spark_semdedup.kernels.regions import Comparison, compare_cells
+from spark_semdedup.kernels.cells import Comparison, compare_cells
 
 
 @dataclass(frozen=True)

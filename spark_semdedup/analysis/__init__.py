@@ -1,0 +1,1 @@
+"""Before and after a run: what it will cost, and what it missed."""

@@ -1,0 +1,196 @@
+"""The command ``spark-semdedup``: one subcommand for the whole job, one for each of its steps.
+
+Every Param of the stages is an option of the same name in kebab-case (``whichToKeep``: ``--which-to-keep``); its help,
+default and checks are the Param's own. Exit status: 0; 2 where the command or its input cannot be used and no work was
+begun; 1 where a run failed, or would (``doctor``); 130 where it was interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import logging
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from pyspark.ml.param import Param
+from pyspark.sql import SparkSession
+
+from spark_semdedup._version import __version__
+from spark_semdedup.cli.commands import COMMANDS
+from spark_semdedup.cli.options import INITIAL, PROGRAM, UsageError, add_params, settings_from, whole_number
+from spark_semdedup.doctor.rules import Diagnosis
+from spark_semdedup.errors import shown
+from spark_semdedup.params import INIT_MODES
+from spark_semdedup.redaction import redacted
+from spark_semdedup.runs.preflight import Job
+from spark_semdedup.spark.failures import is_expected, one_line
+from spark_semdedup.spark.session import SessionError, given_session, local_session, stop_session
+
+
+class _Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} ({self.prog} --help tells all options)")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser with all subcommands."""
+    parser = _Parser(
+        prog=PROGRAM,
+        description="Semantic deduplication of embeddings on Apache Spark: keeps one of each group of rows that mean "
+        "the same.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, command in COMMANDS.items():
+        sub = commands.add_parser(
+            name,
+            usage=f"{PROGRAM} {name} {command.usage} [option …]",
+            help=command.help,
+            description=f"{command.help[0].upper()}{command.help[1:]}.",
+            allow_abbrev=False,
+        )
+        command.add_options(sub)
+        add_params(sub, command.params)
+        _session_options(sub)
+    return parser
+
+
+def _session_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("session")
+    group.add_argument(
+        "--local-cores", metavar="N", type=whole_number, help="cores of the local session (default: all)"
+    )
+    group.add_argument(
+        "--local-memory",
+        metavar="GIB",
+        type=whole_number,
+        help="memory of its JVM (default: one per core, at least 4, at most a third of the machine's)",
+    )
+    group.add_argument("--verbose", action="store_true", help="tell more, with tracebacks and Spark's own log")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the program with command-line arguments (default: this process's). Returns the exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a text of the user's may have what the terminal cannot show
+    verbose = "--verbose" in arguments
+    _set_up_logging(verbose)
+    running = _Running()
+    try:
+        _refuse_broken(arguments)
+        args = make_parser().parse_args(arguments)
+        command = COMMANDS[args.command]
+        settings = _settings(args, command.params)
+        step = command.prepare(args, settings)
+        try:
+            report = running.run(step, args)
+        except SessionError as error:
+            if command.without_session is None:
+                raise
+            report = command.without_session(settings, error)
+        print(f"\n{PROGRAM} {args.command}\n\n{report}")
+        if isinstance(report, Diagnosis) and not report.works:
+            return 1
+    except KeyboardInterrupt:
+        _say("interrupted")
+        return 130
+    except Exception as error:  # whatever it is, the user gets one line and a status
+        if verbose:
+            sys.stderr.write(redacted(traceback.format_exc()))
+        hint = "" if is_expected(error) or verbose else " (--verbose tells more)"
+        _say(f"error: {one_line(error)}{hint}")
+        return 1 if running.began or not is_expected(error) else 2
+    finally:
+        running.end()
+    return 0
+
+
+def _refuse_broken(arguments: Sequence[str]) -> None:
+    """Bytes that are not valid in the locale's encoding come as halves of surrogate pairs; the JVM cannot take them."""
+    for argument in arguments:
+        if any("\ud800" <= character <= "\udfff" for character in argument):
+            raise UsageError(f"argument {shown(argument)} cannot be used: it is not valid Unicode")
+
+
+def _settings(args: argparse.Namespace, params: dict[str, Param[Any]]) -> dict[str, Any]:
+    """The Params set, and, where ``--init-mode`` is not a mode, that as the path of a saved model."""
+    initial = getattr(args, "initMode", None)
+    if initial is None or initial in INIT_MODES:
+        return settings_from(args, params)
+    others = {name: param for name, param in params.items() if name != "initMode"}
+    return {**settings_from(args, others), INITIAL: initial}
+
+
+class _Running:
+    """The session and the job of one call of ``main``."""
+
+    def __init__(self) -> None:
+        self._own: SparkSession | None = None
+        self._job: Job | None = None
+
+    @property
+    def began(self) -> bool:
+        """Whether checks are over and work has begun."""
+        return self._job is not None and self._job.progress.started
+
+    def run(self, step: Callable[[Job], str | Diagnosis], args: argparse.Namespace) -> str | Diagnosis:
+        session = given_session()
+        if session is None:
+            session = self._own = local_session(
+                cores=args.local_cores, memory_gib=args.local_memory, quiet=not args.verbose
+            )
+            signal.signal(signal.SIGINT, _interrupted)
+        elif args.local_cores or args.local_memory:
+            raise UsageError("--local-cores and --local-memory are for a local session, but one is given; set it there")
+        self._job = Job.of(session)
+        return step(self._job)
+
+    def end(self) -> None:
+        """Stops the session if it is this program's own."""
+        if self._own is not None:
+            stop_session(self._own)
+
+
+def _interrupted(*_: object) -> NoReturn:
+    """Ends this process at once, and with it the local session: the JVM ends when its standard input does.
+
+    pyspark's own handler would ask the JVM to cancel its jobs, through the very connection that waits for an answer.
+    """
+    os.write(2, f"\n{PROGRAM}: interrupted\n".encode())
+    os._exit(130)
+
+
+def _say(text: str) -> None:
+    print(f"{PROGRAM}: {redacted(text)}", file=sys.stderr, flush=True)
+
+
+class _OneLine(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return f"{PROGRAM}: {record.levelname.lower()}: {record.getMessage()}"
+
+
+def _set_up_logging(verbose: bool) -> None:
+    """Our own log to stderr; pyspark's and py4j's loggers, which print what Java threw, only with ``verbose``."""
+    log = logging.getLogger("spark_semdedup")
+    log.setLevel(logging.INFO if verbose else logging.WARNING)
+    log.handlers = [handler for handler in log.handlers if not isinstance(handler.formatter, _OneLine)]
+    handler = logging.StreamHandler()
+    handler.setFormatter(_OneLine())
+    log.addHandler(handler)
+    log.propagate = False
+    if not verbose:
+        for name in ("py4j", "DataFrameQueryContextLogger", "SQLQueryContextLogger"):
+            logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,247 @@
+"""Options of the command line, made from the Params of the stages."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from pyspark.ml.param import Param
+
+from spark_semdedup.errors import SemDedupError
+from spark_semdedup.params import (
+    DEFAULTS,
+    ClusteringParams,
+    CoverageParams,
+    DecisionParams,
+    HasBackend,
+    HasColumns,
+    HasIdCol,
+    HasInvalid,
+    HasSeed,
+    PairwiseParams,
+    RankingParams,
+    SemDedupParams,
+)
+from spark_semdedup.runs.source import Source
+from spark_semdedup.runs.target import Target
+
+PROGRAM = "spark-semdedup"
+
+HEADINGS: tuple[tuple[type[SemDedupParams], str], ...] = (
+    (HasIdCol, "columns"),
+    (HasColumns, "columns"),
+    (HasInvalid, "rows that cannot be compared"),
+    (ClusteringParams, "clustering"),
+    (HasSeed, "clustering"),
+    (RankingParams, "which row is kept"),
+    (CoverageParams, "which rows are compared"),
+    (DecisionParams, "decision"),
+    (HasBackend, "computation"),
+    (PairwiseParams, "computation"),
+)
+"""The heading in ``--help`` under which a Param stands, by the class that defines it; others: "further settings"."""
+
+
+class UsageError(SemDedupError):
+    """A command line that cannot be understood."""
+
+
+def option_name(param: str) -> str:
+    """The option that sets a Param.
+
+    >>> option_name("whichToKeep"), option_name("k")
+    ('--which-to-keep', '--k')
+    """
+    return "--" + re.sub(r"(?<!^)([A-Z])", r"-\1", param).lower()
+
+
+def params_of(*stages: type[SemDedupParams], leave_out: Iterable[str] = ()) -> dict[str, Param[Any]]:
+    """The Params of stages by name, the classes' order kept."""
+    found: dict[str, Param[Any]] = {}
+    for stage in stages:
+        for owner in reversed(stage.__mro__):
+            found.update({n: p for n, p in vars(owner).items() if isinstance(p, Param) and n not in leave_out})
+    return found
+
+
+def add_params(parser: argparse.ArgumentParser, params: dict[str, Param[Any]]) -> None:
+    """One option for each Param, under its heading."""
+    titles = {name: _heading(name) for name in params}
+    order = [*dict.fromkeys(title for _, title in HEADINGS), "further settings"]
+    for title in sorted(set(titles.values()), key=order.index):
+        group = parser.add_argument_group(title)
+        for name in (name for name in params if titles[name] == title):
+            default = f" (default: {DEFAULTS[name]})" if name in DEFAULTS else ""
+            doc = params[name].doc + (", or the path of a saved model" if name == "initMode" else "") + default
+            group.add_argument(
+                option_name(name),
+                dest=name,
+                metavar=_metavar(name),
+                nargs="+" if takes_list(params[name]) else None,
+                help=doc.replace("%", "%%"),
+            )
+
+
+def _heading(name: str) -> str:
+    return next((title for owner, title in HEADINGS if name in vars(owner)), "further settings")
+
+
+def _metavar(name: str) -> str:
+    return re.sub(r"(?<!^)([A-Z])", r"_\1", name).upper()
+
+
+def takes_list(param: Param[Any]) -> bool:
+    """Whether a Param's value is a list of names."""
+    try:
+        param.typeConverter(["name"])
+    except SemDedupError:
+        return False
+    return True
+
+
+def settings_from(args: argparse.Namespace, params: dict[str, Param[Any]]) -> dict[str, Any]:
+    """The Params that options set, converted and checked by the Params themselves."""
+    given = {name: getattr(args, name) for name in params if getattr(args, name) is not None}
+    return {name: _value(params[name], text) for name, text in given.items()}
+
+
+def _value(param: Param[Any], text: str | list[str]) -> Any:
+    """A Param's value from the text of an option: the text itself, or the number or truth value it spells."""
+    readings = [text] if isinstance(text, list) else [text, *_spelled(text)]
+    refused: list[SemDedupError] = []
+    for reading in readings:
+        with _noting(refused):
+            return param.typeConverter(reading)
+    said = " ".join(text) if isinstance(text, list) else text
+    raise UsageError(f"{option_name(param.name)} {said}: {refused[-1]}") from None
+
+
+@contextmanager
+def _noting(refused: list[SemDedupError]) -> Iterator[None]:
+    try:
+        yield
+    except SemDedupError as error:
+        refused.append(error)
+
+
+def _spelled(text: str) -> list[Any]:
+    if text in ("true", "false"):
+        return [text == "true"]
+    try:
+        number = float(text)
+    except ValueError:
+        return []
+    # A float cannot hold every 64-bit seed.
+    return [int(text) if re.fullmatch(r"[+-]?\d+", text.strip()) else number]
+
+
+def add_source(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("input")
+    group.add_argument("--input", nargs="+", metavar="PATH", help="files or folders to read, of any file system")
+    group.add_argument("--input-table", metavar="TABLE", help="table to read, instead of --input")
+    group.add_argument(
+        "--input-format",
+        metavar="FORMAT",
+        default="parquet",
+        help="any format Spark reads: parquet, json, orc, … (default: parquet)",
+    )
+    group.add_argument(
+        "--input-option", metavar="K=V", action="append", default=[], help="option of the reader; may be repeated"
+    )
+    group.add_argument("--input-glob", metavar="GLOB", help="read only files whose name matches, such as '*.parquet'")
+
+
+def add_output(parser: argparse.ArgumentParser, what: str) -> None:
+    group = parser.add_argument_group("output")
+    group.add_argument("--output", metavar="PATH", help=f"folder to write: {what}")
+    group.add_argument("--overwrite", action="store_true", help="replace a result that is there already")
+
+
+def add_output_format(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("output of the rows that remain")
+    group.add_argument(
+        "--output-format", metavar="FORMAT", default="parquet", help="any format Spark writes (default: parquet)"
+    )
+    group.add_argument(
+        "--output-option", metavar="K=V", action="append", default=[], help="option of the writer; may be repeated"
+    )
+    group.add_argument("--output-table", metavar="TABLE", help="table to write them to, instead of a folder")
+
+
+_HAVE_SCHEMAS = ("parquet", "orc")
+"""Formats whose files say which columns they have, and whose readers can ask all of them."""
+
+
+def source_from(args: argparse.Namespace) -> Source:
+    """The input that options describe; ``UsageError`` where they describe none, or two."""
+    if (args.input is None) == (args.input_table is None):
+        raise UsageError(f"--input and --input-table are both {'unset' if args.input is None else 'set'}: give one")
+    options = _pairs("--input-option", args.input_option)
+    if args.input_format in _HAVE_SCHEMAS and "mergeschema" not in map(str.lower, options):
+        # Spark looks into one file otherwise: columns that only others have would be lost without a word, and a file
+        # that cannot be read would be found after hours.
+        options["mergeSchema"] = "true"
+    return Source(tuple(args.input or ()), args.input_table, args.input_format, options, args.input_glob)
+
+
+def target_from(args: argparse.Namespace, *, needs_folder: bool = True) -> Target:
+    """The output that options describe; ``UsageError`` where they describe none."""
+    table = getattr(args, "output_table", None)
+    if args.output is None and (needs_folder or table is None):
+        raise UsageError("--output is missing: give the folder to write to")
+    resume = getattr(args, "resume", False)
+    if resume and args.overwrite:
+        raise UsageError("--resume and --overwrite are both set: one goes on with a run, the other begins again")
+    return Target(
+        path=args.output,
+        format=getattr(args, "output_format", "parquet"),
+        options=_pairs("--output-option", getattr(args, "output_option", [])),
+        table=table,
+        overwrite=args.overwrite,
+        resume=resume,
+        keep_stages=getattr(args, "keep_stages", False),
+    )
+
+
+def _pairs(option: str, texts: Sequence[str]) -> dict[str, str]:
+    for text in texts:
+        if not text.partition("=")[1] or text.startswith("="):
+            shown_text = text if text.isidentifier() else "(not shown, it may hold a secret)"
+            raise UsageError(f"{option} {shown_text}: it must be NAME=VALUE")
+    return dict(text.split("=", 1) for text in texts)
+
+
+def add_centroids(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--centroids", metavar="PATH", help="saved model whose centroids to use instead of fitting any")
+
+
+INITIAL = "initial centroids"
+"""Key under which the path given to ``--init-mode`` travels among the settings."""
+
+
+def whole_count(text: str) -> int:
+    """A whole number, which may be written as 1e9."""
+    number = positive_number(text)
+    if number < 1 or not number.is_integer():
+        raise argparse.ArgumentTypeError(f"{text} cannot be used: it must be a whole number of at least 1")
+    return int(number)
+
+
+def positive_number(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} cannot be used: it must be a number above 0")
+    return number
+
+
+def whole_number(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} cannot be used: it must be a whole number of at least 1")
+    return int(text)

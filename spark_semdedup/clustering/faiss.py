@@ -1,0 +1,83 @@
+"""FAISS's KMeans on the driver's CPU."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+
+from spark_semdedup.clustering.rapids import fit_lloyd
+from spark_semdedup.clustering.settings import SCALABLE, Fit, FitSettings, checked, refuse_misfit
+
+log = logging.getLogger("spark_semdedup")
+
+
+def fit_faiss(sample: np.ndarray, settings: FitSettings) -> Fit:
+    """FAISS's KMeans on the driver; ``sample``: float32 unit vectors (n, d), n ≥ k.
+
+    The same input gives the same centroids, bit for bit, on every call on the same machine and with any number of
+    OpenMP threads (rows are assigned by matrix products, each centre is summed by one thread in row order).
+    A centre that loses all its rows is replaced by a copy of a large cluster's, moved apart a little; where there
+    are fewer distinct rows than ``k``, some centres therefore nearly coincide.
+    """
+    refuse_misfit(settings, *sample.shape)
+    if settings.given_centroids is not None and len(sample) == settings.k:
+        # FAISS would return the rows themselves, without a look at what is given.
+        found = fit_lloyd(sample, settings)
+        return checked(Fit(found.centroids, tuple(found.history), "faiss", len(sample)))
+    _log_faiss_defaults(settings)
+    best: tuple[np.ndarray, tuple[float, ...]] | None = None
+    for seed in settings.fit_seeds():
+        centroids, history = _faiss_once(sample, settings, seed)
+        if best is None or (history and _better(history[-1], best[1][-1], settings.spherical)):
+            best = centroids, history
+    assert best is not None
+    return checked(Fit(best[0], best[1], "faiss", len(sample)))
+
+
+def _better(objective: float, than: float, spherical: bool) -> bool:
+    return objective > than if spherical else objective < than
+
+
+def _faiss_once(sample: np.ndarray, settings: FitSettings, seed: int) -> tuple[np.ndarray, tuple[float, ...]]:
+    """One fit: centroids float32 (k, d) and the mean objective of each iteration."""
+    import faiss
+
+    n, d = sample.shape
+    # One fit at a time, not FAISS's nredo: its statistics run on over all fits, so the best one's have no place.
+    kmeans = faiss.Kmeans(
+        d,
+        settings.k,
+        niter=settings.maxIter,
+        early_stop_threshold=_faiss_tol(settings),
+        spherical=settings.spherical,
+        seed=seed,
+        init_method=_faiss_init(faiss, settings),
+        min_points_per_centroid=1,
+        max_points_per_centroid=2**31 - 1,
+        verbose=False,
+    )
+    kmeans.train(np.ascontiguousarray(sample, np.float32), init_centroids=settings.given_centroids)
+    return np.array(kmeans.centroids), tuple(float(total) / n for total in np.asarray(kmeans.obj))
+
+
+def _faiss_init(faiss: Any, settings: FitSettings) -> int:
+    if settings.init_name == "k-means++":
+        return int(faiss.ClusteringInitMethod_KMEANS_PLUS_PLUS)
+    return int(faiss.ClusteringInitMethod_RANDOM)
+
+
+def _faiss_tol(settings: FitSettings) -> float:
+    """Fraction of the objective by which an iteration must improve it for the fit to go on."""
+    return min(settings.tol, 1.0) if "tol" in settings.set_by_user else _FAISS_TOL
+
+
+_FAISS_TOL = 1e-3
+"""Where the user has set no ``tol``: its default is a distance that centres move, for the other clusterers."""
+
+
+def _log_faiss_defaults(settings: FitSettings) -> None:
+    if settings.init_name in SCALABLE:
+        log.info("clusterer faiss: initMode %s (default) → random", settings.initMode)
+    log.info("clusterer faiss: stops when the objective improves by less than the fraction %s", _faiss_tol(settings))

@@ -1,0 +1,184 @@
+"""The rows that KMeans is fitted on: those with the smallest hash of their id (DESIGN 3.6).
+
+Which rows these are depends on ids and seed alone, not on partitions or row order. Hashes are uniform, so the
+s smallest of n lie almost surely below the fraction (s + 6√s) / n of their range: one filter in the JVM, before any
+embedding is decoded for Python, replaces a global sort.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+
+from spark_semdedup.errors import SemDedupError
+from spark_semdedup.kernels import unit_vectors
+from spark_semdedup.spark.arrow import collect_arrow
+from spark_semdedup.spark.documents import Documents
+from spark_semdedup.spark.vectors import (
+    commonest_length,
+    lengths,
+    matrix,
+    matrix_from_packed,
+    ordered_matrix,
+    packed_rows,
+    refuse_invalid,
+)
+from spark_semdedup.spark.worker import prepare_worker
+
+_SAMPLE_SCHEMA = "hash bigint, length int, unit binary"
+
+
+@dataclass(frozen=True)
+class FitSample:
+    """The rows to fit on: ``size`` unit vectors of length ``dim``, on the driver or distributed."""
+
+    rows: DataFrame
+    found: pa.Table | None
+    dim: int
+    size: int
+    valid_rows: float
+    """How many rows can be compared, of all; where some cannot and not all were looked at, an estimate."""
+
+    @cached_property
+    def array(self) -> np.ndarray:
+        """The unit vectors in hash order: float32 (size, dim). Only of a sample taken ``on_driver``."""
+        return self._in_order[: self.size]
+
+    @cached_property
+    def spare(self) -> np.ndarray:
+        """Rows looked at beyond those to fit on: float32 (m, dim). Only of a sample taken ``on_driver``."""
+        return self._in_order[self.size :]
+
+    @cached_property
+    def _in_order(self) -> np.ndarray:
+        if self.found is None:
+            raise ValueError("the sample is not on the driver")
+        fits = self.found["length"].to_numpy() == self.dim
+        chosen = self.found if fits.all() else self.found.filter(pa.array(fits))
+        return ordered_matrix(chosen["unit"], np.argsort(chosen["hash"].to_numpy(), kind="stable"))
+
+    def dataframe(self) -> DataFrame:
+        """The unit vectors as a DataFrame of one column ``unit`` of type ``array<float>``, in hash order."""
+        chosen = self.rows.where(F.col("length") == self.dim)
+        if self.found is not None:  # not all rows
+            hashes = np.sort(self.found["hash"].to_numpy()[self.found["length"].to_numpy() == self.dim])
+            chosen = chosen.where(F.col("hash") <= int(hashes[self.size - 1]))
+        return chosen.orderBy("hash").select("unit").mapInArrow(_decode, "unit array<float>")
+
+
+def _decode(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    prepare_worker()
+    for batch in batches:
+        if batch.num_rows:
+            yield pa.RecordBatch.from_arrays(
+                [packed_rows(matrix_from_packed(batch.column("unit")), lists=True)], ["unit"]
+            )
+
+
+def fit_sample(
+    documents: Documents,
+    *,
+    total: int,
+    wanted: int,
+    seed: int,
+    dim: int | None,
+    handle_invalid: str,
+    on_driver: bool,
+    spare: int = 0,
+) -> FitSample:
+    """Chooses up to ``wanted`` valid rows of the ``total`` documents; rows that are not valid do not
+    count.
+
+    ``dim`` None: the commonest length among the rows looked at. ``on_driver``: vectors are collected here at once, with
+    about ``spare`` more; otherwise only their hashes are, and the vectors stay on the executors. Raises
+    ``SemDedupError`` where no row is valid or, with ``handle_invalid`` error, where one is not.
+    """
+    id_, embedding = documents.id.alias("id"), documents.embedding.alias("embedding")
+    hashed = documents.df.select(F.xxhash64(documents.id, F.lit(seed)).alias("hash"), id_, embedding)
+    sampler = _sampler(documents.embedding_col, dim, handle_invalid)
+    least = wanted + spare + 6 * math.isqrt(wanted) + 16
+    look_at = min(total, least)
+    while True:
+        rows = hashed.where(F.col("hash") <= _hash_below(look_at / total)).mapInArrow(sampler, _SAMPLE_SCHEMA)
+        if wanted >= total and not on_driver:  # all rows, which may be too many to know each hash of
+            found = None
+            found_lengths = Counter({row["length"]: row["count"] for row in rows.groupBy("length").count().collect()})
+        else:
+            found = collect_arrow(rows if on_driver else rows.select("hash", "length"))
+            found_lengths = _count(found["length"].to_numpy())
+        length = dim or commonest_length(found_lengths)
+        valid = found_lengths[length] if length else 0
+        if valid >= wanted + spare // 2 or look_at >= total:
+            break
+        look_at = _look_farther(look_at, valid, least, total)
+    if not valid or length is None:
+        raise SemDedupError("no row has an embedding that can be compared: all are null, empty, zero or not finite")
+    _refuse_mixed(found_lengths, handle_invalid)
+    all_valid = total if handle_invalid == "error" else min(total, valid * total / look_at)
+    return FitSample(rows, found, length, min(wanted, valid), all_valid)
+
+
+def _look_farther(looked_at: int, valid: int, least: int, total: int) -> int:
+    """At how many of ``total`` rows to look for ``least`` valid ones, where ``looked_at`` had too few.
+
+    As many as their share asks for, not many times as many: all that are valid come to the driver.
+    """
+    if valid < 64:  # too few to tell a share by
+        return min(total, 4 * looked_at)
+    return min(total, math.ceil(1.02 * least * looked_at / valid))
+
+
+def _hash_below(fraction: float) -> int:
+    """The int64 below which ``fraction`` of all hashes lie."""
+    return 2**63 - 1 if fraction >= 1 else int(-(2**63) + fraction * 2**64)
+
+
+def in_lowest(id_: Column, fraction: float) -> Column:
+    """Whether a row is among the ``fraction`` of all rows whose ids hash lowest."""
+    return F.xxhash64(id_, F.lit(_SIZE_SEED)) <= F.lit(_hash_below(fraction))
+
+
+_SIZE_SEED = 1_000_003
+"""Not one a user would take: sizes estimated from the fit sample itself would be too close to what the fit saw."""
+
+
+def _count(values: np.ndarray) -> Counter[int]:
+    return Counter(dict(zip(*(part.tolist() for part in np.unique(values, return_counts=True)), strict=True)))
+
+
+def _refuse_mixed(lengths_found: Counter[int], handle_invalid: str) -> None:
+    if handle_invalid == "error" and len(lengths_found) > 1:
+        mixed = ", ".join(f"{length} ({rows} rows)" for length, rows in lengths_found.most_common(4))
+        raise SemDedupError(
+            f"embeddings have mixed dimensions: {mixed}; give them one length, or set handleInvalid to skip or keep"
+        )
+
+
+def _sampler(
+    embedding_name: str, dim: int | None, handle_invalid: str
+) -> Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+    def sample(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        prepare_worker()
+        for batch in batches:
+            length = lengths(batch.column("embedding"))
+            for each in [dim] if dim else np.unique(length):
+                part = batch if dim else batch.filter(pa.array(length == each))
+                valid, rows, reasons = matrix(part.column("embedding"), max(int(each), 1))
+                if handle_invalid == "error":
+                    refuse_invalid(valid, reasons, part.column("id"), embedding_name)
+                if len(rows):
+                    hashes = part.column("hash").filter(pa.array(valid))
+                    sizes = pa.array(np.full(len(rows), each, np.int32))
+                    yield pa.RecordBatch.from_arrays(
+                        [hashes, sizes, packed_rows(unit_vectors(rows))], ["hash", "length", "unit"]
+                    )
+
+    return sample

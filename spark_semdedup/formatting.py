@@ -1,0 +1,45 @@
+"""Numbers, bytes, durations and columns of text as people read them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+_SIZES = ((1e15, "quadrillion"), (1e12, "trillion"), (1e9, "billion"), (1e6, "million"))
+
+
+def short(number: float) -> str:
+    """A count in three digits.
+
+    >>> short(999.6), short(63905), short(132_489_436), short(999_600_000), short(5e19)
+    ('1,000', '63,900', '132 million', '1 billion', '50,000 quadrillion')
+    """
+    if number < 999_950:  # what rounds to a million is one
+        return f"{round(number, -2 if number >= 1e4 else 0):,.0f}"
+    size, word = next(entry for entry in _SIZES if number >= 0.9995 * entry[0])
+    digits = float(f"{number / size:.3g}")
+    return f"{digits:,.0f} {word}" if digits >= 100 else f"{digits:g} {word}"
+
+
+def short_bytes(number: float) -> str:
+    """
+    >>> short_bytes(1536), short_bytes(5e9)
+    ('2 KiB', '4.7 GiB')
+    """
+    for size, unit in ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB")):
+        if number >= size:
+            return f"{number / size:,.0f} {unit}" if number >= 10 * size else f"{number / size:.1f} {unit}"
+    return f"{number / 2**10:,.0f} KiB"
+
+
+def duration(seconds: float) -> str:
+    if seconds >= 2 * 3600:
+        return f"{seconds / 3600:,.1f} h"
+    return f"{seconds / 60:,.0f} min" if seconds >= 120 else f"{seconds:,.0f} s"
+
+
+def aligned(lines: Iterable[tuple[str, str]], *, right: bool = False) -> str:
+    """Names and texts in two columns; ``right``: texts, numbers then, end at one place."""
+    lines = list(lines)
+    first = max((len(name) for name, _ in lines), default=0)
+    second = max((len(text) for _, text in lines), default=0) if right else 0
+    return "\n".join(f"  {name:<{first}}  {text:>{second}}".rstrip() for name, text in lines)

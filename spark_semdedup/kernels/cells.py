@@ -1,0 +1,128 @@
+"""Several neighbouring cells compared in one task: each cell's natives with one another and with its guests.
+
+    cell 1          cell 2                natives   guests
+   ┌───────────┬───────────┐     cell 1   a b c     d
+   │ a    b   c│d          │     cell 2   d e       c
+   │           │        e  │
+   └───────────┴───────────┘     compared: ab ac bc, ad bd cd; de, cd ce; not: ae, be
+
+A vector is held once, however many of the task's cells its row visits. Guests are not compared with one another: two
+rows within reach meet where one of them is native (``coverage``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from spark_semdedup.kernels.arrays import Array, to_device_of, to_numpy
+from spark_semdedup.kernels.assignment import Visits
+from spark_semdedup.kernels.similarity import Best, max_similarity
+from spark_semdedup.kernels.sketch import Side, close_similarity, preceding
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How cells are compared. ``at_least``: guests count from that similarity on (−∞: from any)."""
+
+    at_least: float = -np.inf
+    batch_size: int = 1024
+    precision: str = "float32"
+
+    def sides(self, units: Array) -> Side:
+        """Unit vectors made ready to be compared as guests or with guests."""
+        return Side.of(units, sketched=self.at_least > -np.inf)
+
+    def natives(self, units: Array) -> Best:
+        """Each row of a cell, float32 (n, d) in rank order, with those before it."""
+        return self._max_similarity(units, units, np.arange(units.shape[0]))
+
+    def two_sides(self, rows: Side, columns: Side, limits: np.ndarray) -> tuple[Best, Best]:
+        """Natives and guests, or two parts of a cell: each row of either with those of the other that precede it.
+
+        ``limits`` as in ``max_similarity``. Columns and rows −1 where there is none.
+        """
+        if self.at_least > -np.inf:
+            return close_similarity(
+                rows, columns, limits, self.at_least, batch_size=self.batch_size, precision=self.precision
+            )
+        mine, theirs = rows.vectors, columns.vectors
+        return (
+            self._max_similarity(mine, theirs, limits),
+            self._max_similarity(theirs, mine, preceding(limits, columns.n)),
+        )
+
+    def _max_similarity(self, rows: Array, columns: Array, limits: np.ndarray) -> Best:
+        found = max_similarity(rows, columns, limits, batch_size=self.batch_size, precision=self.precision)
+        return Best(*found)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was found for n rows in rank order: float32 scores and int64 neighbours, −1 where there is none; and how
+    many of the pairs compared count with each row: with the later of two natives, with the native of others. NumPy."""
+
+    scores: np.ndarray
+    neighbours: np.ndarray
+    compared: np.ndarray
+
+
+def compare_cells(
+    units: Array, own: np.ndarray, visits: Visits, how: Comparison, *, only_guests: bool = False
+) -> Found:
+    """Compares the rows of a task's cells.
+
+    ``only_guests``: natives of any of them are compared with no native of any, only with rows that are native in none.
+
+    Parameters
+    ----------
+    units
+        Float32 unit vectors (n, d) in rank order.
+    own
+        The cell in which each row is native, if that is one of the task's; else −1. Integer (n,).
+    visits
+        Which of the task's cells rows visit as guests.
+    """
+    n = units.shape[0]
+    best = Best(np.full(n, -np.inf, np.float32), np.full(n, -1, np.int64))
+    compared = np.zeros(n, np.int64)
+    side = how.sides(units)
+    if only_guests:
+        visits = visits.where(own[visits.rows] < 0)
+    guests_of = dict(_by_cell(visits.cells, visits.rows))
+    for cell, natives in _by_cell(own, np.arange(n)):
+        if cell < 0:
+            continue
+        here = side.take(to_device_of(units, natives))
+        if not only_guests:
+            _take_in(best, natives, natives, how.natives(here.vectors))
+            compared[natives] += np.arange(len(natives))
+        guests = guests_of.get(cell)
+        if guests is None:
+            continue
+        limits = np.searchsorted(guests, natives)
+        of_natives, of_guests = how.two_sides(here, side.take(to_device_of(units, guests)), limits)
+        _take_in(best, natives, guests, of_natives)
+        _take_in(best, guests, natives, of_guests)
+        compared[natives] += len(guests)
+    best.scores[best.indices < 0] = 0
+    return Found(best.scores, best.indices, compared)
+
+
+def _by_cell(cells: np.ndarray, rows: np.ndarray) -> Iterable[tuple[int, np.ndarray]]:
+    """For each cell that occurs, its rows in ascending order."""
+    order = np.lexsort((rows, cells))
+    found, starts = np.unique(cells[order], return_index=True)
+    return zip(found.tolist(), np.split(rows[order], starts[1:]), strict=True) if len(found) else ()
+
+
+def _take_in(best: Best, rows: np.ndarray, columns: np.ndarray, found: Best) -> None:
+    """Takes what was found for ``rows`` among ``columns`` (positions in the task) into the best of all, in place."""
+    scores, indices = to_numpy(found.scores), to_numpy(found.indices)
+    there = indices >= 0
+    rows, scores, neighbours = rows[there], scores[there], columns[indices[there]]
+    before, known = best.scores[rows], best.indices[rows]
+    better = (scores > before) | ((scores == before) & (neighbours < known))
+    best.scores[rows[better]], best.indices[rows[better]] = scores[better], neighbours[better]

@@ -1,0 +1,1 @@
+"""The Spark ML stages, one file for each step of the pipeline."""

@@ -1,0 +1,232 @@
+"""Models that hold centroids, saved and loaded: Params as pyspark.ml writes them, centroids as Parquet.
+
+Nothing is pickled, and no class is imported because a file names it, so loading a model or a stage executes nothing.
+What the files hold is checked before it is used.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyspark
+from pyspark.ml import Model
+from pyspark.ml.util import DefaultParamsReadable, DefaultParamsWriter, MLReadable, MLReader, MLWritable, MLWriter
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql import types as T
+
+from spark_semdedup.clustering.centroids import Centroids, centroid_matrix
+from spark_semdedup.errors import SemDedupError, shown
+from spark_semdedup.params import SemDedupParams
+from spark_semdedup.spark.arrow import collect_arrow, local_frame
+from spark_semdedup.spark.columns import is_float_array
+from spark_semdedup.spark.vectors import ordered_matrix, packed_rows
+
+MOST_NUMBERS = 2**31
+"""Of centroids, k times their length, that are loaded: 8 GiB. No fit comes near."""
+
+_BYTES_AT_ONCE = 2**23
+"""Of centroids, that are written by one task. They travel as part of it: as float32, from Spark 3.5 as nine bytes for
+each number, and a cluster takes no task of more than ``spark.rpc.message.maxSize``, 128 MiB unless told otherwise."""
+
+
+_MODULES_OF_0_1 = {
+    "EmbeddingKMeans": "spark_semdedup.clustering",
+    "EmbeddingKMeansModel": "spark_semdedup.clustering",
+    "IdentifyDuplicates": "spark_semdedup.duplicates",
+    "PairwiseSimilarity": "spark_semdedup.pairwise",
+    "RemoveDuplicates": "spark_semdedup.duplicates",
+    "SemDedup": "spark_semdedup.semdedup",
+    "SemDedupModel": "spark_semdedup.semdedup",
+}
+"""The modules that stages saved by version 0.1.0 name (``_moved``)."""
+
+
+def _context(writer: MLWriter) -> Any:
+    """What pyspark's metadata functions take: the session from Spark 4 on, the SparkContext before."""
+    return writer.sparkSession if int(pyspark.__version__.split(".")[0]) >= 4 else writer.sc
+
+
+class _CentroidsWriter(MLWriter):
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self._model = model
+
+    def _handleOverwrite(self, path: str) -> None:
+        if getattr(self.sparkSession, "_jvm", None) is None:
+            raise SemDedupError(f"path={shown(path)}: a Spark Connect client cannot overwrite; save to a new path")
+        super()._handleOverwrite(path)
+
+    def saveImpl(self, path: str) -> None:
+        model = self._model
+        history = {"history": list(map(float, model.history))}
+        metadata = DefaultParamsWriter._get_metadata_to_save(model, _context(self), extraMetadata=history)
+        # What saveMetadata does, and as many Arrow rows as there are: rows that are pickled start Python workers.
+        frame = local_frame(self.sparkSession, pa.table({"value": [metadata]}))
+        frame.coalesce(1).write.text(f"{path}/metadata")
+        step = max(1, _BYTES_AT_ONCE // (model.centroids[:1].nbytes or 1))
+        parts = [self._part(start, step) for start in range(0, max(len(model.centroids), 1), step)]
+        # In one job: of several, those that ended before a failure would pass for a whole model.
+        functools.reduce(DataFrame.unionAll, parts).write.parquet(f"{path}/data")
+
+    def _part(self, start: int, rows: int) -> DataFrame:
+        """Some of the centroids, in one partition."""
+        part = self._model.centroids[start : start + rows]
+        ids = pa.array(range(start, start + len(part)), pa.int32())
+        table = pa.table({"centroid": ids, "vector": packed_rows(part, lists=True)})
+        return local_frame(self.sparkSession, table).coalesce(1)
+
+
+def _read_metadata(spark: SparkSession, path: str, cls: type) -> dict[str, Any]:
+    """The metadata of a saved stage of class ``cls``; ``SemDedupError`` for what is not such a stage's.
+
+    pyspark's own reader imports the class that the file names, whichever that is, and makes one of it.
+    """
+    place = f"{shown(f'{path}/metadata', 400)} cannot be loaded"
+    rows = spark.read.text(f"{path}/metadata").head(1)
+    try:
+        metadata = json.loads(rows[0][0]) if rows else None
+    except (ValueError, RecursionError) as error:
+        raise SemDedupError(f"{place}: it is not valid JSON ({shown(str(error))})") from None
+    if not isinstance(metadata, dict):
+        raise SemDedupError(f"{place}: it is not the JSON object that save writes")
+    expected = f"{cls.__module__}.{cls.__name__}"
+    if metadata.get("class") not in (expected, f"{_MODULES_OF_0_1.get(cls.__name__)}.{cls.__name__}"):
+        raise SemDedupError(f"{shown(path, 400)} holds a {shown(metadata.get('class'))}, not a {expected}")
+    wanted = {"uid": str, "sparkVersion": str, "paramMap": dict, "defaultParamMap": dict}
+    for name, type_ in wanted.items():
+        if not isinstance(metadata.get(name), type_):
+            raise SemDedupError(f"{place}: {name} in it is {shown(metadata.get(name))}, not what save writes")
+    return metadata
+
+
+def _with_params(stage: Any, metadata: dict[str, Any], path: str) -> Any:
+    """The stage with uid and Params of its metadata, each value checked as if the user had set it."""
+    place = f"{shown(f'{path}/metadata', 400)} cannot be loaded"
+    stage._resetUid(metadata["uid"])
+    for section, put in (("paramMap", stage.set), ("defaultParamMap", _set_default(stage))):
+        for name, value in metadata[section].items():
+            if not stage.hasParam(name):
+                raise SemDedupError(f"{place}: {type(stage).__name__} has no Param {shown(name)}")
+            try:
+                put(stage.getParam(name), value)
+            except SemDedupError as error:
+                raise SemDedupError(f"{place}: {error}") from None
+    return stage
+
+
+def _set_default(stage: Any) -> Any:
+    # pyspark's takes null for any Param.
+    return lambda param, value: stage._setDefault(**{param.name: param.typeConverter(value)})
+
+
+class _StageReader(MLReader):
+    """Reads a stage that is its Params alone."""
+
+    def __init__(self, cls: type) -> None:
+        super().__init__()
+        self._class = cls
+
+    def load(self, path: str) -> Any:
+        metadata = _read_metadata(self.sparkSession, path, self._class)
+        return _with_params(self._class(), metadata, path)
+
+
+class StageReadable(DefaultParamsReadable):
+    """Gives a stage ``load`` and ``read``, as ``DefaultParamsReadable`` does, for stages of its own class alone."""
+
+    @classmethod
+    def read(cls) -> Any:
+        return _StageReader(cls)
+
+
+class _CentroidsReader(_StageReader):
+    def load(self, path: str) -> Any:
+        metadata = _read_metadata(self.sparkSession, path, self._class)
+        history = metadata.get("history", [])
+        if not isinstance(history, list) or not all(_is_number(value) for value in history):
+            raise SemDedupError(
+                f"{shown(f'{path}/metadata', 400)} cannot be loaded: history in it is no list of numbers"
+            )
+        model = self._class(centroids=_read_centroids(self.sparkSession, f"{path}/data"), history=history)
+        return _with_params(model, metadata, path)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < math.inf
+
+
+def _read_centroids(spark: SparkSession, path: str) -> np.ndarray:
+    """The centroids in order of their number, float32 (k, d); looked at where they are before they are collected."""
+    place = f"{shown(path, 400)} holds no centroids that can be used"
+    rows = spark.read.parquet(path)
+    types = {field.name: field.dataType for field in rows.schema.fields}
+    if not isinstance(types.get("centroid"), T.IntegerType) or not is_float_array(types.get("vector", T.NullType())):
+        raise SemDedupError(f"{place}: it must have the columns centroid int and vector array<float>")
+    length = F.coalesce(F.size("vector"), F.lit(-1))
+    found = rows.agg(F.count("*").alias("k"), F.min(length).alias("least"), F.max(length).alias("most")).collect()
+    k, least, most = found[0]
+    if not k:
+        raise SemDedupError(f"{place}: there are no rows")
+    if least != most or least < 1 or k * most > MOST_NUMBERS:
+        raise SemDedupError(f"{place}: {k} vectors of lengths {least} to {most}; they must be of one length above 0")
+    collected = collect_arrow(rows.select("centroid", "vector"))  # rows of Python numbers would take ten times as much
+    numbers = collected["centroid"].to_numpy()
+    order = np.argsort(numbers, kind="stable")
+    if not np.array_equal(numbers[order], np.arange(k)):
+        raise SemDedupError(f"{place}: their numbers are not 0 to {k - 1}, each once")
+    with np.errstate(over="ignore"):  # doubles beyond float32 are infinite, and refused
+        return centroid_matrix(ordered_matrix(collected["vector"], order), place)
+
+
+ModelT = TypeVar("ModelT", bound="CentroidsModel")
+
+
+class CentroidsModel(Model, SemDedupParams, MLReadable, MLWritable):
+    """Base of the models: centroids, the fit's history, ``save`` and ``load``.
+
+    ``history`` holds, per iteration of the fit, the mean squared distance to the nearest centroid (euclidean) or
+    the mean similarity to it (cosine); empty where the clusterer reports none.
+    """
+
+    constructor_arguments = ("centroids", "history")
+
+    def __init__(self, *, centroids: np.ndarray | None = None, history: Sequence[float] = (), **params: Any) -> None:
+        super().__init__(**params)
+        # pyspark.ml makes models without any before it fills them.
+        unset = np.zeros((0, 0), np.float32)
+        self._centroids = unset if centroids is None else centroid_matrix(centroids, type(self).__name__)
+        self.history = tuple(history)
+
+    @classmethod
+    def fitted(cls: type[ModelT], estimator: SemDedupParams, centroids: np.ndarray, history: Sequence[float]) -> ModelT:
+        """The model of a fitted estimator: its Params and uid, but for given initial centroids, k × d numbers that the
+        fitted ones supersede."""
+        model: ModelT = estimator._copyValues(cls(centroids=centroids, history=history))
+        model._resetUid(estimator.uid)
+        if not isinstance(model.value("initMode"), str):
+            model.clear(model.getParam("initMode"))
+        return model
+
+    @property
+    def centroids(self) -> np.ndarray:
+        """float32 (k, d); row number is the centroid's id."""
+        return self._centroids
+
+    @property
+    def fitted_centroids(self) -> Centroids:
+        """The centroids as the engine takes them."""
+        return Centroids(self._centroids, self.value("distanceMeasure") == "cosine", self.history)
+
+    def write(self) -> MLWriter:
+        return _CentroidsWriter(self)
+
+    @classmethod
+    def read(cls) -> MLReader:
+        return _CentroidsReader(cls)

@@ -1,0 +1,256 @@
+"""``SemDedup``: the whole of semantic deduplication as one stage of a ``pyspark.ml.Pipeline``."""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass, field
+
+from pyspark.ml import Estimator
+from pyspark.ml.util import DefaultParamsWritable
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from spark_semdedup.analysis.cost import Hardware, Sizing, estimate_cost
+from spark_semdedup.analysis.recall import MISSED, SAMPLE_ROWS, Evaluation, Evaluator, check_counts, noting_faults
+from spark_semdedup.duplicates.threshold import without_ids
+from spark_semdedup.ml.duplicates import IdentifyDuplicates
+from spark_semdedup.ml.kmeans import EmbeddingKMeans, EmbeddingKMeansModel
+from spark_semdedup.ml.persistence import CentroidsModel, StageReadable
+from spark_semdedup.pairwise.coverage import Coverage
+from spark_semdedup.pairwise.estimate import FittedSample
+from spark_semdedup.pairwise.execute import (
+    Compared,
+    compare,
+)
+from spark_semdedup.pairwise.integrity import check_neighbours
+from spark_semdedup.pairwise.merge import PartialMatches
+from spark_semdedup.pairwise.ranking import Ranking
+from spark_semdedup.pairwise.rows import UnassignedRows
+from spark_semdedup.pairwise.schema import SIMILARITY_COLUMNS
+from spark_semdedup.pairwise.workload import WorkEstimate
+from spark_semdedup.params import DEFAULTS, SemDedupStageParams
+from spark_semdedup.spark.columns import id_column, quoted, refuse_shadowed, unused_name
+from spark_semdedup.spark.documents import Documents
+
+
+class SemDedup(Estimator, SemDedupStageParams, StageReadable, DefaultParamsWritable):
+    """Finds rows that mean the same and keeps one of each.
+
+    ``fit`` fits the centroids, the model's ``transform`` gives the rows to keep, with all their columns.
+
+    >>> rows = [("a", [1.0, 0.0]), ("b", [0.999, 0.001]), ("c", [0.0, 1.0]), ("d", [0.7, 0.7])]
+    >>> df = spark.createDataFrame(rows, "id string, embedding array<double>")
+    >>> model = SemDedup(k=1, eps=0.05, whichToKeep="first").fit(df)
+    >>> [row.id for row in model.transform(df).orderBy("id").collect()]
+    ['a', 'c', 'd']
+    >>> model.duplicates(df).select("id", "max_id").show()
+    +---+------+
+    | id|max_id|
+    +---+------+
+    |  b|     a|
+    +---+------+
+    <BLANKLINE>
+    """
+
+    __module__ = "spark_semdedup"  # saved models name it: see ``_moved``
+
+    def _fit(self, dataset: DataFrame) -> SemDedupModel:
+        Ranking.of(self)  # contradictions are refused before any work
+        coverage = Coverage.of(self, self.similarity_threshold())
+        stage = EmbeddingKMeans(**self.settings(EmbeddingKMeans))
+        stage.visits = coverage.visits
+        clustering = stage.fit(dataset)
+        model = SemDedupModel.fitted(self, clustering.centroids, clustering.history)
+        if clustering.fitted_sample is not None:
+            model._fitted_on = _FittedOn(weakref.ref(dataset), self.value("idCol"), clustering.fitted_sample)
+        return model
+
+    def plan(self, dataset: DataFrame, *, rows: float | None = None, hardware: Hardware | None = None) -> Sizing:
+        """What deduplicating ``dataset`` will cost with each coverage, from a sample; see ``analysis.cost``."""
+        return estimate_cost(self, dataset, rows=rows, hardware=hardware)
+
+
+class SemDedupModel(CentroidsModel, SemDedupStageParams):
+    """Deduplicates with fitted centroids; see ``SemDedup``.
+
+    Spark computes the rows of ``dataset`` anew for every look at them, and parts of them once more after a failure.
+    What is decided does not depend on how often:
+
+    * Ids must be the same each time, or duplicates would stay, or other rows be removed: those drawn by ``uuid()``,
+      ``rand()``, ``monotonically_increasing_id()`` or a Python function are refused, and columns of ``rankBy`` by the
+      first of these. (``persist()`` holds drawn values as long as no executor is lost, ``checkpoint()`` or a written
+      table for good. Those of an RDD cannot be told from others: the caller answers for them.)
+    * The order of rows, and their partitions, matter nowhere: rows are chosen and placed by hashes of their ids.
+    * Embeddings are taken from one look, the comparison's; ``run`` keeps what came of it.
+    * Rows that are there at one look and not at another (a ``sample`` or ``limit`` after a shuffle, files that change)
+      are not noticed here: the program ``spark-semdedup`` counts, and fails where rows are missing or too many.
+    """
+
+    __module__ = "spark_semdedup"  # saved models name it: see ``_moved``
+
+    _fitted_on: _FittedOn | None = None
+
+    @property
+    def clustering(self) -> EmbeddingKMeansModel:
+        """The clustering alone, as a stage."""
+        settings = self.settings(EmbeddingKMeansModel)
+        return EmbeddingKMeansModel(centroids=self._centroids, history=self.history, **settings)
+
+    def _transform(self, dataset: DataFrame) -> DataFrame:
+        """The rows to keep. Computed anew at each action; ``run`` keeps what several actions share."""
+        return self._result(dataset, persist=False).deduplicated
+
+    def similarities(self, dataset: DataFrame) -> DataFrame:
+        """``id``, ``max_id``, ``cosine_sim_score`` of every valid row."""
+        return self._result(dataset, persist=False).similarities
+
+    def duplicates(self, dataset: DataFrame) -> DataFrame:
+        """``id``, ``max_id``, ``cosine_sim_score`` of the rows to remove."""
+        return self._result(dataset, persist=False).duplicates
+
+    def run(self, dataset: DataFrame) -> SemDedupResult:
+        """All of them from one computation, which is kept until ``unpersist()``."""
+        return self._result(dataset, persist=True)
+
+    def plan(self, dataset: DataFrame, *, rows: float | None = None, hardware: Hardware | None = None) -> Sizing:
+        """What deduplicating ``dataset`` with these centroids will cost with each coverage; see ``analysis.cost``."""
+        return estimate_cost(self, dataset, rows=rows, hardware=hardware, centroids=self._centroids)
+
+    def evaluate(
+        self,
+        dataset: DataFrame,
+        result: SemDedupResult,
+        *,
+        sample_rows: int = SAMPLE_ROWS,
+        seed: int = DEFAULTS["seed"],
+        missed: int = MISSED,
+    ) -> Evaluation:
+        """Estimates how many of the rows to be removed ``result``, what ``run(dataset)`` gave, removes.
+
+        See ``spark_semdedup.evaluate``, which does so for the folder that a run of the program wrote.
+        """
+        check_counts(sample_rows, missed)
+        coverage = Coverage.of(self, self.similarity_threshold())
+        evaluator = Evaluator(
+            similarities=result.similarities,
+            duplicates=result.duplicates,
+            rows=self._rows(dataset, Ranking.of(self)),
+            threshold=self.similarity_threshold(),
+            coverage=coverage.name,
+            coverage_in_words=coverage.in_words(),
+        )
+        return noting_faults(evaluator.compare(evaluator.sample(sample_rows, seed), missed))
+
+    def _result(self, dataset: DataFrame, *, persist: bool) -> SemDedupResult:
+        found = self.compared(dataset)
+        return self.result_of(dataset, found.rows.persist() if persist else found.rows, found.workload)
+
+    def compared(self, dataset: DataFrame) -> Compared:
+        """The comparison alone, lazy: what all results are made from (``result_of``), for who keeps it elsewhere than
+        in Spark's memory."""
+        ranking = Ranking.of(self)
+        self.similarity_threshold()
+        if self.value("handleInvalid") == "skip":
+            refuse_shadowed(dataset, ["reason"], "handleInvalid='skip'")
+        return self._compared(dataset, ranking)
+
+    def result_of(
+        self, dataset: DataFrame, compared: DataFrame, workload: WorkEstimate | None = None
+    ) -> SemDedupResult:
+        """The results that follow from the rows that ``compared(dataset)`` gave."""
+        name = self.value("idCol")
+        identify = IdentifyDuplicates(**self.settings(IdentifyDuplicates))
+        valid_row = F.col("reason").isNull()
+        similarities = similarities_of(compared)
+        duplicates = identify.transform(similarities)
+        invalid_ids = compared.where(~valid_row).select("id", "reason")
+        handle_invalid = self.value("handleInvalid")
+        # One filter, not a union of both: each branch of a union would run the comparison again.
+        decided = identify.is_duplicate(similarities)
+        unwanted = compared.where((~valid_row & F.lit(handle_invalid == "skip")) | (valid_row & decided)).select("id")
+        return SemDedupResult(
+            similarities=similarities,
+            duplicates=duplicates,
+            deduplicated=without_ids(dataset, name, unwanted),
+            invalid=_with_reason(dataset, name, invalid_ids),
+            compared=compared,
+            ranking=Ranking.of(self),
+            workload=workload,
+        )
+
+    def _compared(self, dataset: DataFrame, ranking: Ranking) -> Compared:
+        """Assigns rows, sends them to their tasks and compares them there."""
+        return compare(self._rows(dataset, ranking), Coverage.of(self, self.similarity_threshold()), ranking, self)
+
+    def _rows(self, dataset: DataFrame, ranking: Ranking) -> UnassignedRows:
+        documents = Documents.of(dataset, self.value("idCol"), self.value("embeddingCol"))
+        return UnassignedRows(documents, self.fitted_centroids, ranking, self, self._fitted_sample(dataset))
+
+    def _fitted_sample(self, dataset: DataFrame) -> FittedSample | None:
+        known = self._fitted_on
+        same = known is not None and known.dataset() is dataset and known.id_col == self.value("idCol")
+        return known.sample if known is not None and same else None
+
+
+@dataclass(frozen=True)
+class _FittedOn:
+    """The rows a model was fitted on, whose ids are known to be sound, and the sample of them that the fit kept."""
+
+    dataset: weakref.ref[DataFrame]
+    id_col: str
+    sample: FittedSample
+
+
+def _with_reason(dataset: DataFrame, id_name: str, invalid_ids: DataFrame) -> DataFrame:
+    """The input's invalid rows, all their columns, and a column ``reason``."""
+    id_, reason = (unused_name(name, dataset) for name in ("semdedup_invalid_id", "semdedup_reason"))
+    found = invalid_ids.select(F.col("id").alias(id_), F.col("reason").alias(reason))
+    joined = dataset.join(found, id_column(dataset, id_name) == F.col(id_))
+    return joined.select(*map(quoted, dataset.columns), F.col(reason).alias("reason"))
+
+
+@dataclass(frozen=True)
+class SemDedupResult:
+    """What one run found. DataFrames, lazy like all of Spark's; the comparison they share is computed once."""
+
+    similarities: DataFrame
+    """``id``, ``max_id``, ``cosine_sim_score``: every valid row."""
+    duplicates: DataFrame
+    """The same columns: the rows to remove."""
+    deduplicated: DataFrame
+    """The input's rows that remain, every column untouched."""
+    invalid: DataFrame
+    """The input's rows that could not be compared, with a ``reason``; they are in ``deduplicated`` too with
+    ``handleInvalid`` keep, and nowhere else with skip."""
+    compared: DataFrame = field(repr=False)
+    """What all of them are made from: ``SIMILARITY_COLUMNS``, ``centroid``, ``compared``, ``reason`` and the rank keys
+    of every row (``entries.Entries``, merged)."""
+
+    ranking: Ranking = field(repr=False)
+    workload: WorkEstimate | None = field(repr=False)
+    """What the comparison was estimated to take when it was planned; None where it was read back."""
+
+    def check(self) -> None:
+        """Raises ``AccountingError`` unless ids are unique and each ``max_id`` is the row's own or that of a valid row
+        which precedes it; a few small jobs over ids and rank keys. (The program checks so at the end of every run.)"""
+        entries = self._entries
+        check_neighbours(entries, entries.counts())
+
+    def counts(self) -> dict[str, int]:
+        """Rows in, invalid rows, clusters that hold rows, pairs compared; one small job over what is kept."""
+        counts = self._entries.counts()
+        return {name: counts[name] for name in ("rows", "invalid", "clusters", "pairs")}
+
+    @property
+    def _entries(self) -> PartialMatches:
+        """What is kept: one for each row, its best."""
+        return PartialMatches(self.compared.withColumn("own", F.lit(True)), self.ranking)
+
+    def unpersist(self) -> None:
+        """Frees the kept comparison."""
+        self.compared.unpersist()
+
+
+def similarities_of(compared: DataFrame) -> DataFrame:
+    """``SIMILARITY_COLUMNS`` of the valid rows."""
+    return compared.where(F.col("reason").isNull()).select(*SIMILARITY_COLUMNS)

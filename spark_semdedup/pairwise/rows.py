@@ -1,0 +1,171 @@
+"""The rows of a comparison: documents that are yet to be assigned to cells, or rows that were assigned before."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from spark_semdedup.clustering.assign import Assigner, ReadyCells, no_visits
+from spark_semdedup.clustering.centroids import Centroids
+from spark_semdedup.clustering.sample import in_lowest
+from spark_semdedup.clustering.settings import FIT_ROWS_PER_CENTROID, size_rows
+from spark_semdedup.pairwise.coverage import Coverage
+from spark_semdedup.pairwise.estimate import (
+    ClusterSizes,
+    FittedSample,
+    VisitSample,
+    collect_visits,
+    count_by_cluster,
+)
+from spark_semdedup.pairwise.ranking import Ranking
+from spark_semdedup.pairwise.route import TaskRouter, cells_given, route, tile_hash
+from spark_semdedup.spark.backend import plugin_active
+from spark_semdedup.spark.device import TaskDevice
+from spark_semdedup.spark.documents import Documents
+from spark_semdedup.spark.vectors import Decoder, decode_units
+
+
+class ComparableRows(Protocol):
+    """What ``execute.compare`` asks of rows, wherever their cells come from."""
+
+    @property
+    def spark(self) -> SparkSession: ...
+
+    @property
+    def centroids(self) -> Centroids | None: ...
+
+    @property
+    def decode(self) -> Decoder:
+        """Makes unit vectors of the vectors in ``routed()``, in the tasks that compare."""
+
+    def routed(self, router: TaskRouter | None = None, *, lists: bool = False) -> DataFrame:
+        """``id``, rank keys, a column of vectors, ``centroid``; with a ``router`` its columns, too."""
+
+    def sizes(self) -> ClusterSizes:
+        """Estimated rows of each cluster."""
+
+    def visits(self, coverage: Coverage) -> VisitSample:
+        """The cells that a sample of the rows visits."""
+
+
+@dataclass(frozen=True)
+class UnassignedRows:
+    """Documents, and the centroids they are to be assigned to."""
+
+    documents: Documents
+    centroids: Centroids
+    ranking: Ranking
+    params: Any
+    """Of the stage: columns, ``handleInvalid``, ``embeddingDim``, backend."""
+    fitted: FittedSample | None = None
+    """Rows of the same documents that the fit left on the driver: estimates from them cost no job."""
+
+    @property
+    def spark(self) -> SparkSession:
+        return self.documents.spark
+
+    @property
+    def decode(self) -> Decoder:
+        return decode_units
+
+    def routed(self, router: TaskRouter | None = None, *, lists: bool = False) -> DataFrame:
+        """See ``route.route``: unit vectors, cells, rank keys and tasks of all rows."""
+        df, id_ = self.documents.df, self.documents.id
+        distance = self.ranking.distance
+        keys = [] if distance else self.ranking.key_columns(df, id_)
+        carried = [id_.alias("id"), *(key.alias(f"key_{i}") for i, key in enumerate(keys))]
+        source = df.select(*carried, self.documents.embedding.alias("embedding"), tile_hash(id_).alias("hash"))
+        assigner = Assigner.of(
+            self.centroids,
+            self.spark,
+            self.params,
+            distances=(distance,) if distance else (),
+            rule_of=router.coverage.rule if router else no_visits,
+        )
+        return route(
+            source,
+            lambda batch: assigner(batch.column("embedding"), batch.column("id")),
+            router,
+            distance=distance,
+            lists=lists,
+        )
+
+    def sizes(self) -> ClusterSizes:
+        if self.fitted is not None:
+            return ClusterSizes(self.fitted.sizes(self.centroids.cells()), self.centroids.dim)
+        fraction = self._fraction(FIT_ROWS_PER_CENTROID * self.centroids.k)
+        sample = self._sample(fraction).routed(lists=plugin_active(self.spark))
+        return ClusterSizes(count_by_cluster(sample, 1 / fraction), self.centroids.dim)
+
+    def visits(self, coverage: Coverage) -> VisitSample:
+        if self.fitted is not None:
+            return self.fitted.visits(self.centroids.cells(), coverage)
+        fraction = self._fraction(size_rows(self.centroids.k))
+        lists = plugin_active(self.spark)  # only numbers leave the GPU then
+        sample = self._sample(fraction).routed(TaskRouter(coverage, lists=lists), lists=lists)
+        most = coverage.most_visits(fraction * self.documents.rows, self.centroids.k)
+        return collect_visits(sample, fraction, most)
+
+    def _fraction(self, wanted: float) -> float:
+        """The share of the rows that ``wanted`` rows are. Ids are checked as rows are counted."""
+        share = min(1.0, wanted / self.documents.rows)
+        self.documents.require_length(self.centroids.dim)
+        return share
+
+    def _sample(self, fraction: float) -> UnassignedRows:
+        """The rows whose ids hash lowest, without the columns that would rank them."""
+        documents = self.documents.where(in_lowest(self.documents.id, fraction))
+        return replace(self, documents=documents, ranking=Ranking())
+
+
+_SIZE_FRACTION = 1 / 16
+"""Share of the assigned rows that sizes of clusters are estimated from."""
+
+
+@dataclass(frozen=True)
+class AssignedRows:
+    """Rows that have a cell: ``df`` with ``id``, ``key_0`` …, ``embedding`` and ``centroid``, which is never null."""
+
+    df: DataFrame
+    total: int
+    """Rows, or a few more: those without a cell may be counted in."""
+    decode: Decoder
+    """Makes unit vectors of ``embedding``."""
+    params: Any
+    """Of the stage: backend and memory."""
+    centroids: Centroids | None = None
+    """What the numbers in ``centroid`` stand for: needed where rows visit further cells."""
+
+    @property
+    def spark(self) -> SparkSession:
+        return self.df.sparkSession
+
+    def routed(self, router: TaskRouter | None = None, *, lists: bool = False) -> DataFrame:
+        """The rows as they are, without a crossing to Python, unless a ``router`` is to send them to further cells."""
+        return self.df if router is None else self._routed(self.df, router)
+
+    def _routed(self, rows: DataFrame, router: TaskRouter) -> DataFrame:
+        assert self.centroids is not None  # whoever asks for visits gives them
+        cells = ReadyCells(self.centroids, router.coverage.rule)
+        locate = cells_given(self.decode, cells, TaskDevice.of_params(self.spark, self.params))
+        source = rows.withColumn("centroid", F.col("centroid").cast("bigint"))
+        return route(source.withColumn("hash", tile_hash(F.col("id"))), locate, router, lists=router.lists)
+
+    def sizes(self) -> ClusterSizes:
+        sample = self.df.where(in_lowest(F.col("id"), _SIZE_FRACTION))
+        counts = sample.groupBy("centroid").agg(
+            F.count(F.lit(1)).alias("rows"), F.max(F.size("embedding")).alias("dim")
+        )
+        clusters = counts.collect()
+        sizes = {int(row["centroid"]): row["rows"] / _SIZE_FRACTION for row in clusters}
+        return ClusterSizes(sizes, max((max(row["dim"] or 1, 1) for row in clusters), default=1))
+
+    def visits(self, coverage: Coverage) -> VisitSample:
+        assert self.centroids is not None
+        fraction = min(1.0, size_rows(self.centroids.k) / max(self.total, 1))
+        some = self.df.where(in_lowest(F.col("id"), fraction))
+        sample = self._routed(some, TaskRouter(coverage, lists=plugin_active(self.spark)))
+        return collect_visits(sample, fraction, coverage.most_visits(fraction * self.total, self.centroids.k))

@@ -1,0 +1,115 @@
+"""What a step did: ``summary.json``, and the lines that a person reads."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, fields
+from importlib import metadata
+from typing import Any
+
+from spark_semdedup import _version
+from spark_semdedup.formatting import aligned
+from spark_semdedup.redaction import COLUMN_PARAMS, redacted, redacted_values
+
+COUNTS = ("rows_in", "invalid", "clusters", "pairs_compared", "duplicates", "kept")
+
+
+@dataclass
+class Summary:
+    """What a step did. ``as_dict`` is what ``summary.json`` and manifests hold, ``as_text`` what a person reads."""
+
+    step: str
+    counts: dict[str, int] = field(default_factory=dict)
+    """Among ``COUNTS``."""
+    parameters: dict[str, Any] = field(default_factory=dict)
+    results: dict[str, str] = field(default_factory=dict)
+    """Path or table of each result."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    eps: float | None = None
+    threshold: float | None = None
+    """The similarity from which a row is a duplicate: the double that scores were compared with."""
+    coverage: str | None = None
+    """Which pairs were compared: cluster, probes or exact; ``coverage_in_words`` says it so that it can be cited."""
+    coverage_in_words: str | None = None
+    complete_eps: float | None = None
+    """The largest eps for which the scores are complete; None: any."""
+    complete_from: float | None = None
+    """The same as a similarity: the very double that was compared with."""
+    planned: dict[str, Any] | None = None
+    """What the comparison was estimated to take before it began (``Workload.facts``)."""
+    backend: str | None = None
+    clusterer: str | None = None
+    input_version: int | None = None
+    """The version of a Delta table that was read."""
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The counts at the top level, then everything else; without secrets that paths may hold."""
+        rest = asdict(self)
+        counts = rest.pop("counts")
+        decided = {} if self.coverage is None else {"complete_eps": rest["complete_eps"]}
+        del rest["complete_eps"]
+        present = {name: value for name, value in rest.items() if value is not None}
+        finished = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        whole = {"step": present.pop("step"), **counts, **present, **decided, "finished": finished}
+        return dict(redacted_values(whole, verbatim=COLUMN_PARAMS))
+
+    @classmethod
+    def from_dict(cls, said: Mapping[str, Any]) -> Summary:
+        """The inverse of ``as_dict``; what else is said there is dropped."""
+        names = {each.name for each in fields(cls)}
+        counts = {name: said[name] for name in COUNTS if name in said}
+        return cls(counts=counts, **{name: value for name, value in said.items() if name in names})
+
+    def as_json(self) -> str:
+        return json.dumps(self.as_dict(), indent=2, ensure_ascii=False) + "\n"
+
+    def as_text(self) -> str:
+        """The summary in aligned lines."""
+        blocks = [
+            aligned([(name.replace("_", " "), self._count(name)) for name in self.counts], right=True),
+            aligned(self._decisions()),
+            aligned([(stage, f"{seconds:,.1f} s") for stage, seconds in self.seconds.items()], right=True),
+            aligned([(name, redacted(place)) for name, place in self.results.items()]),
+        ]
+        return "\n\n".join(block for block in blocks if block)
+
+    def _count(self, name: str) -> str:
+        count, rows = self.counts[name], self.counts.get("rows_in", 0)
+        share = f"  {100 * count / rows:5.1f} %" if rows and name in ("duplicates", "kept") else " " * 9
+        return f"{count:,}{share}"
+
+    def _decisions(self) -> list[tuple[str, str]]:
+        lines = []
+        if self.threshold is not None:
+            lines.append(("eps", f"{self.eps:.6g}: a row is a duplicate from a similarity of {self.threshold:.6g} on"))
+        if self.coverage is not None:
+            words = f": {self.coverage_in_words}" if self.coverage_in_words else ""
+            lines.append(("coverage", f"{self.coverage}{words}"))
+        if self.backend is not None:
+            lines.append(("backend", {"cpu": "cpu: NumPy", "gpu": "gpu: CuPy on the executors"}[self.backend]))
+        if self.clusterer is not None:
+            lines.append(("clusterer", self.clusterer))
+        if self.input_version is not None:
+            lines.append(("input", f"version {self.input_version} of the Delta table"))
+        return lines
+
+
+def versions(backend: str | None = None, clusterer: str | None = None, spark: str | None = None) -> dict[str, str]:
+    """Versions of what the driver used. GPU libraries are named where the driver has them; executors need not agree."""
+    found = {"spark_semdedup": _version.__version__, "python": platform.python_version()}
+    if spark is not None:
+        found["spark"] = spark
+    packages = ["pyspark", "pyarrow", "numpy", "pandas"]
+    packages += ["faiss-cpu"] if clusterer == "faiss" else []
+    packages += ["spark-rapids-ml", "cuml-cu12", "cuml-cu13"] if clusterer == "rapids" else []
+    packages += ["cupy-cuda12x", "cupy-cuda13x"] if backend == "gpu" else []
+    for package in packages:
+        # A Spark distribution's pyspark is not an installed package; a driver may lack the GPU libraries.
+        with suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found

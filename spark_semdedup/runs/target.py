@@ -1,0 +1,175 @@
+"""Where results go: a folder, or a table for the kept rows."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import PySparkException
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import types as T
+
+from spark_semdedup.errors import FolderInUseError, ResultExistsError, SemDedupError, shown
+from spark_semdedup.runs.manifest import RUN_MANIFEST, STAGES, UNFINISHED, can_resume, is_mark
+from spark_semdedup.runs.source import _WITHOUT_SCHEMA, with_options
+from spark_semdedup.spark.columns import is_float_array
+from spark_semdedup.spark.failures import one_line
+from spark_semdedup.spark.files import Files, is_within, join
+
+_WRITTEN_WHOLE = {"csv": {"ignoreLeadingWhiteSpace": "false", "ignoreTrailingWhiteSpace": "false"}}
+"""By format, options without which Spark writes less than there is: it would strip text."""
+
+_READ_WHOLE = {"csv": {"multiLine": "true"}}
+"""By format, options without which Spark does not read the rows that it wrote: text may have line breaks."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where results go: folder ``path``; the rows that remain in ``format``, or in ``table`` instead of a folder."""
+
+    path: str | None = None
+    format: str = "parquet"
+    options: Mapping[str, str] = field(default_factory=dict)
+    table: str | None = None
+    overwrite: bool = False
+    resume: bool = False
+    """Go on with an unfinished run that is there."""
+    keep_stages: bool = False
+    """Leave ``_stages`` where it is when a run has ended."""
+
+    def check(self, files: Files, reads: Mapping[str, Sequence[str]], *, of_run: bool = False) -> None:
+        """Raises ``ResultExistsError`` for a result that is there already and may not be overwritten, and
+        ``SemDedupError`` where writing could harm what is read.
+
+        ``reads``: the paths that the step reads, by the name of the Param. ``of_run``: the step is a whole run.
+        """
+        if self.path is None:
+            return
+        _refuse_pattern(self.path)
+        _refuse_overlap(files, self.path, reads)
+        if self.overwrite or files.is_vacant(self.path) or (self.resume and can_resume(files, self.path)):
+            return
+        names = files.names(self.path)
+        begun = all(map(is_mark, names))
+        if begun and not of_run:  # nothing is lost, and the lock tells whether somebody is at work
+            return
+        what, hint = "exists already", ""
+        if of_run and (begun or (STAGES in names and (UNFINISHED in names or RUN_MANIFEST not in names))):
+            what, hint = "holds a run that has not ended", "--resume to go on with it, "
+        elif UNFINISHED in names:
+            what = "holds a result that is not finished"
+        raise ResultExistsError(
+            f"output={shown(self.path, 400)} {what}: give another folder, {hint}or --overwrite to replace it"
+        )
+
+    def refuse_written_meanwhile(self, files: Files) -> None:
+        """Raises ``FolderInUseError`` where another run or step has been in the folder since ``check`` found it vacant.
+        For one that holds its lock."""
+        if self.path is None or self.overwrite or self.resume or all(map(is_mark, files.names(self.path))):
+            return
+        raise FolderInUseError(
+            f"output={shown(self.path, 400)} was written by another run or step meanwhile: give another folder, or "
+            "--overwrite to replace it"
+        )
+
+    def refuse_existing_table(self, spark: SparkSession) -> None:
+        """Raises ``ResultExistsError`` for a table that is there already and may not be overwritten, and
+        ``SemDedupError`` for one that cannot be."""
+        if self.table is not None and _table_exists(spark, self.table) and not self.overwrite:
+            raise ResultExistsError(
+                f"outputTable={shown(self.table)} exists already: give another name, or --overwrite to replace it"
+            )
+
+    def try_writing(self, files: Files, rows: DataFrame) -> None:
+        """Writes no rows and removes them again, so that a format that cannot hold the columns, or a folder that
+        cannot be written to, is known before hours of work."""
+        if self.path is None:
+            return
+        trial = join(self.path, "_semdedup.trial")
+        files.delete(trial)  # what a kill left of an earlier one would be appended to
+        form = self.format
+        if self._is_of_catalogs_format:
+            form = rows.sparkSession.conf.get("spark.sql.sources.default") or form
+        try:
+            replace(self, format=form).save(rows.limit(0), trial)
+        except (PySparkException, Py4JJavaError) as error:
+            raise SemDedupError(
+                f"output={shown(self.path, 400)}: the rows cannot be written as {form}: {one_line(error)}"
+            ) from error
+        finally:
+            files.delete(trial)
+
+    def save(self, rows: DataFrame, path: str) -> None:
+        """Writes rows in this target's format to a folder."""
+        whole = _WRITTEN_WHOLE.get(self.format.lower(), {})
+        options = {**_without_vector_statistics(rows.schema, self.format), **whole, **self.options}
+        with_options(rows.write.format(self.format), options).mode("append").save(path)
+
+    def read_back(self, rows: DataFrame, path: str) -> DataFrame:
+        """What ``save`` wrote."""
+        options = {**_READ_WHOLE.get(self.format.lower(), {}), **self.options}
+        reader = with_options(rows.sparkSession.read.format(self.format), options)
+        return (reader.schema(rows.schema) if self.format.lower() in _WITHOUT_SCHEMA else reader).load(path)
+
+    def save_table(self, rows: DataFrame) -> None:
+        """Writes rows to the table."""
+        assert self.table is not None
+        writer = with_options(rows.write.mode("overwrite" if self.overwrite else "errorifexists"), self.options)
+        (writer if self._is_of_catalogs_format else writer.format(self.format)).saveAsTable(self.table)
+
+    @property
+    def _is_of_catalogs_format(self) -> bool:
+        """Whether the rows go to a table without a format: the catalog's own default decides (Delta on Databricks)."""
+        return self.table is not None and self.format.lower() == "parquet"
+
+
+def _without_vector_statistics(schema: T.StructType, format_: str) -> dict[str, str]:
+    """Options that keep Parquet from noting the least and greatest element, and counts, of arrays of floating-point
+    numbers for each page and row group. No reader finds rows by them, and they take a twentieth of the time to write
+    embeddings (RESULTS.md). Parquet knows them from 1.15 on (Spark 4) and passes over what it does not know."""
+    if format_.lower() != "parquet":
+        return {}
+    elements = [f"{field.name}.list.element" for field in schema.fields if is_float_array(field.dataType)]
+    return {f"parquet.{kind}.statistics.enabled#{name}": "false" for kind in ("column", "size") for name in elements}
+
+
+_NAME_PART = re.compile(r"`(?:[^`]|``)*`|[^.`]+")
+"""A part of a table's name: catalog, schema or table. In backticks it may have dots."""
+
+
+def _table_exists(spark: SparkSession, table: str) -> bool:
+    """Whether a table is there; ``SemDedupError`` where its name is none, or its schema is not there."""
+    try:
+        if spark.catalog.tableExists(table):
+            return True
+        schema = ".".join(_NAME_PART.findall(table)[:-1])
+        there = not schema or spark.catalog.databaseExists(schema)
+    except (PySparkException, Py4JJavaError) as error:
+        raise SemDedupError(f"outputTable={shown(table)} cannot be used: {one_line(error)}") from error
+    if not there:
+        raise SemDedupError(f"outputTable={shown(table)} cannot be written: there is no schema {shown(schema)}")
+    return False
+
+
+def _refuse_pattern(output: str) -> None:
+    """What is written is read again, and Spark's readers take some characters for a pattern, whatever is there."""
+    found = sorted(set(output) & set("{}[]*?\\"))
+    if found:
+        raise SemDedupError(
+            f"output={shown(output, 400)} has {' '.join(found)}, which Spark's readers take for a pattern: give a "
+            "folder without {} [] * ? \\"
+        )
+
+
+def _refuse_overlap(files: Files, output: str, reads: Mapping[str, Sequence[str]]) -> None:
+    target = files.real(output)
+    for name, patterns in reads.items():
+        for pattern in patterns:
+            for place in map(files.real, files.matches(pattern)):
+                if is_within(place, target) or is_within(target, place):
+                    raise SemDedupError(
+                        f"output={shown(output, 400)} and {name}={shown(pattern, 400)} overlap: what is read would be "
+                        "mixed with what is written; give output a folder of its own"
+                    )

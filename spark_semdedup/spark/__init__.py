@@ -1,0 +1,1 @@
+"""How the package talks to Spark, Arrow and the GPU. No part of the algorithm is here."""

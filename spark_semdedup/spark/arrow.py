@@ -1,0 +1,31 @@
+"""Arrow tables between the driver and Spark."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.pandas.types import from_arrow_schema
+
+
+def collect_arrow(df: DataFrame) -> pa.Table:
+    """The rows on the driver as an Arrow table. For results of bounded size only."""
+    frame: Any = df
+    if hasattr(type(df), "toArrow"):  # Spark 4
+        return frame.toArrow()
+    batches = frame._collect_as_arrow()  # Spark 3.5: what toPandas uses there
+    return pa.Table.from_batches(batches) if batches else pa.Table.from_pylist([], _arrow_schema(df))
+
+
+def _arrow_schema(df: DataFrame) -> pa.Schema:
+    from pyspark.sql.pandas.types import to_arrow_schema
+
+    return to_arrow_schema(df.schema)
+
+
+def local_frame(spark: SparkSession, table: pa.Table) -> DataFrame:
+    """A DataFrame of the rows of a small Arrow table."""
+    if hasattr(DataFrame, "toArrow"):  # Spark 4
+        return spark.createDataFrame(table)
+    return spark.createDataFrame(table.to_pylist(), from_arrow_schema(table.schema))

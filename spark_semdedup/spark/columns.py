@@ -1,0 +1,129 @@
+"""Columns of a DataFrame by name and type, checked."""
+
+from __future__ import annotations
+
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+from pyspark.sql import types as T
+
+from spark_semdedup.errors import SemDedupError, shown
+
+ID_TYPES = (T.StringType, T.ByteType, T.ShortType, T.IntegerType, T.LongType)
+
+
+def refuse_stream(df: DataFrame) -> None:
+    """A ``SemDedupError`` for a DataFrame that never ends."""
+    if df.isStreaming:
+        raise SemDedupError(
+            "the input is a stream: it must be a table that ends, since each row is compared with others"
+        )
+
+
+def quoted(name: str) -> Column:
+    """The column of that very name, whatever characters it has (dots, spaces, backticks)."""
+    return F.col("`" + name.replace("`", "``") + "`")
+
+
+def field(df: DataFrame, name: str, param: str) -> T.StructField:
+    """The schema's entry for a column; a ``SemDedupError`` that lists the columns there are if it is missing.
+
+    Names are matched as Spark resolves them: with regard to case where ``spark.sql.caseSensitive`` is set.
+    """
+    if not hasattr(df, "sparkSession"):
+        raise SemDedupError(f"the input is a {type(df).__module__}.{type(df).__name__}: it must be a Spark DataFrame")
+    sensitive = df.sparkSession.conf.get("spark.sql.caseSensitive") == "true"
+    alike = [f for f in df.schema.fields if f.name == name or (not sensitive and f.name.lower() == name.lower())]
+    if len(alike) != 1:
+        what = "is there more than once" if alike else "is not among the columns"
+        raise SemDedupError(f"{param}={shown(name)} {what}: {_listed(df.columns)}")
+    return alike[0]
+
+
+def _listed(names: list[str], most: int = 40) -> str:
+    """Names as they stand in a message; of very many only the first, so that the line can still be read."""
+    return ", ".join(map(shown, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def unused_name(name: str, *frames: DataFrame) -> str:
+    """``name``, made longer until no column of the frames is called so: a join of theirs can tell it from the rest."""
+    taken = {column.lower() for df in frames for column in df.columns}
+    while name.lower() in taken:
+        name += "_"
+    return name
+
+
+def id_column(df: DataFrame, name: str) -> Column:
+    """The id column; a ``SemDedupError`` where it is missing or neither string nor integer.
+
+    Text is compared by its bytes, whatever collation the column has (Spark 4): ``A`` and ``a`` are two ids.
+    """
+    found = field(df, name, "idCol")
+    refuse_stream(df)
+    refuse_id_type(found.dataType, f"idCol={shown(name)}")
+    return by_its_bytes(found)
+
+
+def by_its_bytes(found: T.StructField) -> Column:
+    """A column of ids, without the collation that its text may have."""
+    collated = isinstance(found.dataType, T.StringType) and found.dataType.simpleString() != "string"
+    return quoted(found.name).cast("string").alias(found.name) if collated else quoted(found.name)
+
+
+def refuse_id_type(type_: T.DataType, what: str) -> None:
+    """A ``SemDedupError`` for an id that is neither string nor integer; ``what`` names it."""
+    if not isinstance(type_, ID_TYPES):
+        raise SemDedupError(
+            f"{what} is of type {shown_type(type_)}: it must be string, tinyint, smallint, int or bigint (cast it, for "
+            "example to string)"
+        )
+
+
+def embedding_column(df: DataFrame, name: str, *, float16_bits: bool = False) -> Column:
+    """The embedding as ``array<float>`` or ``array<double>``, from either or from an ML ``Vector``.
+
+    ``float16_bits``: also integer arrays, which hold the bits of float16 numbers (NeMo Curator writes uint16 lists).
+    """
+    found = field(df, name, "embeddingCol")
+    if _is_vector(found.dataType):
+        from pyspark.ml.functions import vector_to_array  # not for tasks, which import this module
+
+        return vector_to_array(quoted(found.name))
+    if is_float_array(found.dataType) or (float16_bits and is_float16_bits(found.dataType)):
+        return quoted(found.name)
+    raise SemDedupError(
+        f"embeddingCol={shown(name)} is of type {shown_type(found.dataType)}: it must be array<float>, "
+        f"array<double> or an ML Vector{_cast_hint(found.dataType)}"
+    )
+
+
+def _cast_hint(type_: T.DataType) -> str:
+    numbers = isinstance(type_, T.ArrayType) and isinstance(type_.elementType, T.NumericType)
+    return " (cast it, for example to array<float>)" if numbers else ""
+
+
+def shown_type(type_: T.DataType) -> str:
+    """A column's type as it stands in a message: that of a struct of many fields is cut short."""
+    text = type_.simpleString()
+    return text if len(text) <= 80 else text[:79] + "…"
+
+
+def is_float_array(type_: T.DataType) -> bool:
+    return isinstance(type_, T.ArrayType) and isinstance(type_.elementType, (T.FloatType, T.DoubleType))
+
+
+def is_float16_bits(type_: T.DataType) -> bool:
+    return isinstance(type_, T.ArrayType) and isinstance(type_.elementType, (T.ShortType, T.IntegerType))
+
+
+def _is_vector(type_: T.DataType) -> bool:
+    return type_.typeName() == "vector" or type(type_).__name__ == "VectorUDT"
+
+
+def refuse_shadowed(df: DataFrame, appended: list[str], stage: str) -> None:
+    """A ``SemDedupError`` if the input already has one of the columns that a stage appends."""
+    there = [name for name in df.columns if name.lower() in {a.lower() for a in appended}]
+    if there:
+        raise SemDedupError(
+            f"{stage} appends the columns {', '.join(appended)}, but the input already has {', '.join(there)}: "
+            "rename or drop it first"
+        )

@@ -1,0 +1,79 @@
+"""``Documents``: a table of ids and embeddings, its columns checked once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import PySparkException
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from spark_semdedup.errors import SemDedupError, shown
+from spark_semdedup.spark.columns import embedding_column, id_column
+from spark_semdedup.spark.ids import check_ids
+
+
+@dataclass(frozen=True)
+class Documents:
+    """Rows with an id and an embedding, under whatever names.
+
+    ``id`` is the id column without a collation; ``embedding`` is ``array<float>`` or ``array<double>``. Both columns
+    exist and have a type that the package accepts; values are checked where they are read.
+    """
+
+    df: DataFrame
+    id: Column
+    id_col: str
+    embedding: Column
+    embedding_col: str
+
+    @classmethod
+    def of(cls, df: DataFrame, id_col: str, embedding_col: str, *, float16_bits: bool = False) -> Documents:
+        """The documents of ``df``. ``float16_bits``: accept integer lists that hold float16 bits, too.
+
+        Raises ``SemDedupError`` for a column that is missing or of a type that cannot be used.
+        """
+        embedding = embedding_column(df, embedding_col, float16_bits=float16_bits)
+        return cls(df, id_column(df, id_col), id_col, embedding, embedding_col)
+
+    @property
+    def spark(self) -> SparkSession:
+        return self.df.sparkSession
+
+    @cached_property
+    def rows(self) -> int:
+        """The number of rows; their ids are checked as they are counted (``check_ids``). One job, the first time."""
+        return check_ids(self.df, self.id, self.id_col)
+
+    def where(self, condition: Column) -> Documents:
+        """The documents for which ``condition`` holds."""
+        return Documents(self.df.where(condition), self.id, self.id_col, self.embedding, self.embedding_col)
+
+    def require_length(self, dim: int) -> None:
+        """Raises ``SemDedupError`` where every embedding has another length than the ``dim`` of the centroids.
+
+        One small job, which ends at the first row that fits; a second one where none does.
+        """
+        length = F.size(self.embedding).alias("length")
+        if _any_value(self.df.where(F.size(self.embedding) == dim).select(length)) is not None:
+            return
+        other = _any_value(self.df.where(F.size(self.embedding) > 0).select(length))
+        if other is not None:
+            raise SemDedupError(
+                f"embeddingCol={shown(self.embedding_col)} has embeddings of length {other}, but the centroids have "
+                f"length {dim}: give the centroids that were fitted on such embeddings"
+            )
+
+
+def _any_value(rows: DataFrame) -> int | None:
+    """The only column's value in some row, or None where there is no row."""
+    try:
+        first = rows.head(1)
+    except (Py4JJavaError, PySparkException) as error:
+        # Spark 4.0's reader of a Python worker's output may fail like this where a task needs no more of it.
+        if "CancelledKeyException" not in str(error):
+            raise
+        first = rows.agg(F.min(rows.columns[0])).collect()
+    return first[0][0] if first else None
