@@ -48,6 +48,7 @@ lint: requirements $(installed_dev)
 	$(bin)/ruff check .
 	$(bin)/ruff format --check .
 	$(bin)/mypy
+	$(bin)/lint-imports --no-logo
 
 format: requirements $(installed_dev)
 	$(bin)/ruff check --fix .
