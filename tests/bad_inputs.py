@@ -1350,7 +1350,7 @@ STEPS = [
         "manifest of another kind",
         "a JSON list",
         step("identify", similar(), manifest="[1]"),
-        "input='in': _semdedup.json in it is not a JSON object: it is none that this program wrote",
+        "input='in': _semdedup.json in it is not a JSON object, so spark-semdedup did not write it",
     ),
     refused(
         "eps beyond what is complete",

@@ -22,7 +22,7 @@ _CLUSTER = "tests/test_failures.py::test_same_answer"
 
 _LINEAGE = "tests/test_lineage.py"
 
-_RESUME = "tests/test_resume.py"
+_RESUME = "tests/runs/test_resume.py"
 
 _RESUMED = "after --resume the answer of a run that was not killed, and nothing else is left in the folder"
 

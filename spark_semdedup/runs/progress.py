@@ -14,9 +14,9 @@ from spark_semdedup.redaction import redacted
 class Progress:
     """Lines on stderr such as ``[2/4] assign and compare ... 63,905 rows, 250 clusters, 8.3 s``.
 
-    On a terminal a line is begun when its stage begins. Elsewhere, where Spark's log may come between, it is written
-    twice: its beginning, and when the stage has ended the whole. Only ASCII: spark-submit passes it on through the
-    JVM, in whatever encoding that has.
+    On a terminal each line grows as its phase begins and ends. Elsewhere Spark's log may come between, so the beginning
+    gets a line of its own and the end repeats it. ASCII only: spark-submit passes the text on through the JVM, in
+    whatever encoding that has.
     """
 
     def __init__(self, stream: TextIO | None = None) -> None:
@@ -25,7 +25,7 @@ class Progress:
         self._begun = ""
         self._born = time.monotonic()
         self.seconds: dict[str, float] = {}
-        """Wall-clock seconds of each stage that has ended."""
+        """Wall-clock seconds of each finished phase."""
 
     @property
     def started(self) -> bool:
@@ -37,13 +37,13 @@ class Progress:
         """Seconds since this object was made."""
         return time.monotonic() - self._born
 
-    def begin(self, stages: int) -> None:
-        """Says that checks are over, and how many stages there will be."""
-        self._total = stages
+    def begin(self, phases: int) -> None:
+        """Declares that checks are over, and the number of phases."""
+        self._total = phases
 
     @contextmanager
-    def stage(self, title: str) -> Iterator[dict[str, int]]:
-        """Times a stage. What is put into the dictionary, counts by their names, ends the line."""
+    def phase(self, title: str) -> Iterator[dict[str, int]]:
+        """Times a phase. Counts that the block puts into the dictionary, by their names, end the line."""
         counts: dict[str, int] = {}
         self._begun = begun = f"[{len(self.seconds) + 1}/{self._total}] {title} ... "
         on_terminal = self._stream.isatty()
@@ -56,16 +56,16 @@ class Progress:
             self._write(f"{ending}failed after {time.monotonic() - start:.1f} s\n")
             raise
         self.seconds[title] = round(time.monotonic() - start, 3)
-        facts = [*(f"{n:,} {what}" for what, n in counts.items()), f"{self.seconds[title]:.1f} s"]
-        self._write(f"{ending}{', '.join(facts)}\n")
+        parts = [*(f"{n:,} {what}" for what, n in counts.items()), f"{self.seconds[title]:.1f} s"]
+        self._write(f"{ending}{', '.join(parts)}\n")
 
     def skip(self, title: str, seconds: float) -> None:
-        """Says that an earlier run has done a stage, and how long that took."""
+        """Reports a phase that an earlier run finished in so many ``seconds``."""
         self._write(f"[{len(self.seconds) + 1}/{self._total}] {title} ... done before\n")
         self.seconds[title] = seconds
 
     def note(self, text: str) -> None:
-        """Tells something of the stage that runs, in a line of its own."""
+        """Writes a line about the running phase."""
         self._write(f"{text}\n{self._begun}" if self._stream.isatty() else f"{self._begun}{text}\n")
 
     def _write(self, text: str) -> None:
