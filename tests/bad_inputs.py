@@ -1,6 +1,6 @@
 """Bad and hostile inputs, one case each: what is given, and what is said or done about it.
 
-``test_bad_input.py`` runs them, ``tables.py`` makes the table in docs/guarantees.md of them. A message is given whole;
+``test_bad_input.py`` runs them, ``tables.py`` makes the table in docs/errors.md of them. A message is given whole;
 "…" in it stands for anything but a line's end, and paths are those below the case's own folder.
 """
 

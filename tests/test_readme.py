@@ -1,4 +1,4 @@
-"""The README says what the code does: its examples run, its table of Params is the code's."""
+"""The README and the pages say what the code does: examples run, files exist, the table of Params is the code's."""
 
 from __future__ import annotations
 
@@ -9,29 +9,39 @@ from pathlib import Path
 
 import pytest
 
-from tools.param_table import STAGES, param_table
+from tools.param_table import PAGE, STAGES, param_table, updated
 
-README = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md")), *(ROOT / name / "README.md" for name in ("conf", "notebooks"))]
+PATH = re.compile(r"`((?:jobs|conf|docs|notebooks|benchmarks|tests|tools|spark_semdedup)/[\w./-]*)`")
+"""A path of the repository in a page, as code."""
 
 
-def test_the_table_of_params_is_made_from_the_code():
-    assert param_table() in README.read_text()
+def test_the_page_of_params_is_up_to_date():
+    page = PAGE.read_text("utf-8")
+    assert updated(page) == page, "run: python tools/param_table.py"
 
 
-def test_every_param_of_every_stage_stands_in_the_table():
+def test_every_param_of_every_stage_is_in_the_table():
     rows = param_table().splitlines()[2:]
-    named = {re.match(r"\| `(\w+)` \|", row)[1]: row for row in rows}
+    row_of = {re.match(r"\| `(\w+)` \|", row)[1]: row for row in rows}
     for letter, stage in STAGES.items():
         for param in stage().params:
-            assert re.search(rf"\| [A-Z ]*{letter}[A-Z ]* \|", named[param.name]), (stage, param.name)
+            assert re.search(rf"\| [A-Z ]*{letter}[A-Z ]* \|", row_of[param.name]), (stage, param.name)
 
 
-def test_files_the_readme_names_exist():
-    root = README.parent
-    for target in re.findall(r"\]\(([^)#]+)\)", README.read_text()):
-        assert target.startswith("https://") or (root / target).exists(), target
-    for path in re.findall(r"\b(?:jobs|conf)/\w[\w.-]*\.\w+", README.read_text()):
-        assert (root / path).exists(), path
+def test_the_readme_is_short():
+    assert len(README.read_text("utf-8").splitlines()) <= 160
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_a_page_names_exist(page):
+    text = page.read_text("utf-8")
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
+        assert target.startswith("https://") or (page.parent / target).exists(), target
+    for path in {*PATH.findall(text), *re.findall(r"\b(?:jobs|conf)/\w[\w./-]*\.\w+", text)}:
+        assert (ROOT / path).exists(), path
 
 
 @pytest.mark.slow
@@ -43,7 +53,7 @@ def test_python_examples_run(spark, tmp_path, monkeypatch):
     # Unity Catalog's three-part names need a catalog; the session's own has schemas only.
     examples = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
     examples = [example.replace("main.corpus.", "readme_corpus.") for example in examples]
-    assert len(examples) == 5
+    assert len(examples) == 3
     location = (tmp_path / "warehouse").as_uri()
     spark.sql(f"CREATE DATABASE readme_corpus LOCATION '{location}'")
     try:
