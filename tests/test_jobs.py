@@ -44,6 +44,15 @@ def test_a_job_takes_the_options_of_its_command(job):
     assert ended.stdout.startswith(f"usage: spark-semdedup {COMMANDS[job]} {'' if job == 'doctor' else '--input'}")
 
 
+@pytest.mark.slow
+def test_the_program_takes_a_command_as_its_first_argument():
+    ended = subprocess.run(
+        [sys.executable, JOBS / "semdedup.py", "plan", "--help"], capture_output=True, text=True, timeout=60
+    )
+    assert ended.returncode == 0
+    assert ended.stdout.startswith("usage: spark-semdedup plan --input")
+
+
 def package_zip(folder: Path) -> Path:
     """The package as ``--py-files`` takes it."""
     root = Path(spark_semdedup.__file__).parent

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import sys
 from importlib import resources
 from pathlib import Path
 
@@ -44,22 +45,57 @@ def test_files_a_page_names_exist(page):
         assert (ROOT / path).exists(), path
 
 
-@pytest.mark.slow
-def test_python_examples_run(spark, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def examples(page: Path, kind: str = "python") -> list[str]:
+    """The code blocks of a page in a language."""
+    return re.findall(rf"```{kind}\n(.*?)```", page.read_text("utf-8"), re.DOTALL)
+
+
+def test_the_worked_example_runs():
+    (example,) = examples(ROOT / "docs" / "how-it-works.md")
+    exec(compile(example, "how-it-works.md", "exec"), {})
+
+
+@pytest.fixture
+def documents(spark, tmp_path) -> Path:
+    """The folder ``documents`` of the examples: the sample."""
     (tmp_path / "documents").mkdir()
     with resources.as_file(resources.files("spark_semdedup") / "data" / "debian-sample.parquet") as sample:
         shutil.copy(sample, tmp_path / "documents" / "part-0.parquet")
+    return tmp_path / "documents"
+
+
+@pytest.mark.slow
+def test_the_quickstart_runs(documents, monkeypatch, capsys):
+    names: dict[str, object] = {}
+    monkeypatch.setenv("PYSPARK_PYTHON", sys.executable)
+    for example in examples(ROOT / "docs" / "quickstart.md"):
+        example = re.sub(r'"(documents|deduplicated)"', rf'"{documents.parent}/\1"', example)
+        exec(compile(example, "quickstart.md", "exec"), names)
+    printed = capsys.readouterr().out
+    assert "{'rows': 3350, 'invalid': 0, 'clusters': 58, 'pairs': " in printed
+    assert len(re.findall(r"^\| *0[.]95", printed, re.MULTILINE)) == 5  # the duplicates just above the threshold
+
+
+@pytest.mark.slow
+def test_the_stages_of_the_api_page_run(spark, documents):
+    (example,) = examples(ROOT / "docs" / "python-api.md")
+    names = {"documents": spark.read.parquet(str(documents))}
+    exec(compile(example, "python-api.md", "exec"), names)
+    assert 0 < names["kept"].count() < 3350
+
+
+@pytest.mark.slow
+def test_python_examples_run(spark, documents, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYSPARK_PYTHON", sys.executable)  # as the first example does
     # Unity Catalog's three-part names need a catalog; the session's own has schemas only.
-    examples = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    examples = [example.replace("main.corpus.", "readme_corpus.") for example in examples]
-    assert len(examples) == 3
+    blocks = [example.replace("main.corpus.", "readme_corpus.") for example in examples(README)]
+    assert len(blocks) == 3
     location = (tmp_path / "warehouse").as_uri()
     spark.sql(f"CREATE DATABASE readme_corpus LOCATION '{location}'")
     try:
-        spark.read.parquet(str(tmp_path / "documents")).write.saveAsTable("readme_corpus.documents")
+        spark.read.parquet(str(documents)).write.saveAsTable("readme_corpus.documents")
         names = {"spark": spark}
-        for example in examples:
+        for example in blocks:
             example = example.replace('"documents', f'"{tmp_path}/documents')
             exec(compile(example, "README.md", "exec"), names)
         kept = spark.read.parquet(str(tmp_path / "documents-deduplicated"))
