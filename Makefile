@@ -94,7 +94,7 @@ matrix-tests: requirements $(installed_dev)
 	$(bin)/python -m pytest -q -m "not slow and not gpu" $(MATRIX_TESTS)
 
 docs: requirements $(installed_docs)
-	$(bin)/mkdocs build --strict --quiet
+	$(bin)/zensical build --strict --clean
 
 bench: requirements $(installed_bench) $(BENCH_DIR)/rows-250000
 	$(bin)/python benchmarks/bench.py $(BENCH_DATA) --limit 100
