@@ -46,6 +46,7 @@ DOCUMENTS = sorted(
         ROOT / "SECURITY.md",
         ROOT / "benchmarks" / "RESULTS.md",
         ROOT / "conf" / "README.md",
+        ROOT / "spark_semdedup" / "data" / "README.md",
         *(ROOT / "docs").glob("*.md"),
         *(ROOT / "notebooks").glob("*.*"),
     ]
