@@ -45,7 +45,7 @@ DOCUMENTS = sorted(
         ROOT / "CHANGELOG.md",
         ROOT / "SECURITY.md",
         ROOT / "benchmarks" / "RESULTS.md",
-        ROOT / "conf" / "README.md",
+        *(path for path in (ROOT / "conf").rglob("*") if path.is_file() and path.suffix != ".json"),
         ROOT / "spark_semdedup" / "data" / "README.md",
         *(ROOT / "docs").glob("*.md"),
         *(ROOT / "notebooks").glob("*.*"),
@@ -60,11 +60,15 @@ SOURCES: list[Path] = []
 
 
 def prose(path: Path) -> Iterator[tuple[int, str]]:
-    """Paragraphs, list items and table cells of a document with their line; no code blocks, no generated tables."""
+    """Paragraphs, list items and table cells of a document with their line; no code blocks, no generated tables. Of a
+    notebook its Markdown cells, of settings and scripts their comments."""
     if path.suffix == ".ipynb":
         cells = [cell for cell in json.loads(path.read_text("utf-8"))["cells"] if cell["cell_type"] == "markdown"]
         for number, cell in enumerate(cells, 1):
             yield from ((number, text) for _, text in _blocks("".join(cell["source"])))
+    elif path.suffix != ".md":
+        lines = (re.match(r" *# ?(.*)", line) for line in path.read_text("utf-8").splitlines())
+        yield from _blocks("\n".join(line[1] if line else "" for line in lines))
     else:
         yield from _blocks(path.read_text("utf-8"))
 
