@@ -16,7 +16,7 @@ import pyspark
 import pytest
 from standalone import cluster
 
-from spark_semdedup import cli
+from spark_semdedup.cli import main as cli
 
 ROOT = Path(__file__).parents[1]
 
@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 JOB = """
 import json, sys
 from pyspark.sql import SparkSession
-from spark_semdedup import cli
+from spark_semdedup.cli import main as cli
 
 def imported(_):
     import os, faiss, numpy, spark_semdedup
@@ -56,7 +56,7 @@ def test_executors_need_nothing_but_the_pex(tmp_path, spark):
         settings = {
             "spark.pyspark.python": "./semdedup.pex",
             "spark.pyspark.driver.python": sys.executable,
-            "spark.executorEnv.PEX_ROOT": str(tmp_path / "pex-root"),
+            "spark.executorEnv.PEX_ROOT": "./pex-root",
             "spark.driver.host": "127.0.0.1",
             "spark.driver.memory": "1g",
             "spark.executor.memory": "640m",
@@ -67,13 +67,13 @@ def test_executors_need_nothing_but_the_pex(tmp_path, spark):
         command += [tmp_path / "job.py", tmp_path / "imported.json", *arguments, "--output", tmp_path / "remote"]
         own = {name: value for name, value in os.environ.items() if not name.startswith("PYSPARK")}
         own["PYTHONPATH"] = str(ROOT)  # the driver's; executors import the package from the PEX
-        ended = subprocess.run(command, env=own, cwd=tmp_path, capture_output=True, text=True, timeout=240)
+        ended = subprocess.run(command, env=own, cwd=tmp_path, capture_output=True, text=True, timeout=480)
     assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-3000:]
 
     imported = json.loads((tmp_path / "imported.json").read_text())
     assert {Path(folder).parents[1].name for folder, *_ in imported} == {"worker-0", "worker-1"}
-    for _, *paths in imported:
-        assert all(Path(path).is_relative_to(tmp_path / "pex-root") for path in paths), paths
+    for folder, *paths in imported:
+        assert all(Path(path).is_relative_to(Path(folder) / "pex-root") for path in paths), (folder, paths)
     for name in ("similarities", "duplicates", "deduplicated"):
         one, other = (pq.read_table(tmp_path / place / name).sort_by("id") for place in ("local", "remote"))
         assert one.equals(other)
