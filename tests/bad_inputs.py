@@ -192,7 +192,7 @@ def accepted_by_program(name: str, given: str, call: Callable[[Place], Call], **
 
 # --- embeddings ---------------------------------------------------------------------------------------------
 
-MEND = "; mend it, or set handleInvalid to skip (set such rows aside) or keep (leave them in, compared with nothing)"
+MEND = "; fix it, or set handleInvalid to skip (write such rows to invalid/) or keep (keep them, compared with nothing)"
 NOT_FINITE = "embedding has a null, NaN or infinite element"
 REASONS = {
     "d": "embedding is null",

@@ -1,8 +1,8 @@
 """The recall of a run: a random sample of its rows, compared exactly with *all* rows.
 
 A row is *to be removed* when its similarity to a row that precedes it in the run's rank order, in whatever cluster, is
-at least the run's threshold (order, arithmetic and decision as in DESIGN 3, over all pairs). Recall is the share of
-these rows that the run removed.
+at least the run's threshold (order, arithmetic and decision as docs/how-it-works.md defines them, over all pairs).
+Recall is the share of these rows that the run removed.
 
 For a sample of m rows out of n that costs at most m · n products instead of n², and one pass over the input. A task
 holds the sample's vectors, one batch of the input, and the best match of each sampled row so far. ``max_similarity``
@@ -141,7 +141,7 @@ class _Comparison:
             yield from best.combine_chunks().to_batches()
 
     def _best(self, matches: pa.Table) -> pa.Table:
-        """The largest score of each sampled row; of equal ones that of the row which ranks first (DESIGN 3.2)."""
+        """The largest score of each sampled row; of equal ones that of the row which ranks first."""
         keys = [matches[f"max_key_{i}"].combine_chunks() for i in range(len(self.sample.keys))]
         ids = matches["max_id"].combine_chunks()
         order = rank_order(ids, keys, self.ranking.key_ascending, self.ranking.id_ascending)

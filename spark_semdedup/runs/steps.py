@@ -40,7 +40,7 @@ log = logging.getLogger("spark_semdedup")
 
 
 def run(job: Job, source: Source, target: Target, settings: Settings, saved: SavedCentroids | None = None) -> Summary:
-    """Deduplicates ``source`` into the folder ``target.path``, laid out as DESIGN 4 says.
+    """Deduplicates ``source`` into the folder ``target.path``, laid out as docs/how-it-works.md, "Files", says.
 
     ``settings``: Params of ``SemDedup``.
     """

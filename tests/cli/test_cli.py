@@ -212,7 +212,7 @@ def test_input_that_is_not_of_its_format_is_refused(capsys, spark, data, tmp_pat
         (
             lambda t: with_embedding(t, 5, [float("nan")] * DIM),
             [],
-            "embeddingCol='embedding', row with id 'doc 005': embedding has a null, NaN or infinite element; mend it",
+            "embeddingCol='embedding', row with id 'doc 005': embedding has a null, NaN or infinite element; fix it",
         ),
         (
             lambda t: with_embedding(t, 5, [1.0, 2.0]),
@@ -240,7 +240,7 @@ def test_an_earlier_result_stays_where_a_row_that_no_fit_looks_at_is_invalid(cap
     result = rows(tmp_path / "out" / "similarities") if step == "run" else ids(tmp_path / "out")
     pq.write_table(with_embedding(corpus(), int(highest[-3:]), [0.0] * DIM), tmp_path / "bad.parquet")
     message = refusal(capsys, *arguments, "--input", tmp_path / "bad.parquet", "--overwrite", status=1)
-    assert message.startswith(f"embeddingCol='embedding', row with id '{highest}': embedding is zero; mend it")
+    assert message.startswith(f"embeddingCol='embedding', row with id '{highest}': embedding is zero; fix it")
     assert result == (rows(tmp_path / "out" / "similarities") if step == "run" else ids(tmp_path / "out"))
     assert (tmp_path / "out" / ("_manifest.json" if step == "run" else "_semdedup.json")).exists()
 
