@@ -45,6 +45,15 @@ def test_files_a_page_names_exist(page):
         assert (ROOT / path).exists(), path
 
 
+def test_the_headings_that_the_code_cites_exist():
+    headings = re.findall(r"^## (?:\d+\. )?(.+)$", (ROOT / "docs" / "how-it-works.md").read_text("utf-8"), re.MULTILINE)
+    sources = [path for path in (ROOT / "spark_semdedup").rglob("*") if path.suffix in (".py", ".cu")]
+    text = "".join(path.read_text("utf-8") for path in sources)
+    cited = re.findall(r'docs/how-it-works\.md,\s+"([^"]+)"', text)
+    assert cited
+    assert set(cited) <= set(headings)
+
+
 def examples(page: Path, kind: str = "python") -> list[str]:
     """The code blocks of a page in a language."""
     return re.findall(rf"```{kind}\n(.*?)```", page.read_text("utf-8"), re.DOTALL)
