@@ -91,8 +91,8 @@ def compare_cells(
     side = how.sides(units)
     if only_guests:
         visits = visits.where(own[visits.rows] < 0)
-    guests_of = dict(_by_cell(visits.cells, visits.rows))
-    for cell, natives in _by_cell(own, np.arange(n)):
+    guests_of = dict(by_cell(visits.cells, visits.rows))
+    for cell, natives in by_cell(own, np.arange(n)):
         if cell < 0:
             continue
         here = side.take(to_device_of(units, natives))
@@ -111,7 +111,7 @@ def compare_cells(
     return Found(best.scores, best.indices, compared)
 
 
-def _by_cell(cells: np.ndarray, rows: np.ndarray) -> Iterable[tuple[int, np.ndarray]]:
+def by_cell(cells: np.ndarray, rows: np.ndarray) -> Iterable[tuple[int, np.ndarray]]:
     """For each cell that occurs, its rows in ascending order."""
     order = np.lexsort((rows, cells))
     found, starts = np.unique(cells[order], return_index=True)

@@ -9,6 +9,7 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from spark_semdedup.pairwise.ranking import Ranking
+from spark_semdedup.pairwise.schema import LINK_COLUMNS
 from spark_semdedup.spark.ids import FEW, Ids
 
 
@@ -82,8 +83,9 @@ class PartialMatches:
 
     @property
     def _columns(self) -> list[str]:
-        """Those of a merged row: without what only tells entries of one row apart."""
-        return [name for name in self.df.columns if name != "own" and not name.startswith("max_key_")]
+        """Those of a merged row: without what only tells entries of one row apart, and without links."""
+        dropped = {"own", *LINK_COLUMNS}
+        return [name for name in self.df.columns if name not in dropped and not name.startswith("max_key_")]
 
 
 def are_few(further: int) -> bool:
