@@ -97,15 +97,15 @@ def compare_cells(
             continue
         here = side.take(to_device_of(units, natives))
         if not only_guests:
-            _take_in(best, natives, natives, how.natives(here.vectors))
+            take_in(best, natives, natives, how.natives(here.vectors))
             compared[natives] += np.arange(len(natives))
         guests = guests_of.get(cell)
         if guests is None:
             continue
         limits = np.searchsorted(guests, natives)
         of_natives, of_guests = how.two_sides(here, side.take(to_device_of(units, guests)), limits)
-        _take_in(best, natives, guests, of_natives)
-        _take_in(best, guests, natives, of_guests)
+        take_in(best, natives, guests, of_natives)
+        take_in(best, guests, natives, of_guests)
         compared[natives] += len(guests)
     best.scores[best.indices < 0] = 0
     return Found(best.scores, best.indices, compared)
@@ -118,7 +118,7 @@ def by_cell(cells: np.ndarray, rows: np.ndarray) -> Iterable[tuple[int, np.ndarr
     return zip(found.tolist(), np.split(rows[order], starts[1:]), strict=True) if len(found) else ()
 
 
-def _take_in(best: Best, rows: np.ndarray, columns: np.ndarray, found: Best) -> None:
+def take_in(best: Best, rows: np.ndarray, columns: np.ndarray, found: Best) -> None:
     """Takes what was found for ``rows`` among ``columns`` (positions in the task) into the best of all, in place."""
     scores, indices = to_numpy(found.scores), to_numpy(found.indices)
     there = indices >= 0

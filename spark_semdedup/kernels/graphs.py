@@ -46,17 +46,19 @@ def _of(followers: np.ndarray, starts: np.ndarray, vertices: np.ndarray) -> np.n
     return followers[offsets + np.arange(len(offsets))]
 
 
-def roots(parents: np.ndarray) -> np.ndarray:
-    """The root of each vertex's tree, by pointer doubling: int (n,). A root is its own parent; there are no cycles.
+def roots(parents: np.ndarray) -> np.ndarray | None:
+    """The root of each vertex's tree, by pointer doubling: int (n,); None where there is a cycle. A root is its own
+    parent.
 
     >>> roots(np.array([0, 0, 1, 3])).tolist()
     [0, 0, 0, 3]
     """
-    while True:
+    for _ in range(len(parents).bit_length() + 1):
         grandparents = parents[parents]
         if np.array_equal(grandparents, parents):
             return parents
         parents = grandparents
+    return None
 
 
 class Components:
@@ -73,7 +75,9 @@ class Components:
             apart = a != b
             a, b = a[apart], b[apart]
             np.minimum.at(self._parents, np.maximum(a, b), np.minimum(a, b))
-            self._parents = roots(self._parents)
+            flat = roots(self._parents)
+            assert flat is not None  # links lead to lower vertices, so there is no cycle
+            self._parents = flat
 
     @property
     def labels(self) -> np.ndarray:

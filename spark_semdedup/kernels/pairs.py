@@ -112,7 +112,9 @@ def _panel(
         stop = min(start + width, int(limits[-1]))
         mine, theirs = rows.take(to_device_of(rows.whole, panel[active])), columns.take(slice(start, stop))
         i, j = _candidates(mine, theirs, limits[active] - start, at_least)
-        for row, column, score in _decided(mine, theirs, i, j, at_least, None if most is None else most - listed[active]):
+        for row, column, score in _decided(
+            mine, theirs, i, j, at_least, None if most is None else most - listed[active]
+        ):
             place = listed[active[row]] + place_in_run(row)
             counts = np.ones(len(row), bool) if most is None else place < most
             more[active[row[~counts]]] = True

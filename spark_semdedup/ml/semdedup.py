@@ -13,6 +13,7 @@ from pyspark.sql import functions as F
 from spark_semdedup.analysis.cost import Hardware, Sizing, estimate_cost
 from spark_semdedup.analysis.evaluation import Evaluation
 from spark_semdedup.analysis.recall import MISSED, SAMPLE_ROWS, Evaluator, check_counts, noting_faults
+from spark_semdedup.duplicates.greedy import decide, links_for
 from spark_semdedup.duplicates.threshold import without_ids
 from spark_semdedup.ml.duplicates import IdentifyDuplicates
 from spark_semdedup.ml.kmeans import EmbeddingKMeans, EmbeddingKMeansModel
@@ -143,8 +144,10 @@ class SemDedupModel(CentroidsModel, SemDedupStageParams):
         return noting_faults(evaluator.compare(evaluator.sample(sample_rows, seed), missed))
 
     def _result(self, dataset: DataFrame, *, persist: bool) -> SemDedupResult:
-        found = self.compared(dataset)
-        return self.result_of(dataset, found.rows.persist() if persist else found.rows, found.workload)
+        compared = self.compared(dataset)
+        if self.value("keepRule") == "greedy":
+            return self.result_of(dataset, decide(compared, self.similarity_threshold()), compared.workload)
+        return self.result_of(dataset, compared.rows.persist() if persist else compared.rows, compared.workload)
 
     def compared(self, dataset: DataFrame) -> Compared:
         """The comparison alone, lazy: what all results are made from (``result_of``), for who keeps it elsewhere than
@@ -181,7 +184,8 @@ class SemDedupModel(CentroidsModel, SemDedupStageParams):
 
     def _compared(self, dataset: DataFrame, ranking: Ranking) -> Compared:
         """Assigns rows, sends them to their tasks and compares them there."""
-        return compare(self._rows(dataset, ranking), Coverage.of(self, self.similarity_threshold()), ranking, self)
+        coverage = Coverage.of(self, self.similarity_threshold())
+        return compare(self._rows(dataset, ranking), coverage, ranking, self, links_for(self))
 
     def _rows(self, dataset: DataFrame, ranking: Ranking) -> UnassignedRows:
         documents = Documents.of(dataset, self.value("idCol"), self.value("embeddingCol"))

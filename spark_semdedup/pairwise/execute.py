@@ -131,6 +131,9 @@ class Compared:
 
     entries: PartialMatches
     plan: ComparisonPlan
+    source: ComparableRows
+    """The rows that were compared, and may be so again."""
+    params: PairwiseParams
 
     @property
     def workload(self) -> WorkEstimate:
@@ -165,7 +168,7 @@ def compare(
     by_task = plan.by_task(rows)
     comparison = plan.group_comparison(by_task, rows.decode, ranking, params, links)
     compared = _compared(by_task, plan.tasks, comparison, params)
-    return Compared(PartialMatches(compared, ranking, coverage.at_least), plan)
+    return Compared(PartialMatches(compared, ranking, coverage.at_least), plan, rows, params)
 
 
 def travel_as_lists(spark: SparkSession, params: PairwiseParams) -> bool:

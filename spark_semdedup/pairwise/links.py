@@ -94,9 +94,15 @@ class LinkRule:
         """Links of the rows for which ``rows``, bool (n,), holds, among the ``columns`` (all) of a task."""
         n = len(rows)
         parts, more = [], np.zeros(n, bool)
-        for at, pairs in pairs_of_meetings(ready, units, self.at_least, batch_size, self.most, rows, columns):
+        side: Side | None = None
+        for of, with_ in ready.meetings():
+            mine, theirs = of[rows[of]], with_ if columns is None else with_[columns[with_]]
+            if not len(mine) or not len(theirs):
+                continue
+            side = side or Side.of(units, sketched=True)
+            pairs = meeting_pairs(side, mine, theirs, self.at_least, most=self.most, batch_size=batch_size)
             parts.append((pairs.rows, pairs.columns, pairs.scores))
-            more[at[pairs.more]] = True
+            more[mine[pairs.more]] = True
         first = SimilarPairs.joined(parts, n).first(self.most)
         return SimilarPairs(first.rows, first.columns, first.scores, first.more | more)
 
@@ -120,30 +126,17 @@ class LinkRule:
         return answer.assign(**{name: np.full(len(answer), None, object) for name in LINK_COLUMNS})
 
 
-def pairs_of_meetings(
-    ready: RankedRows,
-    units: Array,
-    at_least: float,
-    batch_size: int,
-    most: int | None = None,
-    rows: np.ndarray | None = None,
-    columns: np.ndarray | None = None,
-) -> Iterator[tuple[np.ndarray, SimilarPairs]]:
-    """For each meeting of the task's rows the positions that its ``more`` is of, and its pairs, by positions in the
-    task. ``rows`` and ``columns``, bool (n,): those that count, of either."""
-    side: Side | None = None
-    for of, with_ in ready.meetings():
-        mine = of if rows is None else of[rows[of]]
-        theirs = with_ if columns is None else with_[columns[with_]]
-        if not len(mine) or not len(theirs):
-            continue
-        side = side or Side.of(units, sketched=True)
-        pairs = similar_pairs(
-            side.take(to_device_of(units, mine)),
-            side.take(to_device_of(units, theirs)),
-            np.searchsorted(theirs, mine),
-            at_least,
-            most=most,
-            batch_size=batch_size,
-        )
-        yield mine, SimilarPairs(mine[pairs.rows], theirs[pairs.columns], pairs.scores, pairs.more)
+def meeting_pairs(
+    side: Side, rows: np.ndarray, columns: np.ndarray, at_least: float, *, most: int | None = None, batch_size: int
+) -> SimilarPairs:
+    """The similar pairs of ``rows`` and the ``columns`` that precede them, positions in ``side`` in ascending order;
+    ``more`` is of ``rows``."""
+    pairs = similar_pairs(
+        side.take(to_device_of(side.whole, rows)),
+        side.take(to_device_of(side.whole, columns)),
+        np.searchsorted(columns, rows),
+        at_least,
+        most=most,
+        batch_size=batch_size,
+    )
+    return SimilarPairs(rows[pairs.rows], columns[pairs.columns], pairs.scores, pairs.more)
