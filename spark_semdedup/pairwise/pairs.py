@@ -14,10 +14,12 @@ from pyspark.sql import types as T
 from pyspark.sql.pandas.types import to_arrow_schema
 
 from spark_semdedup.errors import SemDedupError
+from spark_semdedup.formatting import short
 from spark_semdedup.kernels.arrays import Array
 from spark_semdedup.kernels.graphs import Components
 from spark_semdedup.kernels.pairs import SimilarPairs
 from spark_semdedup.kernels.sketch import Side
+from spark_semdedup.pairwise.estimate import VectorSample
 from spark_semdedup.pairwise.execute import ComparisonPlan
 from spark_semdedup.pairwise.links import RankedRows, meeting_pairs
 from spark_semdedup.pairwise.packing import device_bytes
@@ -137,12 +139,40 @@ def _similar(
     return meeting_pairs(side, rows, columns, threshold, batch_size=size)
 
 
+ESTIMATE_ROWS = 16_384
+"""Sampled rows that pairs are estimated from: a second of products."""
+
+
+def estimate_pairs(sample: VectorSample, threshold: float, *, across_clusters: bool) -> float:
+    """About how many pairs of the rows that ``sample`` stands for are at least ``threshold`` similar: without bias, and
+    with a large variance where few pairs are in the sample; what makes billions is seen. ``across_clusters`` false: of
+    rows of the same cluster."""
+    count, rows = 0, len(sample.units)
+    for start in range(0, rows, 256):
+        part = slice(start, start + 256)
+        near = sample.units[part] @ sample.units[start:].T >= np.float32(threshold)
+        if not across_clusters:
+            near &= sample.labels[part, None] == sample.labels[None, start:]
+        count += int(np.count_nonzero(np.triu(near, 1)))
+    return count * (sample.scale * rows) ** 2 / max(rows * (rows - 1), 1) if sample.scale > 1 else float(count)
+
+
+def refuse_too_many(estimate: float, most: int, threshold: float) -> None:
+    """A ``SemDedupError`` where an estimate says that there are far more pairs than ``most``."""
+    if estimate > most:
+        raise SemDedupError(
+            f"maxPairs={most}: about {short(estimate)} pairs of rows are at least {threshold:.6g} similar, as a sample "
+            "says; lower eps, raise maxPairs, or remove the boilerplate first"
+        )
+
+
 def count_pairs(pairs: DataFrame, most: int, threshold: float) -> int:
     """Counts what was written; a ``SemDedupError`` where there are more than ``most``."""
     counted = pairs.agg(F.count(F.lit(1))).first()
     assert counted is not None  # an aggregate without groups always gives one row
     if counted[0] > most:
         raise SemDedupError(
-            f"maxPairs={most}: {counted[0]} pairs of rows are at least {threshold:.6g} similar; lower eps or raise maxPairs"
+            f"maxPairs={most}: {counted[0]} pairs of rows are at least {threshold:.6g} similar; lower eps, or raise "
+            "maxPairs"
         )
     return int(counted[0])

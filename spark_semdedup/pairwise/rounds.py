@@ -33,8 +33,8 @@ def compare_states(compared: Compared, states: DataFrame, rule: LinkRule) -> Dat
     ``states``: ``id`` and ``state`` of every row that is not removed, and of those removed that are to be scored.
 
     The answer: ``id``; ``max_id``, ``cosine_sim_score`` and ``max_key_0`` …, the most similar kept predecessor, the
-    row itself where none is at least ``rule.at_least`` so similar; and, of undecided rows without one, ``LINK_COLUMNS``: the
-    undecided predecessors.
+    row itself where none is at least ``rule.at_least`` so similar; and, of undecided rows without one,
+    ``LINK_COLUMNS``: the undecided predecessors.
     """
     rows, plan = compared.source.with_states(states), compared.plan
     by_task = plan.by_task(rows)

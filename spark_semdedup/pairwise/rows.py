@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+import numpy as np
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -16,17 +17,19 @@ from spark_semdedup.pairwise.coverage import Coverage
 from spark_semdedup.pairwise.estimate import (
     ClusterSizes,
     FittedSample,
+    VectorSample,
     VisitSample,
     collect_visits,
     count_by_cluster,
 )
 from spark_semdedup.pairwise.ranking import Ranking
 from spark_semdedup.pairwise.route import TaskRouter, cells_given, route, tile_hash
+from spark_semdedup.spark.arrow import collect_arrow
 from spark_semdedup.spark.backend import plugin_active
 from spark_semdedup.spark.columns import quoted, unused_name
 from spark_semdedup.spark.device import TaskDevice
 from spark_semdedup.spark.documents import Documents
-from spark_semdedup.spark.vectors import Decoder, decode_units
+from spark_semdedup.spark.vectors import Decoder, decode_units, ordered_matrix
 
 
 class ComparableRows(Protocol):
@@ -122,6 +125,19 @@ class UnassignedRows:
         sample = self._sample(fraction).routed(TaskRouter(coverage, lists=lists), lists=lists)
         most = coverage.most_visits(fraction * self.documents.rows, self.centroids.k)
         return collect_visits(sample, fraction, most)
+
+    def vectors(self, most: int) -> VectorSample:
+        """About ``most`` rows, or all where there are fewer, on the driver."""
+        if self.fitted is not None:
+            return self.fitted.vectors(self.centroids.cells(), most)
+        fraction = self._fraction(most)
+        sample = self._sample(fraction).routed().where(F.col("centroid") >= 0)
+        rows = collect_arrow(sample.select("unit", "centroid"))
+        if not len(rows):
+            return VectorSample(np.empty((0, self.centroids.dim), np.float32), np.empty(0, np.int32), 1 / fraction)
+        return VectorSample(
+            ordered_matrix(rows["unit"], np.arange(len(rows))), rows["centroid"].to_numpy(), 1 / fraction
+        )
 
     def _fraction(self, wanted: float) -> float:
         """The share of the rows that ``wanted`` rows are. Ids are checked as rows are counted."""

@@ -1,4 +1,4 @@
-"""Rows that Spark holds, computed once: the plans of algorithms in rounds would grow with each, and be computed anew."""
+"""Rows that Spark holds, computed once: in rounds plans would grow, and be computed anew in each."""
 
 from __future__ import annotations
 

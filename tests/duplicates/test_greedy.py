@@ -68,7 +68,7 @@ RANKINGS = {
 @pytest.mark.parametrize("most_links", [1, links.MOST_LINKS])
 @pytest.mark.parametrize(
     "how", [{}, {"maxClusterRows": 20}, {"coverage": "exact"}, {"coverage": "exact", "maxClusterRows": 15}], ids=str
-)  # noqa: E501
+)
 @pytest.mark.parametrize("ranking", ["hard", "rankBy"])
 def test_the_rule_equals_a_loop_over_all_rows(spark, monkeypatch, how, ranking, most_links):
     monkeypatch.setattr(links.LinkRule.__init__, "__defaults__", (most_links,))
