@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import numpy as np
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
@@ -147,7 +148,7 @@ def check_grid(eps: Sequence[float] | None, complete_eps: float | None) -> list[
     for each in eps:
         if not isinstance(each, (int, float)) or isinstance(each, bool) or not 0 < each < 1:
             raise SemDedupError(f"eps={shown(each)} cannot be used: it must be a number between 0 and 1, both excluded")
-        if each > most:
+        if np.float32(1.0 - each) < np.float32(1.0 - most):
             raise SemDedupError(
                 f"eps={each:.6g} is larger than {most:.6g}, up to which the scores are complete: lower it, or compare "
                 "again with a larger eps"

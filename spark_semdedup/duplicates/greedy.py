@@ -14,6 +14,8 @@ are listed are those of the first rank, which are the likeliest to be kept, it d
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -61,6 +63,21 @@ def decide(compared: Compared, threshold: float) -> DataFrame:
     finally:
         merged.unpersist()
         entries.df.unpersist()
+
+
+@contextmanager
+def decided(compared: Compared, further: int, params: KeepParams) -> Iterator[DataFrame]:
+    """One entry for each row by the ``keepRule`` of ``params``, of entries that are stored; ``further``: how many of
+    them are no row's own. To be read inside the block, once."""
+    merged = compared.entries.merged(further)
+    if params.value("keepRule") == "ranked":
+        yield merged
+        return
+    merged = merged.persist()
+    try:
+        yield Greedy(compared, compared.entries, merged, params.similarity_threshold()).rows()
+    finally:
+        merged.unpersist()
 
 
 @dataclass(frozen=True)

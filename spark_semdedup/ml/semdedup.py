@@ -16,6 +16,7 @@ from spark_semdedup.analysis.recall import MISSED, SAMPLE_ROWS, Evaluator, check
 from spark_semdedup.duplicates.greedy import decide, links_for
 from spark_semdedup.duplicates.groups import check_kind, component_groups, tree_groups
 from spark_semdedup.duplicates.threshold import without_ids
+from spark_semdedup.errors import SemDedupError
 from spark_semdedup.ml.duplicates import IdentifyDuplicates
 from spark_semdedup.ml.kmeans import EmbeddingKMeans, EmbeddingKMeansModel
 from spark_semdedup.ml.persistence import CentroidsModel, StageReadable
@@ -116,11 +117,17 @@ class SemDedupModel(CentroidsModel, SemDedupStageParams):
 
         Raises ``SemDedupError`` where a sample says that there are more than ``maxPairs``, or a task finds more.
         """
-        similar, most = self.similar_rows(dataset), self.value("maxPairs")
-        sample = self._rows(dataset, Ranking()).vectors(ESTIMATE_ROWS)
-        across = similar.plan.coverage.visits
-        refuse_too_many(estimate_pairs(sample, similar.threshold, across_clusters=across), most, similar.threshold)
-        return similar.pairs(most)
+        self.estimate_pairs(dataset)
+        return self.similar_rows(dataset).pairs(self.value("maxPairs"))
+
+    def estimate_pairs(self, dataset: DataFrame) -> float:
+        """About how many pairs ``pairs`` lists, from a sample; a ``SemDedupError`` for more than ``maxPairs``."""
+        threshold = self.similarity_threshold()
+        across = Coverage.of(self, threshold).visits
+        sample = self._rows(dataset, Ranking.of(self)).vectors(ESTIMATE_ROWS)
+        estimate = estimate_pairs(sample, threshold, across_clusters=across)
+        refuse_too_many(estimate, self.value("maxPairs"), threshold)
+        return estimate
 
     def groups(self, dataset: DataFrame, kind: str = "tree") -> DataFrame:
         """``id``, ``group_id``, ``representative``, ``size`` of every valid row; a row that nothing is similar to is a
@@ -163,6 +170,8 @@ class SemDedupModel(CentroidsModel, SemDedupStageParams):
         See ``spark_semdedup.evaluate``, which does so for the folder that a run of the program wrote.
         """
         check_counts(sample_rows, missed)
+        if self.value("keepRule") == "greedy":
+            raise SemDedupError("keepRule='greedy' keeps rows that 'ranked' removes: evaluate a result of 'ranked'")
         coverage = Coverage.of(self, self.similarity_threshold())
         evaluator = Evaluator(
             similarities=result.similarities,

@@ -9,7 +9,6 @@ from functools import partial
 import numpy as np
 import pyarrow as pa
 from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
 from pyspark.sql import types as T
 from pyspark.sql.pandas.types import to_arrow_schema
 
@@ -166,13 +165,9 @@ def refuse_too_many(estimate: float, most: int, threshold: float) -> None:
         )
 
 
-def count_pairs(pairs: DataFrame, most: int, threshold: float) -> int:
-    """Counts what was written; a ``SemDedupError`` where there are more than ``most``."""
-    counted = pairs.agg(F.count(F.lit(1))).first()
-    assert counted is not None  # an aggregate without groups always gives one row
-    if counted[0] > most:
+def refuse_more_pairs(pairs: int, most: int, threshold: float) -> None:
+    """A ``SemDedupError`` where more than ``most`` pairs were written."""
+    if pairs > most:
         raise SemDedupError(
-            f"maxPairs={most}: {counted[0]} pairs of rows are at least {threshold:.6g} similar; lower eps, or raise "
-            "maxPairs"
+            f"maxPairs={most}: {pairs} pairs of rows are at least {threshold:.6g} similar; lower eps, or raise maxPairs"
         )
-    return int(counted[0])
