@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from spark_semdedup.analysis.cost import Sizing as Sizing
     from spark_semdedup.analysis.evaluation import Evaluation as Evaluation
     from spark_semdedup.analysis.evaluation import MissedPair as MissedPair
+    from spark_semdedup.analysis.sweep import Sweep as Sweep
     from spark_semdedup.errors import InvalidRowsError as InvalidRowsError
     from spark_semdedup.errors import ResultExistsError as ResultExistsError
     from spark_semdedup.errors import SemDedupError as SemDedupError
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from spark_semdedup.ml.semdedup import SemDedupModel as SemDedupModel
     from spark_semdedup.ml.semdedup import SemDedupResult as SemDedupResult
     from spark_semdedup.runs.evaluate import evaluate as evaluate
+    from spark_semdedup.runs.explain import explain as explain
+    from spark_semdedup.runs.sweep import sweep as sweep
 
 _HOME = {
     "EmbeddingKMeans": "ml.kmeans",
@@ -46,6 +49,7 @@ _HOME = {
     "Evaluation": "analysis.evaluation",
     "Hardware": "analysis.cost",
     "IdentifyDuplicates": "ml.duplicates",
+    "Explanation": "analysis.explain",
     "InvalidRowsError": "errors",
     "MissedPair": "analysis.evaluation",
     "PairwiseSimilarity": "ml.pairwise",
@@ -56,7 +60,10 @@ _HOME = {
     "SemDedupModel": "ml.semdedup",
     "SemDedupResult": "ml.semdedup",
     "Sizing": "analysis.cost",
+    "Sweep": "analysis.sweep",
     "evaluate": "runs.evaluate",
+    "explain": "runs.explain",
+    "sweep": "runs.sweep",
 }
 """The module each public name lives in. Imported when first asked for (PEP 562), so that ``spark_semdedup.kernels``
 can be used where pyspark is not installed: on a bare GPU machine."""

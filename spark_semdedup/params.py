@@ -43,6 +43,8 @@ DEFAULTS: Mapping[str, Any] = {
     "coverage": "cluster",
     "nProbe": 1,
     "eps": 0.05,
+    "keepRule": "ranked",
+    "maxPairs": 100_000_000,
 }
 """Every default there is. A Param missing here is unset until the user sets it; its text says what that means."""
 
@@ -416,6 +418,24 @@ class DecisionParams(SemDedupParams):
         return self.value("threshold") if self.isSet("threshold") else 1.0 - self.value("eps")
 
 
+class KeepParams(DecisionParams):
+    keepRule = _param(
+        "keepRule",
+        "which similar rows that precede it remove a row: ranked (any, removed ones too, as published), or greedy "
+        "(kept ones alone: every removed row has a kept row within eps)",
+        _one_of("keepRule", "ranked", "greedy"),
+    )
+
+
+class HasMaxPairs(SemDedupParams):
+    maxPairs = _param(
+        "maxPairs",
+        "pairs of similar rows that are listed, at most: more are an error, before the comparison where an estimate "
+        "says so",
+        _integer("maxPairs", 1),
+    )
+
+
 class HasDuplicatesPath(SemDedupParams):
     duplicatesPath = _param(
         "duplicatesPath", "Parquet folder of the duplicates to remove, with a column id", _text("duplicatesPath")
@@ -423,6 +443,6 @@ class HasDuplicatesPath(SemDedupParams):
 
 
 class SemDedupStageParams(
-    HasColumns, HasInvalid, ClusteringParams, RankingParams, PairwiseParams, CoverageParams, DecisionParams
+    HasColumns, HasInvalid, ClusteringParams, RankingParams, PairwiseParams, CoverageParams, KeepParams, HasMaxPairs
 ):
     """The Params of the whole job; the command line's options are made from them."""

@@ -22,7 +22,9 @@ from spark_semdedup.params import (
     HasColumns,
     HasIdCol,
     HasInvalid,
+    HasMaxPairs,
     HasSeed,
+    KeepParams,
     PairwiseParams,
     RankingParams,
     SemDedupParams,
@@ -43,6 +45,8 @@ HEADINGS: tuple[tuple[type[SemDedupParams], str], ...] = (
     (RankingParams, "which row is kept"),
     (CoverageParams, "which rows are compared"),
     (DecisionParams, "decision"),
+    (KeepParams, "decision"),
+    (HasMaxPairs, "decision"),
     (HasBackend, "computation"),
     (PairwiseParams, "computation"),
 )
@@ -149,6 +153,25 @@ def add_source(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--input-glob", metavar="GLOB", help="read only files whose name matches, such as '*.parquet'")
 
 
+def add_texts(parser: argparse.ArgumentParser) -> None:
+    """The rows that a run read, to show more of them than their ids."""
+    group = parser.add_argument_group("texts")
+    texts_help = "the rows that the run read: files or folders, in the format of --texts-format"
+    group.add_argument("--texts", nargs="+", metavar="PATH", help=texts_help)
+    format_help = "any format Spark reads (default: parquet)"
+    group.add_argument("--texts-format", metavar="FORMAT", default="parquet", help=format_help)
+    group.add_argument("--text-col", metavar="COLUMN", help="column of the texts (default: text)")
+
+
+def texts_from(args: argparse.Namespace) -> Source | None:
+    """The rows that options of ``add_texts`` name, if any."""
+    if args.texts is None:
+        if args.text_col is not None:
+            raise UsageError("--text-col is set, but --texts is not: give the rows that have it")
+        return None
+    return Source(tuple(args.texts), None, args.texts_format)
+
+
 def add_output(parser: argparse.ArgumentParser, what: str) -> None:
     group = parser.add_argument_group("output")
     group.add_argument("--output", metavar="PATH", help=f"folder to write: {what}")
@@ -243,6 +266,11 @@ def positive_number(text: str) -> float:
     if not 0 < number < math.inf:
         raise argparse.ArgumentTypeError(f"{text} cannot be used: it must be a number above 0")
     return number
+
+
+def count_or_none(text: str) -> int:
+    """A whole number, or 0."""
+    return 0 if text == "0" else whole_number(text)
 
 
 def whole_number(text: str) -> int:

@@ -91,34 +91,34 @@ def compare_cells(
     side = how.sides(units)
     if only_guests:
         visits = visits.where(own[visits.rows] < 0)
-    guests_of = dict(_by_cell(visits.cells, visits.rows))
-    for cell, natives in _by_cell(own, np.arange(n)):
+    guests_of = dict(by_cell(visits.cells, visits.rows))
+    for cell, natives in by_cell(own, np.arange(n)):
         if cell < 0:
             continue
         here = side.take(to_device_of(units, natives))
         if not only_guests:
-            _take_in(best, natives, natives, how.natives(here.vectors))
+            take_in(best, natives, natives, how.natives(here.vectors))
             compared[natives] += np.arange(len(natives))
         guests = guests_of.get(cell)
         if guests is None:
             continue
         limits = np.searchsorted(guests, natives)
         of_natives, of_guests = how.two_sides(here, side.take(to_device_of(units, guests)), limits)
-        _take_in(best, natives, guests, of_natives)
-        _take_in(best, guests, natives, of_guests)
+        take_in(best, natives, guests, of_natives)
+        take_in(best, guests, natives, of_guests)
         compared[natives] += len(guests)
     best.scores[best.indices < 0] = 0
     return Found(best.scores, best.indices, compared)
 
 
-def _by_cell(cells: np.ndarray, rows: np.ndarray) -> Iterable[tuple[int, np.ndarray]]:
+def by_cell(cells: np.ndarray, rows: np.ndarray) -> Iterable[tuple[int, np.ndarray]]:
     """For each cell that occurs, its rows in ascending order."""
     order = np.lexsort((rows, cells))
     found, starts = np.unique(cells[order], return_index=True)
     return zip(found.tolist(), np.split(rows[order], starts[1:]), strict=True) if len(found) else ()
 
 
-def _take_in(best: Best, rows: np.ndarray, columns: np.ndarray, found: Best) -> None:
+def take_in(best: Best, rows: np.ndarray, columns: np.ndarray, found: Best) -> None:
     """Takes what was found for ``rows`` among ``columns`` (positions in the task) into the best of all, in place."""
     scores, indices = to_numpy(found.scores), to_numpy(found.indices)
     there = indices >= 0

@@ -35,7 +35,7 @@ DIRECTIONS = 63
 _BASIS_ROWS = 2048
 """Rows that the directions are computed from."""
 
-_CANDIDATES_PER_PAIR = 1 / 256
+CANDIDATES_PER_PAIR = 1 / 256
 """Share of a block's pairs beyond which it is compared in full: a candidate costs as much as 100 or 200 pairs there."""
 
 
@@ -170,7 +170,7 @@ class _Search:
         if mine.values is not None and theirs.values is not None:
             near = mine.values @ theirs.values.T >= np.float32(self.at_least - mine.slack)
             found = int(array_module(near).count_nonzero(near))
-            if found <= _CANDIDATES_PER_PAIR * near.size:
+            if found <= CANDIDATES_PER_PAIR * near.size:
                 if found:
                     a, b = nonzero_pairs(near)
                     self.decide(a + i.start, b + j.start)
@@ -181,7 +181,7 @@ class _Search:
         """Takes in the pairs (i, j) that are similar enough, each for the row or column that comes later."""
         rows, columns, xp = self.rows, self.columns, array_module(self.rows.whole)
         error = screening_error(rows.whole.shape[1], tensor_cores=xp is not np)
-        near = _pair_products(rows, columns, i, j) >= np.float32(self.at_least - 2 * error)
+        near = pair_products(rows, columns, i, j) >= np.float32(self.at_least - 2 * error)
         i, j = i[near], j[near]
         scores = exact_pair_dots(rows.whole, columns.whole, rows.places[i], columns.places[j])
         row_is_later = j < self.limits_there[i]
@@ -208,7 +208,7 @@ class _Search:
             best.update(there + first, found[there] + second, scores[there])
 
 
-def _pair_products(rows: Side, columns: Side, i: Array, j: Array) -> Array:
+def pair_products(rows: Side, columns: Side, i: Array, j: Array) -> Array:
     """Float32 dot products of rows ``i`` and columns ``j``, summed in any order: within ``screening_error``."""
     xp = array_module(rows.whole)
     products = xp.empty(i.shape[0], np.float32)

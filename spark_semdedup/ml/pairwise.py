@@ -9,6 +9,7 @@ from pyspark.ml.util import DefaultParamsWritable
 from pyspark.sql import DataFrame
 from pyspark.sql import types as T
 
+from spark_semdedup.duplicates.greedy import decide, links_for
 from spark_semdedup.errors import SemDedupError
 from spark_semdedup.ml.kmeans import EmbeddingKMeansModel
 from spark_semdedup.ml.persistence import StageReadable
@@ -22,10 +23,10 @@ from spark_semdedup.pairwise.rows import AssignedRows
 from spark_semdedup.pairwise.schema import SIMILARITY_COLUMNS
 from spark_semdedup.params import (
     CoverageParams,
-    DecisionParams,
     HasCentroidsPath,
     HasColumns,
     HasNormalize,
+    KeepParams,
     PairwiseParams,
     RankingParams,
 )
@@ -40,7 +41,7 @@ class PairwiseSimilarity(
     RankingParams,
     PairwiseParams,
     CoverageParams,
-    DecisionParams,
+    KeepParams,
     HasCentroidsPath,
     HasNormalize,
     StageReadable,
@@ -60,6 +61,10 @@ class PairwiseSimilarity(
     centroids that the numbers in ``centroid`` stand for: ``setCentroids``, or ``centroidsPath``. Scores are then
     complete from ``1 - eps`` on (exact): ``eps`` and ``threshold`` are used for nothing else here. Give
     ``IdentifyDuplicates`` no larger ``eps`` than that.
+
+    ``keepRule`` greedy decides which rows are kept, by ``eps`` or ``threshold``, when ``transform`` is called, and
+    holds what came of it: ``max_id`` of a removed row is the most similar kept one, and ``IdentifyDuplicates`` finds
+    the removed rows with the same ``eps``, and no other.
 
     >>> rows = [(1, 0, [1.0, 0.0], 0.5), (2, 0, [0.8, 0.6], 0.2), (3, 0, [0.6, 0.8], 0.1), (4, 1, [1.0, 0.0], 0.0)]
     >>> df = spark.createDataFrame(rows, "id int, centroid int, embedding array<float>, cosine_dist_to_cent float")
@@ -88,7 +93,9 @@ class PairwiseSimilarity(
         """Lazy, but for small jobs: one checks the ids, one looks at a sample of the rows to plan the tasks. Where
         ``dataset`` is costly to compute (``EmbeddingKMeansModel.transform`` assigns all rows anew for the second and
         for the comparison), persist it first, or use ``SemDedup``, which assigns rows once."""
-        return self.compared(dataset).rows.select(*SIMILARITY_COLUMNS)
+        compared = self.compared(dataset)
+        rows = compared.rows if self.value("keepRule") == "ranked" else decide(compared, self.similarity_threshold())
+        return rows.select(*SIMILARITY_COLUMNS)
 
     def compared(self, dataset: DataFrame) -> Compared:
         """The similarities and what is told beside them."""
@@ -105,7 +112,8 @@ class PairwiseSimilarity(
         )
         float16 = stored and is_float16_bits(rows.schema["embedding"].dataType)
         decode = array_decoder(documents.embedding_col, stored=stored, float16=float16)
-        return compare(AssignedRows(rows, total, decode, self, centroids), coverage, ranking, self)
+        source = AssignedRows(rows, total, decode, self, centroids)
+        return compare(source, coverage, ranking, self, links_for(self))
 
     def _model(self) -> EmbeddingKMeansModel:
         path = self.value("centroidsPath")

@@ -13,18 +13,19 @@ from pyspark.sql import functions as F
 from spark_semdedup.analysis.cost import Hardware, Sizing, estimate_cost
 from spark_semdedup.analysis.evaluation import Evaluation
 from spark_semdedup.analysis.recall import MISSED, SAMPLE_ROWS, Evaluator, check_counts, noting_faults
+from spark_semdedup.duplicates.greedy import decide, links_for
+from spark_semdedup.duplicates.groups import check_kind, component_groups, tree_groups
 from spark_semdedup.duplicates.threshold import without_ids
+from spark_semdedup.errors import SemDedupError
 from spark_semdedup.ml.duplicates import IdentifyDuplicates
 from spark_semdedup.ml.kmeans import EmbeddingKMeans, EmbeddingKMeansModel
 from spark_semdedup.ml.persistence import CentroidsModel, StageReadable
 from spark_semdedup.pairwise.coverage import Coverage
 from spark_semdedup.pairwise.estimate import FittedSample
-from spark_semdedup.pairwise.execute import (
-    Compared,
-    compare,
-)
+from spark_semdedup.pairwise.execute import Compared, ComparisonPlan, compare
 from spark_semdedup.pairwise.integrity import check_neighbours
 from spark_semdedup.pairwise.merge import PartialMatches
+from spark_semdedup.pairwise.pairs import ESTIMATE_ROWS, SimilarRows, estimate_pairs, refuse_too_many
 from spark_semdedup.pairwise.ranking import Ranking
 from spark_semdedup.pairwise.rows import UnassignedRows
 from spark_semdedup.pairwise.schema import SIMILARITY_COLUMNS
@@ -32,6 +33,7 @@ from spark_semdedup.pairwise.workload import WorkEstimate
 from spark_semdedup.params import DEFAULTS, SemDedupStageParams
 from spark_semdedup.spark.columns import id_column, quoted, refuse_shadowed, unused_name
 from spark_semdedup.spark.documents import Documents
+from spark_semdedup.spark.held import held
 
 
 class SemDedup(Estimator, SemDedupStageParams, StageReadable, DefaultParamsWritable):
@@ -109,6 +111,43 @@ class SemDedupModel(CentroidsModel, SemDedupStageParams):
         """``id``, ``max_id``, ``cosine_sim_score`` of the rows to remove."""
         return self._result(dataset, persist=False).duplicates
 
+    def pairs(self, dataset: DataFrame) -> DataFrame:
+        """``id_a``, ``id_b``, ``cosine_sim_score``: every compared pair of rows whose similarity is at least 1 - eps,
+        once. ``id_a`` precedes ``id_b`` in rank order. Lazy, but for the jobs that plan it.
+
+        Raises ``SemDedupError`` where a sample says that there are more than ``maxPairs``, or a task finds more.
+        """
+        self.estimate_pairs(dataset)
+        return self.similar_rows(dataset).pairs(self.value("maxPairs"))
+
+    def estimate_pairs(self, dataset: DataFrame) -> float:
+        """About how many pairs ``pairs`` lists, from a sample; a ``SemDedupError`` for more than ``maxPairs``."""
+        threshold = self.similarity_threshold()
+        across = Coverage.of(self, threshold).visits
+        sample = self._rows(dataset, Ranking.of(self)).vectors(ESTIMATE_ROWS)
+        estimate = estimate_pairs(sample, threshold, across_clusters=across)
+        refuse_too_many(estimate, self.value("maxPairs"), threshold)
+        return estimate
+
+    def groups(self, dataset: DataFrame, kind: str = "tree") -> DataFrame:
+        """``id``, ``group_id``, ``representative``, ``size`` of every valid row; a row that nothing is similar to is a
+        group of its own. ``kind``: ``tree`` (a kept row and the removed ones that lead to it) or ``components`` (all
+        that hang together by pairs). Computed when called, and held; see ``duplicates.groups``."""
+        check_kind(kind)
+        result = self.run(dataset)
+        try:
+            if kind == "tree":
+                return held(result.groups())
+            return held(result.groups_by(self.similar_rows(dataset).stars()))
+        finally:
+            result.unpersist()
+
+    def similar_rows(self, dataset: DataFrame) -> SimilarRows:
+        """What ``pairs`` and components are made from."""
+        ranking, threshold = Ranking.of(self), self.similarity_threshold()
+        rows = self._rows(dataset, ranking)
+        return SimilarRows(rows, ComparisonPlan.of(rows, Coverage.of(self, threshold), self), ranking, self, threshold)
+
     def run(self, dataset: DataFrame) -> SemDedupResult:
         """All of them from one computation, which is kept until ``unpersist()``."""
         return self._result(dataset, persist=True)
@@ -131,6 +170,8 @@ class SemDedupModel(CentroidsModel, SemDedupStageParams):
         See ``spark_semdedup.evaluate``, which does so for the folder that a run of the program wrote.
         """
         check_counts(sample_rows, missed)
+        if self.value("keepRule") == "greedy":
+            raise SemDedupError("keepRule='greedy' keeps rows that 'ranked' removes: evaluate a result of 'ranked'")
         coverage = Coverage.of(self, self.similarity_threshold())
         evaluator = Evaluator(
             similarities=result.similarities,
@@ -143,8 +184,10 @@ class SemDedupModel(CentroidsModel, SemDedupStageParams):
         return noting_faults(evaluator.compare(evaluator.sample(sample_rows, seed), missed))
 
     def _result(self, dataset: DataFrame, *, persist: bool) -> SemDedupResult:
-        found = self.compared(dataset)
-        return self.result_of(dataset, found.rows.persist() if persist else found.rows, found.workload)
+        compared = self.compared(dataset)
+        if self.value("keepRule") == "greedy":
+            return self.result_of(dataset, decide(compared, self.similarity_threshold()), compared.workload)
+        return self.result_of(dataset, compared.rows.persist() if persist else compared.rows, compared.workload)
 
     def compared(self, dataset: DataFrame) -> Compared:
         """The comparison alone, lazy: what all results are made from (``result_of``), for who keeps it elsewhere than
@@ -181,7 +224,8 @@ class SemDedupModel(CentroidsModel, SemDedupStageParams):
 
     def _compared(self, dataset: DataFrame, ranking: Ranking) -> Compared:
         """Assigns rows, sends them to their tasks and compares them there."""
-        return compare(self._rows(dataset, ranking), Coverage.of(self, self.similarity_threshold()), ranking, self)
+        coverage = Coverage.of(self, self.similarity_threshold())
+        return compare(self._rows(dataset, ranking), coverage, ranking, self, links_for(self))
 
     def _rows(self, dataset: DataFrame, ranking: Ranking) -> UnassignedRows:
         documents = Documents.of(dataset, self.value("idCol"), self.value("embeddingCol"))
@@ -230,6 +274,17 @@ class SemDedupResult:
     ranking: Ranking = field(repr=False)
     workload: WorkEstimate | None = field(repr=False)
     """What the comparison was estimated to take when it was planned; None where it was read back."""
+
+    def groups(self) -> DataFrame:
+        """``id``, ``group_id``, ``representative``, ``size`` of every valid row: a kept row and the removed ones whose
+        ``max_id`` leads to it are a group."""
+        return tree_groups(self.similarities, self.duplicates)
+
+    def groups_by(self, stars: DataFrame) -> DataFrame:
+        """The same of rows that hang together by ``stars`` (``SemDedupModel.similar_rows``)."""
+        keys = [name for name in self.compared.columns if name.startswith("key_")]
+        ranks = self.compared.select("id", *keys)
+        return component_groups(self.similarities, self.duplicates, stars, ranks, self.ranking)
 
     def check(self) -> None:
         """Raises ``AccountingError`` unless ids are unique and each ``max_id`` is the row's own or that of a valid row

@@ -33,6 +33,13 @@ class FittedSample:
         labels = assign(self.units, cells, distances=()).centroid
         return {int(c): n * self.scale for c, n in Counter(labels.tolist()).items()}
 
+    def vectors(self, cells: Cells, most: int) -> VectorSample:
+        """``most`` of the rows at most, with their clusters."""
+        units = self.units[:most]
+        return VectorSample(
+            units, assign(units, cells, distances=()).centroid, self.scale * len(self.units) / max(len(units), 1)
+        )
+
     def visits(self, cells: Cells, coverage: Coverage) -> VisitSample:
         """Estimated visits, of as many rows as keeps them few enough for the driver."""
         rule = coverage.rule(cells)
@@ -111,6 +118,16 @@ class VisitSample:
         """All visits, to the own cell, too."""
         rows = np.concatenate([np.arange(len(self.own)), self.visits.rows])
         return Visits(rows, np.concatenate([self.own, self.visits.cells]).astype(np.int32))
+
+
+@dataclass(frozen=True)
+class VectorSample:
+    """Rows on the driver: float32 unit vectors (m, d), the clusters they belong to, int (m,), and how many rows each of
+    them stands for."""
+
+    units: np.ndarray
+    labels: np.ndarray
+    scale: float
 
 
 @dataclass(frozen=True)

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import types as T
 
 from spark_semdedup.kernels.sketch import pays
 from spark_semdedup.pairwise.coverage import Coverage
 from spark_semdedup.pairwise.estimate import ClusterSizes, VisitSample
+from spark_semdedup.pairwise.links import LinkRule
 from spark_semdedup.pairwise.merge import PartialMatches
-from spark_semdedup.pairwise.packing import Packed, default_max_rows, device_bytes, plan_clusters
+from spark_semdedup.pairwise.packing import Packed, Plan, default_max_rows, device_bytes, plan_clusters
 from spark_semdedup.pairwise.ranking import Ranking
 from spark_semdedup.pairwise.regions import RegionPlan, plan_regions
 from spark_semdedup.pairwise.route import TaskRouter, explode_by_task, explode_by_tile
@@ -25,10 +28,101 @@ from spark_semdedup.pairwise.workload import WorkEstimate
 from spark_semdedup.params import PairwiseParams
 from spark_semdedup.spark.backend import plugin_active, slots
 from spark_semdedup.spark.device import TaskDevice
-from spark_semdedup.spark.vectors import Decoder, decode_units
+from spark_semdedup.spark.vectors import Decoder
 from spark_semdedup.spark.worker import prepare_worker
 
 log = logging.getLogger("spark_semdedup")
+
+GroupStream: TypeAlias = Callable[[Iterable[pa.Table]], Iterator[pa.RecordBatch]]
+"""What a task makes of the groups of a partition, each a table of the rows of one task."""
+
+
+@dataclass(frozen=True)
+class ComparisonPlan:
+    """Which tasks compare which rows, planned from a sample: the answer depends on it nowhere, and any function of the
+    rows that meet can be computed by it (``Compared``, ``pairs``, ``rounds``)."""
+
+    tasks: Plan | RegionPlan
+    workload: WorkEstimate
+    """What the comparison is estimated to take."""
+    device: TaskDevice
+    merges: bool
+    """Whether several tasks may have an entry for one row."""
+    clusters: np.ndarray | None
+    """The numbers of the clusters that ``tasks``, a ``Plan``, is for."""
+    lists: bool
+    """Whether unit vectors travel as lists."""
+
+    @classmethod
+    def of(cls, rows: ComparableRows, coverage: Coverage, params: PairwiseParams) -> ComparisonPlan:
+        """A few small jobs, where a fit has not left a sample on the driver."""
+        spark, lists = rows.spark, travel_as_lists(rows.spark, params)
+        if not coverage.visits:
+            return cls.of_clusters(rows.sizes(), spark, params, lists=lists)
+        assert rows.centroids is not None  # rows that visit cells know them
+        sample, centroids = rows.visits(coverage), rows.centroids.matrix
+        tasks = plan_for(sample, centroids, coverage, spark, params)
+        workload = WorkEstimate.of_regions(coverage, sample, centroids, tasks)
+        device = TaskDevice.of_comparison(spark, params)
+        return cls(tasks, workload, device, len(tasks.keys) > 1, None, lists)
+
+    @classmethod
+    def of_clusters(
+        cls, sizes: ClusterSizes, spark: SparkSession, params: PairwiseParams, *, lists: bool
+    ) -> ComparisonPlan:
+        """For rows that stay in their clusters. ``sizes`` steer how tasks are cut and placed (``packing``)."""
+        clusters = np.fromiter(sizes.rows, np.int64, len(sizes.rows))
+        estimates = np.fromiter(sizes.rows.values(), float, len(sizes.rows))
+        max_rows = params.value("maxClusterRows") or default_max_rows(sizes.dim)
+        tasks = plan_clusters(estimates, sizes.dim, max_rows=max_rows, slots=slots(spark))
+        workload = WorkEstimate.of_clusters(sizes.rows, sizes.dim, tasks, max_rows)
+        return cls(tasks, workload, TaskDevice.of_comparison(spark, params), tasks.is_tiled, clusters, lists)
+
+    @property
+    def coverage(self) -> Coverage:
+        return self.workload.coverage
+
+    @property
+    def regions(self) -> RegionPlan | None:
+        """The plan of rows that visit several cells."""
+        return self.tasks if isinstance(self.tasks, RegionPlan) else None
+
+    def by_task(self, rows: ComparableRows) -> DataFrame:
+        """Each row once for every task it takes part in, with ``task``, ``tile`` and ``other``."""
+        if isinstance(self.tasks, RegionPlan):
+            return explode_by_task(rows.routed(TaskRouter(self.coverage, self.tasks, self.lists), lists=self.lists))
+        assert self.clusters is not None
+        return explode_by_tile(rows.routed(lists=self.lists), self.clusters, self.tasks)
+
+    def group_comparison(
+        self, by_task: DataFrame, decode: Decoder, ranking: Ranking, params: PairwiseParams, links: LinkRule | None
+    ) -> GroupComparison:
+        """What a task does with the rows of ``by_task``."""
+        return GroupComparison.of(
+            by_task,
+            ranking,
+            decode,
+            self.device,
+            params,
+            merges=self.merges,
+            plan=self.regions,
+            at_least=self.coverage.at_least,
+            links=links,
+        )
+
+    def stream(self, by_task: DataFrame, groups_to_batches: GroupStream, schema: T.StructType) -> DataFrame:
+        """What ``groups_to_batches`` makes of the groups of each partition; a map over partitions, so that no more than
+        a batch of its answer is held."""
+        rows = by_task.repartition(self.tasks.partitions, "task")
+        split = groups if self.tasks.one_each else runs
+
+        def map_partition(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+            prepare_worker()
+            return groups_to_batches(split(batches, "task"))
+
+        resources = self.device.stage_resources(rows.sparkSession)
+        ready = rows if self.tasks.one_each else rows.sortWithinPartitions("task")
+        return ready.mapInArrow(map_partition, schema, **resources)
 
 
 @dataclass(frozen=True)
@@ -36,10 +130,20 @@ class Compared:
     """What comparisons give, lazy."""
 
     entries: PartialMatches
-    merges: bool
-    """Whether rows may have several entries."""
-    workload: WorkEstimate
-    """What the comparison was estimated to take."""
+    plan: ComparisonPlan
+    source: ComparableRows
+    """The rows that were compared, and may be so again."""
+    params: PairwiseParams
+
+    @property
+    def workload(self) -> WorkEstimate:
+        """What the comparison was estimated to take."""
+        return self.plan.workload
+
+    @property
+    def merges(self) -> bool:
+        """Whether rows may have several entries."""
+        return self.plan.merges
 
     @property
     def rows(self) -> DataFrame:
@@ -47,45 +151,24 @@ class Compared:
         return self.entries.merged(None if self.merges else 0)
 
 
-def compare(rows: ComparableRows, coverage: Coverage, ranking: Ranking, params: PairwiseParams) -> Compared:
+def compare(
+    rows: ComparableRows,
+    coverage: Coverage,
+    ranking: Ranking,
+    params: PairwiseParams,
+    links: LinkRule | None = None,
+) -> Compared:
     """Compares every row with the rows that ``coverage`` names: plans tasks from a sample, routes rows, compares.
 
-    Lazy, but for the small jobs that the plan is made from, where a fit has not left a sample on the driver.
+    Lazy, but for the small jobs that the plan is made from, where a fit has not left a sample on the driver. ``links``:
+    which similar predecessors of each row are listed beside the best one.
     """
-    lists = travel_as_lists(rows.spark, params)
-    if not coverage.visits:
-        return compare_clusters(rows.routed(lists=lists), rows.sizes(), ranking, rows.decode, params)
-    assert rows.centroids is not None  # rows that visit cells know them
-    sample = rows.visits(coverage)
-    plan = plan_for(sample, rows.centroids.matrix, coverage, rows.spark, params)
-    workload = WorkEstimate.of_regions(coverage, sample, rows.centroids.matrix, plan)
-    return compare_regions(rows.routed(TaskRouter(coverage, plan, lists), lists=lists), plan, workload, ranking, params)
-
-
-def compare_clusters(
-    rows: DataFrame,
-    sizes: ClusterSizes,
-    ranking: Ranking,
-    decode: Decoder,
-    params: PairwiseParams,
-) -> Compared:
-    """The grouped pandas UDF: ``rows`` repartitioned by cluster, each group compared on its own.
-
-    ``rows`` has ``id``, ``key_0`` …, one column of vectors that ``decode`` makes a matrix of unit vectors, and
-    ``centroid``; with a column ``reason``, rows of negative centroid are not compared. ``sizes`` steer how tasks are
-    cut and placed (``packing``), never the answer.
-    """
-    spark = rows.sparkSession
-    device = TaskDevice.of_comparison(spark, params)
-    centroids = np.fromiter(sizes.rows, np.int64, len(sizes.rows))
-    estimates = np.fromiter(sizes.rows.values(), float, len(sizes.rows))
-    max_rows = params.value("maxClusterRows") or default_max_rows(sizes.dim)
-    plan = plan_clusters(estimates, sizes.dim, max_rows=max_rows, slots=slots(spark))
-    workload = WorkEstimate.of_clusters(sizes.rows, sizes.dim, plan, max_rows)
-    _log(workload, device)
-    comparison = GroupComparison.of(rows, ranking, decode, device, params, merges=plan.is_tiled)
-    found = _compared(explode_by_tile(rows, centroids, plan), plan, comparison, params)
-    return Compared(PartialMatches(found, ranking), plan.is_tiled, workload)
+    plan = ComparisonPlan.of(rows, coverage, params)
+    _log(plan.workload, plan.device)
+    by_task = plan.by_task(rows)
+    comparison = plan.group_comparison(by_task, rows.decode, ranking, params, links)
+    compared = _compared(by_task, plan.tasks, comparison, params)
+    return Compared(PartialMatches(compared, ranking, coverage.at_least), plan, rows, params)
 
 
 def travel_as_lists(spark: SparkSession, params: PairwiseParams) -> bool:
@@ -101,20 +184,6 @@ def plan_for(
     dim = centroids.shape[1]
     max_rows = params.value("maxClusterRows") or default_max_rows(dim)
     return plan_regions(sample, centroids, max_rows=max_rows, slots=slots(spark), sketched=coverage.sketched(dim))
-
-
-def compare_regions(
-    rows: DataFrame, plan: RegionPlan, workload: WorkEstimate, ranking: Ranking, params: PairwiseParams
-) -> Compared:
-    """``compare_clusters`` for rows that visit several cells, routed by ``plan`` (``TaskRouter``)."""
-    device = TaskDevice.of_comparison(rows.sparkSession, params)
-    _log(workload, device)
-    at_least, merges = workload.coverage.at_least, len(plan.keys) > 1
-    comparison = GroupComparison.of(
-        rows, ranking, decode_units, device, params, merges=merges, plan=plan, at_least=at_least
-    )
-    found = _compared(explode_by_task(rows), plan, comparison, params)
-    return Compared(PartialMatches(found, ranking, at_least), merges, workload)
 
 
 def _compared(by_task: DataFrame, plan: Packed, comparison: GroupComparison, params: PairwiseParams) -> DataFrame:

@@ -9,6 +9,7 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from spark_semdedup.pairwise.ranking import Ranking
+from spark_semdedup.pairwise.schema import LINK_COLUMNS
 from spark_semdedup.spark.ids import FEW, Ids
 
 
@@ -50,6 +51,19 @@ class PartialMatches:
         assert found is not None  # an aggregate without groups always gives one row
         return {name: int(value) for name, value in found.asDict().items()}
 
+    def links(self) -> DataFrame:
+        """``id``, ``other`` and ``score``: the similar predecessors that entries list (``links.LinkRule``)."""
+        listed = self.df.where(F.col("link_ids").isNotNull()).select(
+            "id", F.arrays_zip("link_ids", "link_scores").alias("links")
+        )
+        return listed.select("id", F.explode("links").alias("link")).select(
+            "id", F.col("link.link_ids").alias("other"), F.col("link.link_scores").alias("score")
+        )
+
+    def unlisted(self) -> DataFrame:
+        """``id`` of the rows that have more such predecessors."""
+        return self.df.where(F.col("more")).select("id").distinct()
+
     def merged(self, further: int | None = None) -> DataFrame:
         """One for each row: that of the largest score, of equal ones that whose neighbour ranks first.
 
@@ -69,9 +83,7 @@ class PartialMatches:
         return own.join(contested, is_contested, "left_anti").select(columns).unionAll(best)
 
     def _best(self, entries: DataFrame) -> DataFrame:
-        ranking = self.ranking
-        rank = [_directed(f"max_key_{i}", ascending) for i, ascending in enumerate(ranking.key_ascending)]
-        rank.append(_directed("max_id", ranking.id_ascending))
+        rank = by_rank(self.ranking, "max_id", "max_key_")
         alone = (F.col("max_id") == F.col("id")).cast("int")
         of_row = Window.partitionBy("id")
         first = of_row.orderBy(alone, F.col("cosine_sim_score").desc(), *rank)
@@ -82,14 +94,21 @@ class PartialMatches:
 
     @property
     def _columns(self) -> list[str]:
-        """Those of a merged row: without what only tells entries of one row apart."""
-        return [name for name in self.df.columns if name != "own" and not name.startswith("max_key_")]
+        """Those of a merged row: without what only tells entries of one row apart, and without links."""
+        dropped = {"own", *LINK_COLUMNS}
+        return [name for name in self.df.columns if name not in dropped and not name.startswith("max_key_")]
 
 
 def are_few(further: int) -> bool:
     """Whether so many further entries are merged where the rows lie, as their ids are sent to every task; more are
     shuffled, with the rows."""
     return further <= FEW
+
+
+def by_rank(ranking: Ranking, id_: str, key_prefix: str) -> list[Column]:
+    """What sorts rows by rank, the preferred first: of columns with their keys and id."""
+    rank = [_directed(f"{key_prefix}{i}", ascending) for i, ascending in enumerate(ranking.key_ascending)]
+    return [*rank, _directed(id_, ranking.id_ascending)]
 
 
 def _directed(name: str, ascending: bool) -> Column:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+import numpy as np
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -16,16 +17,19 @@ from spark_semdedup.pairwise.coverage import Coverage
 from spark_semdedup.pairwise.estimate import (
     ClusterSizes,
     FittedSample,
+    VectorSample,
     VisitSample,
     collect_visits,
     count_by_cluster,
 )
 from spark_semdedup.pairwise.ranking import Ranking
 from spark_semdedup.pairwise.route import TaskRouter, cells_given, route, tile_hash
+from spark_semdedup.spark.arrow import collect_arrow
 from spark_semdedup.spark.backend import plugin_active
+from spark_semdedup.spark.columns import quoted, unused_name
 from spark_semdedup.spark.device import TaskDevice
 from spark_semdedup.spark.documents import Documents
-from spark_semdedup.spark.vectors import Decoder, decode_units
+from spark_semdedup.spark.vectors import Decoder, decode_units, ordered_matrix
 
 
 class ComparableRows(Protocol):
@@ -43,6 +47,9 @@ class ComparableRows(Protocol):
 
     def routed(self, router: TaskRouter | None = None, *, lists: bool = False) -> DataFrame:
         """``id``, rank keys, a column of vectors, ``centroid``; with a ``router`` its columns, too."""
+
+    def with_states(self, states: DataFrame) -> ComparableRows:
+        """The rows whose id is in ``states``, whose column ``state`` comes with them (``rounds``)."""
 
     def sizes(self) -> ClusterSizes:
         """Estimated rows of each cluster."""
@@ -62,6 +69,8 @@ class UnassignedRows:
     """Of the stage: columns, ``handleInvalid``, ``embeddingDim``, backend."""
     fitted: FittedSample | None = None
     """Rows of the same documents that the fit left on the driver: estimates from them cost no job."""
+    state_col: str | None = None
+    """A column of the documents that is routed with them, as ``state``."""
 
     @property
     def spark(self) -> SparkSession:
@@ -77,6 +86,7 @@ class UnassignedRows:
         distance = self.ranking.distance
         keys = [] if distance else self.ranking.key_columns(df, id_)
         carried = [id_.alias("id"), *(key.alias(f"key_{i}") for i, key in enumerate(keys))]
+        carried += [quoted(self.state_col).alias("state")] if self.state_col else []
         source = df.select(*carried, self.documents.embedding.alias("embedding"), tile_hash(id_).alias("hash"))
         assigner = Assigner.of(
             self.centroids,
@@ -93,6 +103,13 @@ class UnassignedRows:
             lists=lists,
         )
 
+    def with_states(self, states: DataFrame) -> UnassignedRows:
+        documents = self.documents
+        id_, state = (unused_name(name, documents.df) for name in ("semdedup_id", "semdedup_state"))
+        found = states.select(F.col("id").alias(id_), F.col("state").alias(state))
+        joined = documents.df.join(found, documents.id == F.col(id_))
+        return replace(self, documents=replace(documents, df=joined), state_col=state)
+
     def sizes(self) -> ClusterSizes:
         if self.fitted is not None:
             return ClusterSizes(self.fitted.sizes(self.centroids.cells()), self.centroids.dim)
@@ -108,6 +125,19 @@ class UnassignedRows:
         sample = self._sample(fraction).routed(TaskRouter(coverage, lists=lists), lists=lists)
         most = coverage.most_visits(fraction * self.documents.rows, self.centroids.k)
         return collect_visits(sample, fraction, most)
+
+    def vectors(self, most: int) -> VectorSample:
+        """About ``most`` rows, or all where there are fewer, on the driver."""
+        if self.fitted is not None:
+            return self.fitted.vectors(self.centroids.cells(), most)
+        fraction = self._fraction(most)
+        sample = self._sample(fraction).routed().where(F.col("centroid") >= 0)
+        rows = collect_arrow(sample.select("unit", "centroid"))
+        if not len(rows):
+            return VectorSample(np.empty((0, self.centroids.dim), np.float32), np.empty(0, np.int32), 1 / fraction)
+        return VectorSample(
+            ordered_matrix(rows["unit"], np.arange(len(rows))), rows["centroid"].to_numpy(), 1 / fraction
+        )
 
     def _fraction(self, wanted: float) -> float:
         """The share of the rows that ``wanted`` rows are. Ids are checked as rows are counted."""
@@ -146,6 +176,9 @@ class AssignedRows:
     def routed(self, router: TaskRouter | None = None, *, lists: bool = False) -> DataFrame:
         """The rows as they are, without a crossing to Python, unless a ``router`` is to send them to further cells."""
         return self.df if router is None else self._routed(self.df, router)
+
+    def with_states(self, states: DataFrame) -> AssignedRows:
+        return replace(self, df=self.df.join(states.select("id", "state"), "id"))
 
     def _routed(self, rows: DataFrame, router: TaskRouter) -> DataFrame:
         assert self.centroids is not None  # whoever asks for visits gives them

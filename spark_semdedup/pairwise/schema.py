@@ -47,3 +47,13 @@ NO_TILE = -1
 """In place of the numbers of two tiles where a task is a region, or the natives of one."""
 
 SIMILARITY_COLUMNS = ("id", "max_id", "cosine_sim_score")
+
+LINK_COLUMNS = ("link_ids", "link_scores", "more")
+"""Of an entry, where similar predecessors are listed: their ids, in rank order, the similarities to them, and whether
+there are more than are listed."""
+
+
+def link_fields(id_type: T.DataType) -> list[T.StructField]:
+    """The columns ``LINK_COLUMNS`` as Spark types; null where a row has no such predecessor."""
+    types = T.ArrayType(id_type), T.ArrayType(T.FloatType()), T.BooleanType()
+    return [T.StructField(name, type_) for name, type_ in zip(LINK_COLUMNS, types, strict=True)]

@@ -20,10 +20,11 @@ from spark_semdedup.kernels.arrays import Array, to_device_of, to_numpy
 from spark_semdedup.kernels.assignment import Visits
 from spark_semdedup.kernels.cells import Comparison, compare_cells
 from spark_semdedup.kernels.sketch import preceding
+from spark_semdedup.pairwise.links import LinkRule, RankedRows
 from spark_semdedup.pairwise.packing import device_bytes
 from spark_semdedup.pairwise.ranking import Ranking, rank_order
 from spark_semdedup.pairwise.regions import RegionPlan
-from spark_semdedup.pairwise.schema import FIRST_GUEST_TILE, NO_TILE, visits_from
+from spark_semdedup.pairwise.schema import FIRST_GUEST_TILE, NO_TILE, link_fields, visits_from
 from spark_semdedup.spark.device import Batch, TaskDevice
 from spark_semdedup.spark.vectors import Decoder, Vectors
 
@@ -45,6 +46,8 @@ class GroupComparison:
     merges: bool
     """Whether several groups may have an entry for one row."""
     plan: RegionPlan | None = None
+    links: LinkRule | None = None
+    """Which similar predecessors are listed beside the best one."""
 
     @classmethod
     def of(
@@ -58,6 +61,7 @@ class GroupComparison:
         merges: bool,
         plan: RegionPlan | None = None,
         at_least: float = -np.inf,
+        links: LinkRule | None = None,
     ) -> GroupComparison:
         precision = precision_for(params.value("precision"), device.backend)
         return cls(
@@ -69,6 +73,7 @@ class GroupComparison:
             how=Comparison(at_least, params.value("batchSize"), precision),
             merges=merges,
             plan=plan,
+            links=links,
         )
 
     def schema(self, rows: T.StructType) -> T.StructType:
@@ -81,6 +86,8 @@ class GroupComparison:
         for prefix in ("", "max_") if self.merges else ("",):
             for key in self.keys:
                 schema.add(prefix + key, rows[key].dataType)
+        for field in link_fields(id_type) if self.links else ():
+            schema.add(field)
         return schema
 
     def __call__(self, group: pd.DataFrame) -> pd.DataFrame:
@@ -105,15 +112,33 @@ class GroupComparison:
         """``group`` has all columns but ``vectors`` and ``cells``."""
         if "reason" in group and group["centroid"].iat[0] < 0:
             return self._not_compared(group)
+        ready = self.ready(group, vectors, cells)
+        batch = Batch(self.how.batch_size, device_bytes)
+        return self.device.retry_on_oom(lambda units: self._with_links(ready, units), ready.units, batch)
+
+    def ready(self, group: pd.DataFrame, vectors: Vectors, cells: pa.Array | None) -> RankedRows:
+        """The rows of a group in rank order, their vectors decoded."""
         self._refuse_missing_distance(group)
         order = rank_order(
             group["id"], [group[key] for key in self.keys], self.ranking.key_ascending, self.ranking.id_ascending
         )
-        group = group.take(order)
+        group = group.take(order).reset_index(drop=True)
         units = self.decode(vectors, group["id"], order)
         visits = Visits.none() if cells is None else visits_from(cells.take(pa.array(order)))
-        batch = Batch(self.how.batch_size, device_bytes)
-        return self.device.retry_on_oom(lambda units: self._compare(group, units, visits), units, batch)
+        return RankedRows(group, units, visits, self.plan)
+
+    def ready_of(self, group: pa.Table) -> RankedRows | None:
+        """The same of a table; None where its rows are not compared."""
+        cells = group.column("cells").combine_chunks() if "cells" in group.column_names else None
+        others = group.drop_columns([name for name in (self.vectors, "cells") if name in group.column_names])
+        frame = others.to_pandas()
+        if "reason" in frame and frame["centroid"].iat[0] < 0:
+            return None
+        return self.ready(frame, group.column(self.vectors), cells)
+
+    def _with_links(self, ready: RankedRows, units: Array) -> pd.DataFrame:
+        answer = self._compare(ready.group, units, ready.visits)
+        return self.links.append(answer, ready, units, self.how.batch_size) if self.links else answer
 
     def _compare(self, group: pd.DataFrame, units: Array, visits: Visits) -> pd.DataFrame:
         tile, other = group["tile"].to_numpy(), group["other"].iat[0]
@@ -192,12 +217,13 @@ class GroupComparison:
         answer |= {key: rows[key].to_numpy() for key in self.keys}
         if self.merges:
             answer |= {f"max_{key}": among[key].to_numpy()[neighbours] for key in self.keys}
-        return pd.DataFrame(answer)
+        return pd.DataFrame(answer, index=rows.index)
 
     def _not_compared(self, group: pd.DataFrame) -> pd.DataFrame:
-        return self._answer(
+        answer = self._answer(
             group, np.zeros(len(group), np.float32), np.arange(len(group)), np.zeros(len(group), np.int64), True
         ).assign(reason=group["reason"].to_numpy())
+        return self.links.append_none(answer) if self.links else answer
 
 
 def runs(batches: Iterable[pa.RecordBatch], key: str) -> Iterator[pa.Table]:

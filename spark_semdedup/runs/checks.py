@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from spark_semdedup.errors import AccountingError
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from spark_semdedup.errors import AccountingError, shown
 from spark_semdedup.pairwise.integrity import RUN_AGAIN
 from spark_semdedup.spark.ids import Ids
 
@@ -45,6 +48,29 @@ def check_removed(rows: int, named: int, kept: int) -> None:
     """No more rows are gone than were ``named`` to be removed, and none have come."""
     what = f"{rows} rows, of which {named} were to be removed, but {kept} remain"
     _require(rows - named <= kept <= rows, f"{_CHANGED}: {what}")
+
+
+def check_grouped(grouped: int, valid: int) -> None:
+    """Each valid row is in one group."""
+    _require(grouped == valid, f"{_WRONG}: {valid} rows were compared, but {grouped} are in groups")
+
+
+def check_representatives(duplicates: DataFrame) -> None:
+    """The greedy rule: no row is removed for one that is itself removed."""
+    gone = duplicates.select(F.col("id").alias("gone"))
+    wrong = duplicates.join(gone, F.col("max_id") == F.col("gone"), "left_semi").head(1)
+    what = f"the row with id {shown(wrong[0]['id'])} names a removed row" if wrong else ""
+    _require(not wrong, f"{_WRONG}: {what}, which the greedy rule rules out")
+
+
+def check_pairs(pairs: DataFrame, duplicates: DataFrame) -> None:
+    """Every duplicate is the second of a pair, with its ``max_id`` and its score."""
+    columns = [F.col(name).alias(f"of_{name}") for name in pairs.columns]
+    same = (F.col("id") == F.col("of_id_b")) & (F.col("max_id") == F.col("of_id_a"))
+    same &= F.col("cosine_sim_score") == F.col("of_cosine_sim_score")
+    lost = duplicates.join(pairs.select(columns), same, "left_anti").head(1)
+    what = f"the row with id {shown(lost[0]['id'])} and its max_id are not among the pairs" if lost else ""
+    _require(not lost, f"{_WRONG}: {what}")
 
 
 def check_merged(similarities: int, counts: Mapping[str, int]) -> None:

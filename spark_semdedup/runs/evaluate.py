@@ -55,6 +55,11 @@ def evaluator_of_run(dataset: DataFrame, result: str, settings: Settings) -> Eva
     spark = dataset.sparkSession
     files = Files(spark)
     manifest = read_run_manifest(files, result, "result")
+    if manifest.get("keep_rule") == "greedy":
+        raise SemDedupError(
+            f"result={shown(result, 400)} was decided with keepRule='greedy', which keeps rows that 'ranked' removes: "
+            "evaluate a run with keepRule='ranked' and the same coverage, which compares the same pairs"
+        )
     for name in ("similarities", "duplicates"):
         read_manifest(files, join(result, name), "result", name)
     if not files.exists(join(result, "centroids", "metadata")):

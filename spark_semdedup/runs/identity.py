@@ -23,7 +23,10 @@ VERSION = "version of the input table"
 """Name, in an identity, of the version of a Delta table that the run reads."""
 
 FREE_PARAMS = frozenset(
-    {"backend", "batchSize", "deviceMemoryFraction", "execution", "maxClusterRows", "precision", "taskGpuAmount"}
+    {
+        *("backend", "batchSize", "deviceMemoryFraction", "execution", "maxClusterRows", "maxPairs", "precision"),
+        "taskGpuAmount",
+    }
 )
 """Params that never change the answer: a run may be resumed with other values."""
 

@@ -29,7 +29,10 @@ STAGES = "_stages"
 EVALUATION = "evaluation.json"
 """Name of an evaluation's file where the user gives a folder, that of the run itself say."""
 
-RUN_RESULTS = (RUN_MANIFEST, "summary.json", "deduplicated", "invalid", "duplicates", "similarities", "centroids")
+RUN_RESULTS = (
+    *(RUN_MANIFEST, "summary.json", "deduplicated", "invalid", "duplicates", "similarities", "centroids"),
+    *("pairs", "groups"),
+)
 """What a run writes into its folder. ``--overwrite`` deletes these, the manifest first, and an evaluation of them."""
 
 

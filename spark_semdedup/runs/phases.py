@@ -15,16 +15,27 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
+from spark_semdedup.duplicates.greedy import decided
+from spark_semdedup.duplicates.groups import component_groups, tree_groups
 from spark_semdedup.duplicates.threshold import without_ids
-from spark_semdedup.errors import AccountingError, shown
+from spark_semdedup.errors import AccountingError, SemDedupError, shown
+from spark_semdedup.formatting import short
 from spark_semdedup.ml.kmeans import EmbeddingKMeansModel
 from spark_semdedup.ml.semdedup import SemDedup, SemDedupModel
 from spark_semdedup.pairwise.coverage import Coverage
 from spark_semdedup.pairwise.integrity import check_neighbours
 from spark_semdedup.pairwise.merge import PartialMatches
+from spark_semdedup.pairwise.pairs import refuse_more_pairs
 from spark_semdedup.pairwise.ranking import Ranking
 from spark_semdedup.runs import preflight, results
-from spark_semdedup.runs.checks import check_rows, check_skipped, check_unchanged
+from spark_semdedup.runs.checks import (
+    check_grouped,
+    check_pairs,
+    check_representatives,
+    check_rows,
+    check_skipped,
+    check_unchanged,
+)
 from spark_semdedup.runs.identity import FREE_PARAMS, VERSION, digest, fingerprint, identity_of, output_of
 from spark_semdedup.runs.journal import WRITING, Journal
 from spark_semdedup.runs.manifest import RUN_MANIFEST, STAGES
@@ -33,6 +44,7 @@ from spark_semdedup.runs.run import Attempt, Phase
 from spark_semdedup.runs.source import Source
 from spark_semdedup.runs.summary import Summary, versions
 from spark_semdedup.runs.target import Target
+from spark_semdedup.runs.wanted import Wanted
 from spark_semdedup.spark.columns import id_column
 from spark_semdedup.spark.determinism import reads_only_files
 from spark_semdedup.spark.files import join
@@ -56,14 +68,29 @@ class Deduplication:
     """Saved centroids to use instead of a fit."""
     rows: DataFrame
     summary: Summary
+    wanted: Wanted = field(default_factory=Wanted)
     fitted: SemDedupModel | None = None
     """The model, where this very process has fitted it: it knows the sizes of clusters."""
     schemas: dict[str, T.StructType] = field(default_factory=dict)
     """Of results written or read before: Spark needs a job to read them from the files again."""
 
     @classmethod
-    def of(cls, job: Job, source: Source, target: Target, settings: Settings, saved: SavedCentroids) -> Deduplication:
+    def of(
+        cls,
+        job: Job,
+        source: Source,
+        target: Target,
+        settings: Settings,
+        saved: SavedCentroids,
+        wanted: Wanted | None = None,
+    ) -> Deduplication:
         """Checks paths, settings and columns, in this order."""
+        wanted = wanted or Wanted()
+        if target.table is not None and "deduplicated" not in wanted:
+            raise SemDedupError(
+                f"outputTable={shown(target.table)} is for the kept rows, but results leaves deduplicated out: add it, "
+                "or drop outputTable"
+            )
         preflight.check_paths(job, target, source=source, reads=saved.reads(), replaces_folder=False)
         preflight.refuse_foreign_names(job, target)
         given, settings = saved.load(job, settings)
@@ -81,17 +108,24 @@ class Deduplication:
         summary.threshold, summary.eps = threshold, results.reported_eps(estimator)
         summary.input_version = source.version
         results.describe_coverage(summary, estimator)
-        return cls(job, journal, source, target, estimator, saved, given, opened.rows, summary)
+        return cls(job, journal, source, target, estimator, saved, given, opened.rows, summary, wanted)
 
     @property
     def phases(self) -> Sequence[Phase]:
-        return [
+        wanted = self.wanted
+        keeps = "deduplicated" in wanted
+        title = "write the rows that remain" if keeps else "set invalid rows aside"
+        phases = [
             Phase("fit", "fit centroids", partial(fit, self)),
-            Phase("compare", "assign and compare", partial(compare, self), (_COMPARED, "similarities")),
-            Phase("identify", "identify duplicates", partial(identify, self), ("duplicates",)),
-            Phase("keep", "write the rows that remain", partial(keep, self), ("invalid", "deduplicated")),
-            Phase(None, "check that it adds up", partial(check, self)),
+            Phase("compare", "assign and compare", partial(compare, self), (_COMPARED, self.place("similarities"))),
+            Phase("identify", "identify duplicates", partial(identify, self), (self.place("duplicates"),)),
+            Phase("keep", title, partial(keep, self), ("invalid", "deduplicated")),
         ]
+        if "pairs" in wanted:
+            phases.append(Phase("pairs", "list similar pairs", partial(list_pairs, self), ("pairs",)))
+        if "groups" in wanted:
+            phases.append(Phase("groups", "group the rows", partial(group, self), ("groups",)))
+        return [*phases, Phase(None, "check that it adds up", partial(check, self))]
 
     @cached_property
     def identity(self) -> Mapping[str, Any]:
@@ -103,6 +137,7 @@ class Deduplication:
             "initial centroids": None if isinstance(initial, str) else digest(initial),
             "clusterer": self.summary.clusterer,
             "spark_semdedup": versions()["spark_semdedup"],
+            **self.wanted.described(),
         }
         return identity_of(self.job.files, self.source, self.target, self.rows, self.estimator, about)
 
@@ -127,7 +162,10 @@ class Deduplication:
         summary.counts["duplicates"] = self.journal.metrics("identify")["ids"]["rows"]
         summary.counts["kept"] = self.journal.metrics("keep")["ids"]["rows"]
         summary.planned = compared["planned"]
-        names = ("centroids", "similarities", "duplicates", "deduplicated", "invalid")
+        for name in ("pairs", "groups"):
+            if name in self.wanted:
+                summary.counts[name] = self.journal.metrics(name)["rows"]
+        names = ("centroids", "similarities", "duplicates", "pairs", "groups", "deduplicated", "invalid")
         summary.results = {name: self.path(name) for name in names if self.job.files.exists(self.path(name))}
         if self.target.table is not None:
             summary.results["deduplicated"] = f"table {self.target.table}"
@@ -140,6 +178,12 @@ class Deduplication:
 
     def path(self, name: str) -> str:
         return join(self.journal.folder, name)
+
+    def place(self, name: str) -> str:
+        """Where a result of that name is, below the run's folder: one that is not wanted, but needed, in the journal's,
+        which goes at the end."""
+        needed = ("similarities", "duplicates")
+        return join(STAGES, name) if name in needed and name not in self.wanted else name
 
     def manifest(self, holds: str) -> dict[str, Any]:
         return results.manifest_for(holds, self.summary, self.estimator)
@@ -170,15 +214,21 @@ class Deduplication:
         skips = self.estimator.value("handleInvalid") == "skip"
         return int(self.journal.metrics("compare")["invalid"]) if skips else 0
 
+    def remaining(self, skipped: Ids) -> Ids:
+        """The kept rows, where they are not written: all that are neither duplicates nor skipped."""
+        all_, duplicates = (Ids.read(self.journal.metrics(phase)["ids"]) for phase in ("compare", "identify"))
+        gone = duplicates + skipped
+        return Ids(all_.rows - gone.rows, all_.hashes ^ gone.hashes)
+
     def write(self, name: str, rows: DataFrame, id_col: str) -> Ids:
         """Writes rows whose ids count. Returns these."""
         self.schemas[name] = rows.schema
-        return results.write_with_ids(self.job.files, rows, self.path(name), self.manifest(name), id_col)
+        return results.write_with_ids(self.job.files, rows, self.path(self.place(name)), self.manifest(name), id_col)
 
     def read(self, name: str) -> DataFrame:
         """A result that this run, or the one it continues, has written."""
         reader, schema = self.job.spark.read, self.schemas.get(name)
-        rows = (reader if schema is None else reader.schema(schema)).parquet(self.path(name))
+        rows = (reader if schema is None else reader.schema(schema)).parquet(self.path(self.place(name)))
         self.schemas.setdefault(name, rows.schema)
         return rows
 
@@ -198,7 +248,11 @@ def fit(work: Deduplication, attempt: Attempt) -> None:
 
 def compare(work: Deduplication, attempt: Attempt) -> None:
     """Assigns rows to clusters, compares them, and merges the matches to one similarity per row."""
-    metrics, comparison = attempt.metrics, work.model.compared(work.rows)
+    metrics, model = attempt.metrics, work.model
+    if "pairs" in work.wanted:
+        estimate = model.estimate_pairs(work.rows)  # too many are refused before hours of work
+        work.job.progress.note(f"about {short(estimate)} similar pairs, estimated from a sample")
+    comparison = model.compared(work.rows)
     work.job.progress.note(comparison.workload.in_words())
     # All tasks compute the matches once, into files. With an executor Spark would lose those in its memory, and compute
     # them again, from a source that may give other rows the second time.
@@ -208,8 +262,9 @@ def compare(work: Deduplication, attempt: Attempt) -> None:
     metrics |= work.matches.counts()
     metrics["ids"] = Ids(metrics["rows"], metrics.pop("hashes")).facts()
     metrics["planned"] = comparison.workload.facts()
-    path, manifest = work.path("similarities"), work.manifest("similarities")
-    valid = results.write_similarities(work.job.files, work.matches, metrics, path, manifest, attempt.assert_held)
+    path, manifest = work.path(work.place("similarities")), work.manifest("similarities")
+    with decided(replace(comparison, entries=work.matches), metrics["further"], work.estimator) as rows:
+        valid = results.write_similarities(work.job.files, rows, metrics, path, manifest, attempt.assert_held)
     attempt.counts |= {"rows": valid, "clusters": metrics["clusters"], "pairs": metrics["pairs"]}
 
 
@@ -217,7 +272,7 @@ def identify(work: Deduplication, attempt: Attempt) -> None:
     """Writes the rows whose similarity makes them duplicates."""
     compared = work.journal.metrics("compare")
     valid = compared["rows"] - compared["invalid"]
-    similarities = work.job.spark.read.parquet(work.path("similarities"))
+    similarities = work.job.spark.read.parquet(work.path(work.place("similarities")))
     # A row whose similarity was lost would be kept, and all numbers would add up.
     if (rows := similarities.count()) != valid:
         raise AccountingError(
@@ -236,6 +291,9 @@ def keep(work: Deduplication, attempt: Attempt) -> None:
         skipped = work.write("invalid", work.invalid_rows(), id_col)
         invalid = work.read("invalid")
         unwanted = unwanted.unionAll(invalid.select(id_column(invalid, id_col).alias("id")))
+    if "deduplicated" not in work.wanted:
+        attempt.metrics |= {"skipped": skipped.facts(), "ids": work.remaining(skipped).facts()}
+        return
     if target.table is not None:
         target = replace(target, overwrite=work.may_replace)
         target.refuse_existing_table(work.job.spark)  # before the journal says that this table is the run's
@@ -246,6 +304,42 @@ def keep(work: Deduplication, attempt: Attempt) -> None:
     attempt.metrics |= {"skipped": skipped.facts(), "ids": kept.facts()}
 
 
+def list_pairs(work: Deduplication, attempt: Attempt) -> None:
+    """Writes every compared pair of rows that are similar enough."""
+    most, threshold = work.estimator.value("maxPairs"), work.estimator.similarity_threshold()
+    pairs = work.model.similar_rows(work.rows).pairs(most)
+
+    def accept(written: int) -> None:
+        refuse_more_pairs(written, most, threshold)
+        attempt.assert_held()
+
+    work.schemas["pairs"] = pairs.schema
+    manifest = work.manifest("pairs")
+    attempt.metrics["rows"] = results.write_dataset(work.job.files, pairs, work.path("pairs"), manifest, accept)
+    attempt.counts["pairs"] = attempt.metrics["rows"]
+
+
+def group(work: Deduplication, attempt: Attempt) -> None:
+    """Writes the group of every valid row."""
+    similarities, duplicates = work.read("similarities"), work.read("duplicates")
+    if work.wanted.groups_by == "tree":
+        groups = tree_groups(similarities, duplicates)
+    else:
+        stars, own = work.model.similar_rows(work.rows).stars(), work.matches.df.where(F.col("own"))
+        ranks = own.select("id", *(name for name in own.columns if name.startswith("key_")))
+        groups = component_groups(similarities, duplicates, stars, ranks, work.matches.ranking)
+    compared = work.journal.metrics("compare")
+    groups = groups.coalesce(results.files_for(compared["rows"]))
+    manifest = {**work.manifest("groups"), "groups_by": work.wanted.groups_by}
+
+    def accept(written: int) -> None:
+        check_grouped(written, compared["rows"] - compared["invalid"])
+        attempt.assert_held()
+
+    attempt.metrics["rows"] = results.write_dataset(work.job.files, groups, work.path("groups"), manifest, accept)
+    attempt.counts["groups"] = work.read("groups").select("group_id").distinct().count()
+
+
 def check(work: Deduplication, attempt: Attempt) -> None:
     """Raises ``AccountingError`` unless each row of the input is in exactly one result, and for a reason."""
     compared, kept = work.journal.metrics("compare"), work.journal.metrics("keep")
@@ -253,6 +347,11 @@ def check(work: Deduplication, attempt: Attempt) -> None:
     duplicates, skipped = Ids.read(work.journal.metrics("identify")["ids"]), Ids.read(kept["skipped"])
     check_rows(Ids.read(compared["ids"]), Ids.read(kept["ids"]), duplicates, skipped)
     check_skipped(skipped.rows, work.skipped)
+    removed = work.read("duplicates")
+    if work.estimator.value("keepRule") == "greedy":
+        check_representatives(removed)
+    if "pairs" in work.wanted:
+        check_pairs(work.read("pairs"), removed)
     if reads_only_files(work.rows):
         now = work.source.read(work.job.spark, work.rows.schema)
         after = fingerprint(work.job.files, work.source, now, work.estimator)

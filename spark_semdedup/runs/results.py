@@ -15,7 +15,7 @@ from spark_semdedup.errors import AccountingError, SemDedupError, shown
 from spark_semdedup.ml.duplicates import IdentifyDuplicates
 from spark_semdedup.ml.semdedup import similarities_of
 from spark_semdedup.pairwise.coverage import Coverage
-from spark_semdedup.pairwise.merge import PartialMatches, are_few
+from spark_semdedup.pairwise.merge import are_few
 from spark_semdedup.params import DecisionParams, SemDedupParams
 from spark_semdedup.runs.checks import check_merged
 from spark_semdedup.runs.lock import Lock
@@ -36,7 +36,7 @@ Held = Callable[[], None]
 Check = Callable[[int], None]
 """Raises for a wrong number of rows, before the folder that has them becomes valid."""
 
-ABOUT_COVERAGE = ("coverage", "coverage_in_words", "complete_eps", "complete_from")
+ABOUT_COVERAGE = ("coverage", "coverage_in_words", "complete_eps", "complete_from", "keep_rule", "kept_from")
 """What manifests of similarities and duplicates say of the pairs that were compared."""
 
 ROWS_PER_FILE = 2_000_000
@@ -146,10 +146,10 @@ def files_for(rows: int) -> int:
 
 
 def write_similarities(
-    files: Files, matches: PartialMatches, counts: Mapping[str, int], path: str, manifest: Mapping[str, Any], held: Held
+    files: Files, rows: DataFrame, counts: Mapping[str, int], path: str, manifest: Mapping[str, Any], held: Held
 ) -> int:
-    """Merges partial matches to the similarities of all valid rows. Returns the number of these."""
-    merged = similarities_of(matches.merged(counts["further"]))
+    """Writes the similarities of all valid rows, from merged matches. Returns the number of these."""
+    merged = similarities_of(rows)
     files_wanted = files_for(counts["rows"])
     # All tasks merge where there is much to merge, before fewer write the result.
     narrow = merged.coalesce(files_wanted) if are_few(counts["further"]) else merged.repartition(files_wanted)
@@ -195,8 +195,10 @@ def write_kept(
 
 
 def describe_coverage(summary: Summary, params: Any) -> None:
-    """Notes in ``summary`` which pairs the Params compare."""
+    """Notes in ``summary`` which pairs the Params compare, and which rows they keep."""
     coverage = Coverage.of(params, params.similarity_threshold())
+    summary.keep_rule = params.value("keepRule")
+    summary.kept_from = params.similarity_threshold() if summary.keep_rule == "greedy" else None
     summary.coverage, summary.coverage_in_words = coverage.name, coverage.in_words()
     if coverage.is_exact:
         summary.complete_eps, summary.complete_from = reported_eps(params), coverage.threshold

@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 from pyspark.sql import DataFrame
 
+from spark_semdedup.duplicates.greedy import decided
 from spark_semdedup.duplicates.threshold import count_similarities
 from spark_semdedup.errors import SemDedupError, shown
 from spark_semdedup.ml.duplicates import IdentifyDuplicates, RemoveDuplicates
@@ -32,6 +33,7 @@ from spark_semdedup.runs.run import Run
 from spark_semdedup.runs.source import Source
 from spark_semdedup.runs.summary import Summary
 from spark_semdedup.runs.target import Target
+from spark_semdedup.runs.wanted import Wanted
 from spark_semdedup.spark.backend import resolve_backend
 from spark_semdedup.spark.columns import by_its_bytes, field, id_column
 from spark_semdedup.spark.files import join
@@ -39,12 +41,19 @@ from spark_semdedup.spark.files import join
 log = logging.getLogger("spark_semdedup")
 
 
-def run(job: Job, source: Source, target: Target, settings: Settings, saved: SavedCentroids | None = None) -> Summary:
+def run(
+    job: Job,
+    source: Source,
+    target: Target,
+    settings: Settings,
+    saved: SavedCentroids | None = None,
+    wanted: Wanted | None = None,
+) -> Summary:
     """Deduplicates ``source`` into the folder ``target.path``, laid out as docs/how-it-works.md, "Files", says.
 
-    ``settings``: Params of ``SemDedup``.
+    ``settings``: Params of ``SemDedup``. ``wanted``: which results to write.
     """
-    work = Deduplication.of(job, source, target, settings, saved or SavedCentroids())
+    work = Deduplication.of(job, source, target, settings, saved or SavedCentroids(), wanted)
     return Run(work.journal, job.progress, work, target.resume, target.overwrite, target.keep_stages).execute()
 
 
@@ -166,7 +175,8 @@ def pairwise(job: Job, clusters: str, target: Target, settings: Settings, centro
         check_neighbours(matches, totals)
         folder = results.cleared_folder(job, target, assert_held)
         manifest = results.manifest_for("similarities", summary, params)
-        written = results.write_similarities(job.files, matches, totals, folder, manifest, assert_held)
+        with decided(replace(comparison, entries=matches), totals["further"], params) as rows:
+            written = results.write_similarities(job.files, rows, totals, folder, manifest, assert_held)
         matches.df.unpersist()
     summary.counts = {"rows_in": written, "clusters": sizes["clusters"], "pairs_compared": totals["pairs"]}
     summary.results = {"similarities": folder}
@@ -213,7 +223,14 @@ def identify(job: Job, similarities: str, target: Target, settings: Settings) ->
 
 
 def _refuse_incomplete(params: DecisionParams, threshold: float, read: StepResult) -> None:
-    """Scores that are exact only from some similarity on do not tell the duplicates below it."""
+    """Scores that are exact only from some similarity on do not tell the duplicates below it; those of the greedy rule,
+    which are similarities to the rows that one eps keeps, tell those of that eps alone."""
+    kept_from = read.manifest.get("kept_from")
+    if kept_from is not None and _least_score(threshold) != _least_score(kept_from):
+        raise SemDedupError(
+            f"eps={results.reported_eps(params):.6g} is not {1 - kept_from:.6g}, for which keepRule='greedy' decided "
+            f"the scores in {shown(read.path, 400)}: give that eps, or compare again"
+        )
     complete = read.manifest.get("complete_eps")
     if complete is None:
         return

@@ -15,7 +15,7 @@ from spark_semdedup import _version
 from spark_semdedup.formatting import aligned
 from spark_semdedup.redaction import COLUMN_PARAMS, redacted, redacted_values
 
-COUNTS = ("rows_in", "invalid", "clusters", "pairs_compared", "duplicates", "kept")
+COUNTS = ("rows_in", "invalid", "clusters", "pairs_compared", "duplicates", "kept", "pairs", "groups")
 
 
 @dataclass
@@ -39,6 +39,10 @@ class Summary:
     """The largest eps for which the scores are complete; None: any."""
     complete_from: float | None = None
     """The same as a similarity: the very double that scores were compared with."""
+    keep_rule: str | None = None
+    """Which similar rows that precede it remove a row: ranked or greedy."""
+    kept_from: float | None = None
+    """With greedy, the similarity it was decided with, the only one that the scores are for."""
     planned: dict[str, Any] | None = None
     """The estimate of the comparison's work, made before it began (``WorkEstimate.facts``)."""
     backend: str | None = None
@@ -90,6 +94,9 @@ class Summary:
         if self.coverage is not None:
             words = f": {self.coverage_in_words}" if self.coverage_in_words else ""
             lines.append(("coverage", f"{self.coverage}{words}"))
+        if self.keep_rule == "greedy":
+            where = "all rows" if self.coverage == "exact" else "the rows that were compared"
+            lines.append(("keep rule", f"greedy: among {where}, every removed row has a kept row within eps"))
         if self.backend is not None:
             lines.append(("backend", {"cpu": "cpu: NumPy", "gpu": "gpu: CuPy on the executors"}[self.backend]))
         if self.clusterer is not None:

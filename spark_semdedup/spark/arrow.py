@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.pandas.types import from_arrow_schema
@@ -22,6 +23,16 @@ def _arrow_schema(df: DataFrame) -> pa.Schema:
     from pyspark.sql.pandas.types import to_arrow_schema
 
     return to_arrow_schema(df.schema)
+
+
+def codes_of(table: pa.Table, a: str, b: str) -> tuple[pa.Array, tuple[np.ndarray, np.ndarray]]:
+    """The distinct values of two columns of one type, and both columns as numbers of theirs: int64 (n,) twice."""
+    both = pa.chunked_array([*table[a].chunks, *table[b].chunks], table[a].type)
+    encoded = (
+        both.combine_chunks().dictionary_encode() if both.num_chunks else pa.array([], both.type).dictionary_encode()
+    )
+    codes = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+    return encoded.dictionary, (codes[: len(table)], codes[len(table) :])
 
 
 def local_frame(spark: SparkSession, table: pa.Table) -> DataFrame:

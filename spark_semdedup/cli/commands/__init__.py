@@ -20,9 +20,19 @@ without Spark; the step it returns gets a ``Job`` and returns the text to print.
 from __future__ import annotations
 
 from spark_semdedup.cli.command import Command
-from spark_semdedup.cli.commands import demo, doctor, evaluate, plan, run, steps
+from spark_semdedup.cli.commands import demo, doctor, evaluate, explain, plan, relations, run, steps, sweep
 
 COMMANDS: dict[str, Command] = {
     command.name: command
-    for command in (run.COMMAND, *steps.COMMANDS, evaluate.COMMAND, plan.COMMAND, doctor.COMMAND, demo.COMMAND)
+    for command in (
+        run.COMMAND,
+        *steps.COMMANDS,
+        *relations.COMMANDS,
+        sweep.COMMAND,
+        explain.COMMAND,
+        evaluate.COMMAND,
+        plan.COMMAND,
+        doctor.COMMAND,
+        demo.COMMAND,
+    )
 }

@@ -6,7 +6,10 @@ import argparse
 
 from spark_semdedup.cli import options
 from spark_semdedup.cli.command import Command, Settings, Step
+from spark_semdedup.duplicates.groups import KINDS
+from spark_semdedup.errors import SemDedupError
 from spark_semdedup.runs.steps import run
+from spark_semdedup.runs.wanted import CHOICES, DEFAULT, Wanted
 
 
 def _options(parser: argparse.ArgumentParser) -> None:
@@ -18,11 +21,30 @@ def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--keep-stages", action="store_true", help=keep_help)
     options.add_output_format(parser)
     options.add_centroids(parser)
+    group = parser.add_argument_group("results")
+    results_help = f"what to write, separated by commas, of {', '.join(CHOICES)} (default: {','.join(DEFAULT)})"
+    group.add_argument("--results", metavar="NAMES", help=results_help)
+    group.add_argument("--write-pairs", action="store_true", help="write pairs/ as well: all pairs of similar rows")
+    groups_help = "what makes a group in groups/: tree (of max_id) or components (of the pairs) (default: tree)"
+    group.add_argument("--groups-by", metavar="KIND", help=groups_help)
 
 
 def _prepare(args: argparse.Namespace, settings: Settings) -> Step:
     source, target, saved = options.source_from(args), options.target_from(args), options.saved_from(args, settings)
-    return lambda job: run(job, source, target, settings, saved).as_text()
+    wanted = wanted_from(args)
+    return lambda job: run(job, source, target, settings, saved, wanted).as_text()
+
+
+def wanted_from(args: argparse.Namespace) -> Wanted:
+    """The results that options name; ``UsageError`` for names that are none."""
+    names = set(DEFAULT if args.results is None else args.results.split(","))
+    names |= {"pairs"} if args.write_pairs else set()
+    if args.groups_by is not None and "groups" not in names:
+        raise options.UsageError("--groups-by is set, but groups are not among --results: add them")
+    try:
+        return Wanted.of(names, args.groups_by or KINDS[0])
+    except SemDedupError as error:
+        raise options.UsageError(f"--results {args.results}: {error}") from None
 
 
 COMMAND = Command(
