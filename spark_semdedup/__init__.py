@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from spark_semdedup.errors import SemDedupError as SemDedupError
     from spark_semdedup.ml.duplicates import IdentifyDuplicates as IdentifyDuplicates
     from spark_semdedup.ml.duplicates import RemoveDuplicates as RemoveDuplicates
+    from spark_semdedup.ml.embedder import TextEmbedder as TextEmbedder
     from spark_semdedup.ml.kmeans import EmbeddingKMeans as EmbeddingKMeans
     from spark_semdedup.ml.kmeans import EmbeddingKMeansModel as EmbeddingKMeansModel
     from spark_semdedup.ml.pairwise import PairwiseSimilarity as PairwiseSimilarity
@@ -56,6 +57,7 @@ _HOME = {
     "SemDedupModel": "ml.semdedup",
     "SemDedupResult": "ml.semdedup",
     "Sizing": "analysis.cost",
+    "TextEmbedder": "ml.embedder",
     "evaluate": "runs.evaluate",
 }
 """The module each public name lives in. Imported when first asked for (PEP 562), so that ``spark_semdedup.kernels``
