@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from spark_semdedup.errors import SemDedupError as SemDedupError
     from spark_semdedup.ml.duplicates import IdentifyDuplicates as IdentifyDuplicates
     from spark_semdedup.ml.duplicates import RemoveDuplicates as RemoveDuplicates
+    from spark_semdedup.ml.embedder import TextEmbedder as TextEmbedder
     from spark_semdedup.ml.kmeans import EmbeddingKMeans as EmbeddingKMeans
     from spark_semdedup.ml.kmeans import EmbeddingKMeansModel as EmbeddingKMeansModel
     from spark_semdedup.ml.pairwise import PairwiseSimilarity as PairwiseSimilarity
@@ -61,6 +62,7 @@ _HOME = {
     "SemDedupResult": "ml.semdedup",
     "Sizing": "analysis.cost",
     "Sweep": "analysis.sweep",
+    "TextEmbedder": "ml.embedder",
     "evaluate": "runs.evaluate",
     "explain": "runs.explain",
     "sweep": "runs.sweep",

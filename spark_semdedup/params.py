@@ -45,6 +45,12 @@ DEFAULTS: Mapping[str, Any] = {
     "eps": 0.05,
     "keepRule": "ranked",
     "maxPairs": 100_000_000,
+    "inputCol": "text",
+    "outputCol": "embedding",
+    "chunk": "none",
+    "maxChars": 50_000,
+    "modelPrecision": "float32",
+    "cache": True,
 }
 """Every default there is. A Param missing here is unset until the user sets it; its text says what that means."""
 
@@ -115,6 +121,15 @@ def _is_broken(text: str) -> bool:
     except UnicodeEncodeError:
         return True
     return False
+
+
+def _sentence(name: str) -> Callable[[Any], str]:
+    def convert(value: Any) -> str:
+        if not isinstance(value, str) or _is_broken(value):
+            raise _refuse(name, value, "a text")
+        return value
+
+    return convert
 
 
 def _texts(name: str) -> Callable[[Any], list[str]]:
@@ -446,3 +461,59 @@ class SemDedupStageParams(
     HasColumns, HasInvalid, ClusteringParams, RankingParams, PairwiseParams, CoverageParams, KeepParams, HasMaxPairs
 ):
     """The Params of the whole job; the command line's options are made from them."""
+
+
+class HasTextModel(SemDedupParams):
+    model = _param(
+        "model",
+        "model that embeds texts: a folder or a name on the Hugging Face Hub (sentence-transformers, Model2Vec or "
+        "ONNX), an .onnx file, or hashing (no model: hashed words, a baseline)",
+        _text("model"),
+    )
+    prompt = _param(
+        "prompt", "text put before each text, as some models want: 'passage: ' (unset: none)", _sentence("prompt")
+    )
+    maxTokens = _param(
+        "maxTokens",
+        "tokens that the model reads of a text; longer texts are truncated (unset: the model's own limit)",
+        _integer("maxTokens", 4),
+    )
+    chunk = _param(
+        "chunk",
+        "what to do with texts longer than the model reads: none (only their beginning counts), or tokens (the mean "
+        "of the embeddings of all chunks of maxTokens, weighted by their tokens)",
+        _one_of("chunk", "none", "tokens"),
+    )
+    batchTokens = _param(
+        "batchTokens",
+        "tokens of one forward pass, padding included; bounds the model's memory (unset: 8,192, on a GPU 65,536)",
+        _integer("batchTokens", 1),
+    )
+    maxChars = _param(
+        "maxChars",
+        "characters of a text that are sent to the model's tokenizer at most; of longer texts the rest is ignored",
+        _integer("maxChars", 1),
+    )
+    modelPrecision = _param(
+        "modelPrecision",
+        "precision of a sentence-transformers model on a GPU: float32, float16 or bfloat16",
+        _one_of("modelPrecision", "float32", "float16", "bfloat16"),
+    )
+
+
+class TextEmbedderParams(HasTextModel):
+    inputCol = _param("inputCol", "column with the text: string", _text("inputCol"))
+    outputCol = _param("outputCol", "column that gets the embedding: array<float>", _text("outputCol"))
+    backend = _param(
+        "backend",
+        "where the model runs: gpu (the task's GPU), cpu, or auto (gpu where the task has one that the model's package "
+        "can use); static and hashing models always run on CPUs",
+        _one_of("backend", "auto", "gpu", "cpu"),
+    )
+    normalize = _param("normalize", "divide embeddings by their norm", _boolean("normalize"))
+    cache = _param(
+        "cache",
+        "keep the output in Spark's memory and on its disks, so that later stages read embeddings instead of embedding "
+        "again; unpersist() frees it",
+        _boolean("cache"),
+    )

@@ -18,7 +18,8 @@ from typing import Any
 HIDDEN = "***"
 
 _WORDS = (
-    r"(?:password|passwd|passphrase|passcode|secret|token|credential|authorization|signature|"
+    # batchTokens and maxTokens count a model's tokens.
+    r"(?:password|passwd|passphrase|passcode|secret|(?<!batch)(?<!max)token|credential|authorization|signature|"
     r"(?:api|access|account|private|shared|storage|encryption)[_.-]?key|awsaccesskeyid|"
     r"(?<![a-z])(?:pwd|pass|sig|sas|auth)(?![a-z]))"
 )

@@ -19,6 +19,7 @@ from spark_semdedup import (
     RemoveDuplicates,
     SemDedup,
     SemDedupModel,
+    TextEmbedder,
 )
 from spark_semdedup.errors import SemDedupError, error_from_worker, shown
 from spark_semdedup.params import DEFAULTS
@@ -31,6 +32,7 @@ STAGES = [
     RemoveDuplicates,
     SemDedup,
     SemDedupModel,
+    TextEmbedder,
 ]
 
 
@@ -81,8 +83,8 @@ def test_every_param_has_a_text_a_getter_and_a_setter_that_returns_the_stage(sta
 def test_the_constructor_takes_every_param_by_keyword_alone(stage):
     signature = inspect.signature(stage).parameters
     params = {name for name in dir(stage) if isinstance(getattr(stage, name, None), Param)}
-    fitted = {"centroids", "history"} if issubclass(stage, Model) else set()
-    assert set(signature) == params | fitted
+    others = {"centroids", "history"} if issubclass(stage, Model) else {*stage.constructor_arguments}
+    assert set(signature) == params | others
     assert {parameter.kind for parameter in signature.values()} == {inspect.Parameter.KEYWORD_ONLY}
     for name in params:
         assert signature[name].default == DEFAULTS.get(name), name

@@ -6,7 +6,15 @@ from pathlib import Path
 
 from pyspark.ml.param import Param
 
-from spark_semdedup import EmbeddingKMeans, IdentifyDuplicates, PairwiseSimilarity, RemoveDuplicates, SemDedup, params
+from spark_semdedup import (
+    EmbeddingKMeans,
+    IdentifyDuplicates,
+    PairwiseSimilarity,
+    RemoveDuplicates,
+    SemDedup,
+    TextEmbedder,
+    params,
+)
 from spark_semdedup.params import DEFAULTS, SemDedupParams
 
 PAGE = Path(__file__).parents[1] / "docs" / "params.md"
@@ -18,6 +26,7 @@ STAGES: dict[str, type[SemDedupParams]] = {
     "P": PairwiseSimilarity,
     "I": IdentifyDuplicates,
     "R": RemoveDuplicates,
+    "T": TextEmbedder,
 }
 """Stages by their letter in the table."""
 
@@ -25,7 +34,9 @@ STAGES: dict[str, type[SemDedupParams]] = {
 def param_table() -> str:
     """A Markdown table of all Params in the order of their definition: name, default, stages that have it, meaning."""
     groups = [group for group in vars(params).values() if isinstance(group, type) and issubclass(group, SemDedupParams)]
-    by_name = {name: p for group in groups for name, p in vars(group).items() if isinstance(p, Param)}
+    # Of two groups' Params of one name the first's meaning stands: TextEmbedder has a backend and normalize of its own.
+    by_name = {name: p for group in reversed(groups) for name, p in vars(group).items() if isinstance(p, Param)}
+    by_name = {name: by_name[name] for group in groups for name in vars(group) if name in by_name}
     lines = ["| Param | default | stages | meaning |", "|---|---|---|---|"]
     for name, param in by_name.items():
         stages = " ".join(letter for letter, stage in STAGES.items() if hasattr(stage, name))

@@ -24,6 +24,7 @@ from spark_semdedup.params import (
     HasInvalid,
     HasMaxPairs,
     HasSeed,
+    HasTextModel,
     KeepParams,
     PairwiseParams,
     RankingParams,
@@ -39,6 +40,7 @@ PROGRAM = "spark-semdedup"
 HEADINGS: tuple[tuple[type[SemDedupParams], str], ...] = (
     (HasIdCol, "columns"),
     (HasColumns, "columns"),
+    (HasTextModel, "embedding of texts"),
     (HasInvalid, "rows that cannot be compared"),
     (ClusteringParams, "clustering"),
     (HasSeed, "clustering"),
@@ -223,6 +225,7 @@ def target_from(args: argparse.Namespace, *, needs_folder: bool = True) -> Targe
         overwrite=args.overwrite,
         resume=resume,
         keep_stages=getattr(args, "keep_stages", False),
+        keep_embeddings=getattr(args, "keep_embeddings", False),
     )
 
 
@@ -232,6 +235,13 @@ def _pairs(option: str, texts: Sequence[str]) -> dict[str, str]:
             shown_text = text if text.isidentifier() else "(not shown, it may hold a secret)"
             raise UsageError(f"{option} {shown_text}: it must be NAME=VALUE")
     return dict(text.split("=", 1) for text in texts)
+
+
+def add_text_column(parser: argparse.ArgumentParser, *, required: bool) -> None:
+    what = "column with the texts to embed: string"
+    if not required:
+        what += " (unset: the input has embeddings)"
+    parser.add_argument("--text-col", metavar="TEXT_COL", required=required, help=what)
 
 
 INITIAL = "initial centroids"

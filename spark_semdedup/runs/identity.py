@@ -15,7 +15,7 @@ from spark_semdedup.params import SemDedupStageParams
 from spark_semdedup.runs.journal import OUTPUT
 from spark_semdedup.runs.source import Source
 from spark_semdedup.runs.target import Target
-from spark_semdedup.spark.columns import embedding_column, id_column
+from spark_semdedup.spark.columns import embedding_column, id_column, text_column
 from spark_semdedup.spark.determinism import reads_only_files
 from spark_semdedup.spark.files import Files
 
@@ -32,18 +32,24 @@ FREE_PARAMS = frozenset(
 
 
 def identity_of(
-    files: Files, source: Source, target: Target, rows: DataFrame, params: SemDedupStageParams, about: Mapping[str, Any]
+    files: Files,
+    source: Source,
+    target: Target,
+    rows: DataFrame,
+    params: SemDedupStageParams,
+    about: Mapping[str, Any],
+    text_col: str | None = None,
 ) -> dict[str, Any]:
     """The identity, by names a user knows, with values that JSON holds.
 
     ``about``: settings, versions and centroids, as the caller describes them. Paths and options may hold secrets, so
-    the identity has only their digests.
+    the identity has only their digests. ``text_col``: the texts to embed, where ``rows`` have no embeddings.
     """
     return {
         "input": digest([*source.paths, source.table, source.format, source.glob, dict(source.options)]),
         "input's columns": digest(rows.schema.simpleString()),
         VERSION: source.version,
-        "input's data": fingerprint(files, source, rows, params),
+        "input's data": fingerprint(files, source, rows, params, text_col),
         OUTPUT: output_of(target),
         **about,
     }
@@ -54,10 +60,12 @@ def output_of(target: Target) -> str:
     return digest([target.format, dict(target.options), target.table])
 
 
-def fingerprint(files: Files, source: Source, rows: DataFrame, params: SemDedupStageParams) -> str:
+def fingerprint(
+    files: Files, source: Source, rows: DataFrame, params: SemDedupStageParams, text_col: str | None = None
+) -> str:
     """Digest of the input's data: of the names, lengths and times of the files that ``rows`` come from.
 
-    Where some rows come from elsewhere, a database say, one job hashes ids, embeddings and rank columns instead.
+    Where some rows come from elsewhere, a database say, one job hashes ids, embeddings (or texts) and rank columns.
 
     The files of one version of a Delta table never change, so their names suffice. Two versions may share all files: a
     deletion may only mark rows in them (deletion vectors).
@@ -65,9 +73,13 @@ def fingerprint(files: Files, source: Source, rows: DataFrame, params: SemDedupS
     of_files = fingerprint_of_files(files, source, rows)
     if of_files is not None:
         return of_files
-    id_, embedding = id_column(rows, params.value("idCol")), embedding_column(rows, params.value("embeddingCol"))
+    id_ = id_column(rows, params.value("idCol"))
+    if text_col is None:
+        content = embedding_column(rows, params.value("embeddingCol"))
+    else:
+        content = text_column(rows, text_col, "textCol")
     ranks = Ranking(by=Ranking.of(params).by).key_columns(rows, id_)
-    hash_ = F.bit_xor(F.xxhash64(id_, embedding, *ranks)).alias("hash")
+    hash_ = F.bit_xor(F.xxhash64(id_, content, *ranks)).alias("hash")
     hashed = rows.agg(F.count(F.lit(1)).alias("rows"), hash_).first()
     return digest(["rows", *(hashed or ())])
 

@@ -36,6 +36,10 @@ RUN_RESULTS = (
 """What a run writes into its folder. ``--overwrite`` deletes these, the manifest first, and an evaluation of them."""
 
 
+EMBEDDINGS = "embeddings"
+"""Folder of the embeddings of a run that embeds texts."""
+
+
 def begin(files: Files, path: str) -> None:
     """Marks a folder as unfinished. The caller holds its lock, or that of the folder above."""
     files.write_text(join(path, UNFINISHED), "")
@@ -49,12 +53,17 @@ def finish(files: Files, path: str, manifest: Mapping[str, Any], name: str = MAN
     files.delete(join(path, UNFINISHED))
 
 
+def is_own_dataset(files: Files, path: str) -> bool:
+    """Whether a step of ours wrote the folder, or began to."""
+    return any(files.exists(join(path, name)) for name in (MANIFEST, UNFINISHED))
+
+
 def delete_dataset(files: Files, path: str) -> None:
     """Deletes a folder. A result of ours gets the mark first, then loses its manifest, and the mark goes last: nobody
     takes it for whole, or for another program's, in between."""
     if not files.exists(path):
         return
-    if any(files.exists(join(path, name)) for name in (MANIFEST, UNFINISHED)):
+    if is_own_dataset(files, path):
         empty_dataset(files, path)
     files.delete(path)
 
@@ -118,6 +127,8 @@ def delete_results(files: Files, folder: str) -> None:
             files.delete(join(folder, name))
         else:
             delete_dataset(files, join(folder, name))
+    if is_own_dataset(files, join(folder, EMBEDDINGS)):  # a user may keep another folder of that name
+        delete_dataset(files, join(folder, EMBEDDINGS))
 
 
 def is_finished(files: Files, folder: str) -> bool:

@@ -1,4 +1,4 @@
-"""What the phases of a run compute: fit, compare, identify, keep, check.
+"""What the phases of a run compute: embed (texts alone), fit, compare, identify, keep, check.
 
 Each phase writes its results to the run's folder and its metrics to the journal, and reads those of earlier phases from
 there. So a run continues wherever another stopped.
@@ -31,6 +31,7 @@ from spark_semdedup.runs import preflight, results
 from spark_semdedup.runs.checks import (
     check_grouped,
     check_pairs,
+    check_read,
     check_representatives,
     check_rows,
     check_skipped,
@@ -38,12 +39,13 @@ from spark_semdedup.runs.checks import (
 )
 from spark_semdedup.runs.identity import FREE_PARAMS, VERSION, digest, fingerprint, identity_of, output_of
 from spark_semdedup.runs.journal import WRITING, Journal
-from spark_semdedup.runs.manifest import RUN_MANIFEST, STAGES
+from spark_semdedup.runs.manifest import EMBEDDINGS, RUN_MANIFEST, STAGES
 from spark_semdedup.runs.preflight import Job, SavedCentroids, Settings
 from spark_semdedup.runs.run import Attempt, Phase
 from spark_semdedup.runs.source import Source
 from spark_semdedup.runs.summary import Summary, versions
 from spark_semdedup.runs.target import Target
+from spark_semdedup.runs.texts import DocumentEmbedder, RunTexts
 from spark_semdedup.runs.wanted import Wanted
 from spark_semdedup.spark.columns import id_column
 from spark_semdedup.spark.determinism import reads_only_files
@@ -69,6 +71,8 @@ class Deduplication:
     rows: DataFrame
     summary: Summary
     wanted: Wanted = field(default_factory=Wanted)
+    texts: RunTexts | None = None
+    """How texts are embedded; None: the input has embeddings."""
     fitted: SemDedupModel | None = None
     """The model, where this very process has fitted it: it knows the sizes of clusters."""
     schemas: dict[str, T.StructType] = field(default_factory=dict)
@@ -83,6 +87,7 @@ class Deduplication:
         settings: Settings,
         saved: SavedCentroids,
         wanted: Wanted | None = None,
+        embedder: DocumentEmbedder | None = None,
     ) -> Deduplication:
         """Checks paths, settings and columns, in this order."""
         wanted = wanted or Wanted()
@@ -103,19 +108,27 @@ class Deduplication:
         resumes = target.resume and not job.files.exists(join(target.folder, RUN_MANIFEST))
         source = source.pinned(job.spark, journal.identity.get(VERSION) if resumes else None)
         reserved = ["reason"] if estimator.value("handleInvalid") == "skip" else []
-        opened = preflight.open_input(job, source, target, estimator, ranking, given, reserved, "handleInvalid='skip'")
+        args = (job, source, target, estimator, ranking, given, reserved, "handleInvalid='skip'")
+        opened = preflight.open_input(*args, embedded=embedder is None)
+        texts = None
+        if embedder is not None:
+            preflight.refuse_foreign_embeddings(job, target)
+            texts = RunTexts.load(embedder, job, opened.rows, estimator, ranking)
+            texts.refuse_other_length(estimator, given, saved)
         summary = Summary("run", backend=opened.backend, clusterer=opened.clusterer)
         summary.threshold, summary.eps = threshold, results.reported_eps(estimator)
         summary.input_version = source.version
         results.describe_coverage(summary, estimator)
-        return cls(job, journal, source, target, estimator, saved, given, opened.rows, summary, wanted)
+        return cls(job, journal, source, target, estimator, saved, given, opened.rows, summary, wanted, texts)
 
     @property
     def phases(self) -> Sequence[Phase]:
         wanted = self.wanted
         keeps = "deduplicated" in wanted
         title = "write the rows that remain" if keeps else "set invalid rows aside"
+        embedding = [Phase("embed", "embed texts", partial(embed, self, self.texts))] if self.texts else []
         phases = [
+            *embedding,
             Phase("fit", "fit centroids", partial(fit, self)),
             Phase("compare", "assign and compare", partial(compare, self), (_COMPARED, self.place("similarities"))),
             Phase("identify", "identify duplicates", partial(identify, self), (self.place("duplicates"),)),
@@ -138,15 +151,18 @@ class Deduplication:
             "clusterer": self.summary.clusterer,
             "spark_semdedup": versions()["spark_semdedup"],
             **self.wanted.described(),
+            **(self.texts.identity() if self.texts else {}),
         }
-        return identity_of(self.job.files, self.source, self.target, self.rows, self.estimator, about)
+        return identity_of(self.job.files, self.source, self.target, self.rows, self.estimator, about, self.text_col)
 
     @property
     def may_replace(self) -> bool:
         return self.target.overwrite or (self.target.table is not None and self.journal.may_replace)
 
     def adopt(self, identity: Mapping[str, Any]) -> None:
-        self.summary.clusterer = identity.get("clusterer")
+        embedded_only = self.texts is not None and self.journal.begun and self.journal.record("fit") is None
+        if not embedded_only:
+            self.summary.clusterer = identity.get("clusterer")
 
     def check_output(self, *, resumes: bool) -> None:
         if not self.may_replace:
@@ -159,22 +175,36 @@ class Deduplication:
         summary, compared = self.summary, self.journal.metrics("compare")
         metrics = {"rows_in": "rows", "invalid": "invalid", "clusters": "clusters", "pairs_compared": "pairs"}
         summary.counts = {name: compared[metric] for name, metric in metrics.items()}
+        if self.texts is not None:
+            summary.counts |= {name: self.journal.metrics("embed")[name] for name in ("embedded", "truncated")}
         summary.counts["duplicates"] = self.journal.metrics("identify")["ids"]["rows"]
         summary.counts["kept"] = self.journal.metrics("keep")["ids"]["rows"]
         summary.planned = compared["planned"]
         for name in ("pairs", "groups"):
             if name in self.wanted:
                 summary.counts[name] = self.journal.metrics(name)["rows"]
-        names = ("centroids", "similarities", "duplicates", "pairs", "groups", "deduplicated", "invalid")
+        names = ["centroids", "similarities", "duplicates", "pairs", "groups", "deduplicated", "invalid"]
+        names += [EMBEDDINGS] if self.texts is not None and self.target.keep_embeddings else []
         summary.results = {name: self.path(name) for name in names if self.job.files.exists(self.path(name))}
         if self.target.table is not None:
             summary.results["deduplicated"] = f"table {self.target.table}"
         summary.results["summary"] = self.path("summary.json")
         results.complete_summary(self.job, summary, self.estimator)
         summary.parameters = self.saved.described(summary.parameters, self.journal.metrics("fit")["centroids"])
+        if self.texts is not None:
+            summary.parameters |= self.texts.described()
         return summary
 
     # --- what phases share ---
+
+    @property
+    def text_col(self) -> str | None:
+        return self.texts.embedder.text_col if self.texts else None
+
+    @cached_property
+    def documents(self) -> DataFrame:
+        """The rows to compare: the input's, or ids and embeddings that ``embed`` has written."""
+        return self.rows if self.texts is None else self.read(EMBEDDINGS)
 
     def path(self, name: str) -> str:
         return join(self.journal.folder, name)
@@ -206,7 +236,8 @@ class Deduplication:
 
     def invalid_rows(self) -> DataFrame:
         """The input's rows that could not be compared, with a reason."""
-        return self.model.result_of(self.rows, self.matches.df.where(F.col("own"))).invalid
+        invalid = self.model.result_of(self.rows, self.matches.df.where(F.col("own"))).invalid
+        return invalid if self.texts is None else self.texts.with_reasons(invalid)
 
     @property
     def skipped(self) -> int:
@@ -233,14 +264,29 @@ class Deduplication:
         return rows
 
 
-def fit(work: Deduplication, attempt: Attempt) -> None:
-    """Fits centroids, or takes those given, and replaces an earlier result."""
-    if work.given is not None:
-        preflight.count_ids(work.rows, work.estimator)  # which a fit does itself
-    model: SemDedupModel = work.with_centroids(work.given) if work.given else work.estimator.fit(work.rows)
-    if work.job.files.exists(work.path(RUN_MANIFEST)):  # validate all rows before the earlier result goes
-        model.clustering.refuse_invalid(work.rows)
+def embed(work: Deduplication, texts: RunTexts, attempt: Attempt) -> None:
+    """Replaces an earlier result by ids, embeddings and rank columns of all rows."""
+    rows, files, path = work.rows, work.job.files, work.path(EMBEDDINGS)
+    total = preflight.count_ids(rows, work.estimator)  # before hours of embedding, and before the earlier result goes
+    if work.estimator.value("handleInvalid") == "error":
+        texts.embedder.refuse_blank(rows, work.estimator.value("idCol"))
     attempt.replace_result()
+    about, check = texts.manifest("run"), partial(check_read, total)
+    counts = texts.embedder.write(files, rows, path, work.estimator, about=about, carried=texts.carried, check=check)
+    attempt.counts |= counts
+    attempt.metrics |= counts
+
+
+def fit(work: Deduplication, attempt: Attempt) -> None:
+    """Fits centroids, or takes those given, and, where it is the first phase, replaces an earlier result."""
+    rows = work.documents
+    if work.given is not None:
+        preflight.count_ids(rows, work.estimator)  # which a fit does itself
+    model: SemDedupModel = work.with_centroids(work.given) if work.given else work.estimator.fit(rows)
+    if work.texts is None:
+        if work.job.files.exists(work.path(RUN_MANIFEST)):  # validate all rows before the earlier result goes
+            model.clustering.refuse_invalid(rows)
+        attempt.replace_result()
     model.clustering.save(work.path("centroids"))
     attempt.counts["centroids"] = attempt.metrics["centroids"] = len(model.centroids)
     work.fitted = model
@@ -250,9 +296,9 @@ def compare(work: Deduplication, attempt: Attempt) -> None:
     """Assigns rows to clusters, compares them, and merges the matches to one similarity per row."""
     metrics, model = attempt.metrics, work.model
     if "pairs" in work.wanted:
-        estimate = model.estimate_pairs(work.rows)  # too many are refused before hours of work
+        estimate = model.estimate_pairs(work.documents)  # too many are refused before hours of work
         work.job.progress.note(f"about {short(estimate)} similar pairs, estimated from a sample")
-    comparison = model.compared(work.rows)
+    comparison = model.compared(work.documents)
     work.job.progress.note(comparison.workload.in_words())
     # All tasks compute the matches once, into files. With an executor Spark would lose those in its memory, and compute
     # them again, from a source that may give other rows the second time.
@@ -307,7 +353,7 @@ def keep(work: Deduplication, attempt: Attempt) -> None:
 def list_pairs(work: Deduplication, attempt: Attempt) -> None:
     """Writes every compared pair of rows that are similar enough."""
     most, threshold = work.estimator.value("maxPairs"), work.estimator.similarity_threshold()
-    pairs = work.model.similar_rows(work.rows).pairs(most)
+    pairs = work.model.similar_rows(work.documents).pairs(most)
 
     def accept(written: int) -> None:
         refuse_more_pairs(written, most, threshold)
@@ -325,7 +371,7 @@ def group(work: Deduplication, attempt: Attempt) -> None:
     if work.wanted.groups_by == "tree":
         groups = tree_groups(similarities, duplicates)
     else:
-        stars, own = work.model.similar_rows(work.rows).stars(), work.matches.df.where(F.col("own"))
+        stars, own = work.model.similar_rows(work.documents).stars(), work.matches.df.where(F.col("own"))
         ranks = own.select("id", *(name for name in own.columns if name.startswith("key_")))
         groups = component_groups(similarities, duplicates, stars, ranks, work.matches.ranking)
     compared = work.journal.metrics("compare")
@@ -354,5 +400,5 @@ def check(work: Deduplication, attempt: Attempt) -> None:
         check_pairs(work.read("pairs"), removed)
     if reads_only_files(work.rows):
         now = work.source.read(work.job.spark, work.rows.schema)
-        after = fingerprint(work.job.files, work.source, now, work.estimator)
+        after = fingerprint(work.job.files, work.source, now, work.estimator, work.text_col)
         check_unchanged(work.identity["input's data"], after)

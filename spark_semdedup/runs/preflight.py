@@ -16,12 +16,14 @@ from spark_semdedup.pairwise.ranking import Ranking
 from spark_semdedup.params import ClusteringParams, HasColumns, SemDedupParams
 from spark_semdedup.runs.lock import is_lock
 from spark_semdedup.runs.manifest import (
+    EMBEDDINGS,
     EVALUATION,
     MANIFEST,
     RUN_MANIFEST,
     RUN_RESULTS,
     UNFINISHED,
     is_mark,
+    is_own_dataset,
     is_own_run,
     is_run,
 )
@@ -148,6 +150,16 @@ def _is_in_run(job: Job, path: str) -> bool:
     return is_run(names) or any(map(is_lock, names))  # a run that has just begun has nothing but its lock
 
 
+def refuse_foreign_embeddings(job: Job, target: Target) -> None:
+    """``ResultExistsError`` where a run that embeds texts would replace a folder of embeddings that is not a run's."""
+    path = join(target.folder, EMBEDDINGS)
+    if job.files.exists(path) and not is_own_dataset(job.files, path):
+        raise ResultExistsError(
+            f"output={shown(target.path, 400)}: {EMBEDDINGS} in it is no run's (it has no {MANIFEST}), and would be "
+            "replaced: give another folder"
+        )
+
+
 def refuse_foreign_names(job: Job, target: Target) -> None:
     """``ResultExistsError`` for a folder of another program in which a run would replace files."""
     if target.path is None or job.files.is_vacant(target.path) or is_own_run(job.files, target.path):
@@ -186,16 +198,19 @@ def open_input(
     given: EmbeddingKMeansModel | None,
     reserved: list[str],
     reserved_by: str,
+    *,
+    embedded: bool = True,
 ) -> OpenedInput:
     """Reads the input of a clustering and checks it against the Params, and against centroids that are ``given``.
 
-    ``reserved``: names of columns that the step appends, on behalf of ``reserved_by``.
+    ``reserved``: names of columns that the step appends, on behalf of ``reserved_by``. ``embedded`` false: the input
+    has texts, and no embeddings yet.
     """
     rows = read_input(job, source, target)
-    check_columns(rows, params, ranking)
+    check_columns(rows, params, ranking, embedded=embedded)
     refuse_shadowed(rows, reserved, reserved_by)
     backend, clusterer = resolve_compute(job, params, fits=given is None)
-    if given is not None:
+    if given is not None and embedded:
         documents = Documents.of(rows, params.value("idCol"), params.value("embeddingCol"))
         documents.require_length(given.centroids.shape[1])
     return OpenedInput(rows, backend, clusterer)
@@ -214,10 +229,14 @@ def read_input(job: Job, source: Source, target: Target) -> DataFrame:
     return rows
 
 
-def check_columns(rows: DataFrame, params: HasColumns, ranking: Ranking, *, clustered: bool = False) -> None:
-    """Raises ``SemDedupError`` for a column that is missing or unusable. ``clustered``: the cluster step's, too."""
+def check_columns(
+    rows: DataFrame, params: HasColumns, ranking: Ranking, *, clustered: bool = False, embedded: bool = True
+) -> None:
+    """Raises ``SemDedupError`` for a column that is missing or unusable. ``clustered``: the cluster step's, too;
+    ``embedded`` false: all but the embedding."""
     id_ = id_column(rows, params.value("idCol"))
-    embedding_column(rows, params.value("embeddingCol"), float16_bits=clustered)
+    if embedded:
+        embedding_column(rows, params.value("embeddingCol"), float16_bits=clustered)
     for name in params.value("metadataCols") or []:
         field(rows, name, "metadataCols")
     if clustered:

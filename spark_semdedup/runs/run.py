@@ -88,6 +88,8 @@ class Run:
     resume: bool = False
     overwrite: bool = False
     keep_journal: bool = False
+    discards: Sequence[str] = ()
+    """Results that only the phases need. They are deleted when the run is finished."""
 
     def __post_init__(self) -> None:
         self.files, self.folder = self.journal.files, self.journal.folder
@@ -173,3 +175,5 @@ class Run:
         self.files.delete(join(self.folder, manifest.UNFINISHED))
         if not self.keep_journal:
             self.journal.clear()
+        for result in self.discards:
+            manifest.delete_dataset(self.files, join(self.folder, result))

@@ -21,11 +21,11 @@ from spark_semdedup.pairwise.coverage import Coverage
 from spark_semdedup.pairwise.integrity import check_neighbours
 from spark_semdedup.pairwise.ranking import Ranking
 from spark_semdedup.pairwise.schema import ASSIGNED
-from spark_semdedup.params import DecisionParams
+from spark_semdedup.params import DecisionParams, HasColumns
 from spark_semdedup.runs import preflight, results
 from spark_semdedup.runs.checks import check_read, check_removed, check_unchanged
 from spark_semdedup.runs.identity import fingerprint_of_files
-from spark_semdedup.runs.manifest import MANIFEST, begin, finish
+from spark_semdedup.runs.manifest import EMBEDDINGS, MANIFEST, begin, finish
 from spark_semdedup.runs.phases import Deduplication
 from spark_semdedup.runs.preflight import Job, SavedCentroids, Settings
 from spark_semdedup.runs.results import StepResult
@@ -33,6 +33,7 @@ from spark_semdedup.runs.run import Run
 from spark_semdedup.runs.source import Source
 from spark_semdedup.runs.summary import Summary
 from spark_semdedup.runs.target import Target
+from spark_semdedup.runs.texts import COLUMN_PARAMS, DocumentEmbedder, RunTexts
 from spark_semdedup.runs.wanted import Wanted
 from spark_semdedup.spark.backend import resolve_backend
 from spark_semdedup.spark.columns import by_its_bytes, field, id_column
@@ -48,13 +49,17 @@ def run(
     settings: Settings,
     saved: SavedCentroids | None = None,
     wanted: Wanted | None = None,
+    embedder: DocumentEmbedder | None = None,
 ) -> Summary:
     """Deduplicates ``source`` into the folder ``target.path``, laid out as docs/how-it-works.md, "Files", says.
 
-    ``settings``: Params of ``SemDedup``. ``wanted``: which results to write.
+    ``settings``: Params of ``SemDedup``. ``wanted``: which results to write. ``embedder``: how to embed the texts of
+    ``source``; None: it has embeddings.
     """
-    work = Deduplication.of(job, source, target, settings, saved or SavedCentroids(), wanted)
-    return Run(work.journal, job.progress, work, target.resume, target.overwrite, target.keep_stages).execute()
+    work = Deduplication.of(job, source, target, settings, saved or SavedCentroids(), wanted, embedder)
+    discards = [EMBEDDINGS] if embedder is not None and not target.keep_embeddings else []
+    flags = (target.resume, target.overwrite, target.keep_stages)
+    return Run(work.journal, job.progress, work, *flags, discards).execute()
 
 
 class _Unchanged:
@@ -68,6 +73,39 @@ class _Unchanged:
         """Raises ``AccountingError`` for other files, sizes or times."""
         now = self._source.read(self._job.spark, self._schema)
         check_unchanged(self._before, fingerprint_of_files(self._job.files, self._source, now))
+
+
+def embed(job: Job, source: Source, target: Target, settings: Settings, text_col: str) -> Summary:
+    """Embeds the texts of ``source``: id, embedding and ``metadataCols``, to a folder that ``run`` takes as its input.
+
+    ``settings``: Params of ``HasColumns`` and ``HasTextModel``, and ``backend``. Null and blank texts get a null
+    embedding.
+    """
+    columns = HasColumns(**{name: value for name, value in settings.items() if name in COLUMN_PARAMS})
+    embedder = DocumentEmbedder(text_col, {n: value for n, value in settings.items() if n not in COLUMN_PARAMS})
+    preflight.check_paths(job, target, source=source, reads={})
+    source = source.pinned(job.spark)
+    rows = preflight.read_input(job, source, target)
+    texts = RunTexts.load(embedder, job, rows, columns, carried=columns.value("metadataCols") or [])
+    summary = Summary("embed", input_version=source.version)
+    job.progress.begin(1)
+    unchanged = _Unchanged(job, source, rows)
+    with results.held_folder(job, target) as assert_held, job.progress.phase("embed texts") as counts:
+        total = preflight.count_ids(rows, columns)
+        folder = results.cleared_folder(job, target, assert_held)
+
+        def check(written: int) -> None:
+            check_read(total, written)
+            unchanged.check()
+            assert_held()
+
+        about = texts.manifest("embed")
+        counts |= embedder.write(job.files, rows, folder, columns, about=about, carried=texts.carried, check=check)
+    results.complete_summary(job, summary, columns)
+    summary.counts = {"rows_in": total, **{name: n for name, n in counts.items() if name != "rows"}}
+    summary.results = {"embeddings": folder}
+    summary.parameters |= texts.described()
+    return summary
 
 
 def cluster(

@@ -15,7 +15,18 @@ from spark_semdedup import _version
 from spark_semdedup.formatting import aligned
 from spark_semdedup.redaction import COLUMN_PARAMS, redacted, redacted_values
 
-COUNTS = ("rows_in", "invalid", "clusters", "pairs_compared", "duplicates", "kept", "pairs", "groups")
+COUNTS = (
+    "rows_in",
+    "invalid",
+    "embedded",
+    "truncated",
+    "clusters",
+    "pairs_compared",
+    "duplicates",
+    "kept",
+    "pairs",
+    "groups",
+)
 
 
 @dataclass

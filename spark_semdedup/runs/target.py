@@ -38,6 +38,8 @@ class Target:
     """Continue an unfinished run."""
     keep_stages: bool = False
     """Keep the journal of a finished run."""
+    keep_embeddings: bool = False
+    """Keep the embeddings of a finished run that embedded texts."""
 
     @property
     def folder(self) -> str:

@@ -96,6 +96,21 @@ def embedding_column(df: DataFrame, name: str, *, float16_bits: bool = False) ->
     )
 
 
+def text_column(df: DataFrame, name: str, param: str) -> Column:
+    """A column of texts, compared by its bytes; a ``SemDedupError`` where it is missing or no string.
+
+    ``param``: the Param that names it.
+    """
+    found = field(df, name, param)
+    refuse_stream(df)
+    if not isinstance(found.dataType, T.StringType):
+        raise SemDedupError(
+            f"{param}={shown(name)} is of type {shown_type(found.dataType)}: it must be string (cast it, or join parts "
+            "with concat_ws)"
+        )
+    return by_its_bytes(found)
+
+
 def _cast_hint(type_: T.DataType) -> str:
     numbers = isinstance(type_, T.ArrayType) and isinstance(type_.elementType, T.NumericType)
     return " (cast it, for example to array<float>)" if numbers else ""

@@ -74,7 +74,9 @@ def matrix(embeddings: ListArray, dim: int) -> tuple[np.ndarray, np.ndarray, np.
     return valid, rows[good], reasons
 
 
-_WHY = {-1: "embedding is null", 0: "embedding is empty"}
+NULL_EMBEDDING = "embedding is null"
+
+_WHY = {-1: NULL_EMBEDDING, 0: "embedding is empty"}
 """Why a row of such a length (``lengths``) cannot be compared; other wrong lengths are named."""
 
 
@@ -184,7 +186,7 @@ def array_decoder(name: str, *, stored: bool, float16: bool) -> Decoder:
         vectors = _ordered(vectors, order)
         lists = vectors if isinstance(vectors, pa.Array) else pa.array(vectors, from_pandas=True)
         if pa.types.is_null(lists.type):
-            raise _refusal(name, ids, 0, "embedding is null")
+            raise _refusal(name, ids, 0, NULL_EMBEDDING)
         dim = int(lengths(lists).max())
         valid, rows, reasons = matrix(float16_from_bits(lists) if float16 else lists, max(dim, 1))
         if not valid.all():

@@ -8,17 +8,22 @@ from spark_semdedup.cli import options
 from spark_semdedup.cli.command import Command, Settings, Step
 from spark_semdedup.duplicates.groups import KINDS
 from spark_semdedup.errors import SemDedupError
+from spark_semdedup.params import HasTextModel
 from spark_semdedup.runs.steps import run
+from spark_semdedup.runs.texts import TEXT_PARAMS, DocumentEmbedder
 from spark_semdedup.runs.wanted import CHOICES, DEFAULT, Wanted
 
 
 def _options(parser: argparse.ArgumentParser) -> None:
     options.add_source(parser)
+    options.add_text_column(parser, required=False)
     options.add_output(parser, "centroids/, similarities/, duplicates/, deduplicated/, summary.json")
     resume_help = "continue an interrupted run of the same input and settings; without one, begin"
     parser.add_argument("--resume", action="store_true", help=resume_help)
     keep_help = "keep _stages/: each row's cluster and pairs, and the metrics of each phase"
     parser.add_argument("--keep-stages", action="store_true", help=keep_help)
+    embeddings_help = "keep embeddings/ of a run that embeds texts, for further runs"
+    parser.add_argument("--keep-embeddings", action="store_true", help=embeddings_help)
     options.add_output_format(parser)
     options.add_centroids(parser)
     group = parser.add_argument_group("results")
@@ -32,7 +37,8 @@ def _options(parser: argparse.ArgumentParser) -> None:
 def _prepare(args: argparse.Namespace, settings: Settings) -> Step:
     source, target, saved = options.source_from(args), options.target_from(args), options.saved_from(args, settings)
     wanted = wanted_from(args)
-    return lambda job: run(job, source, target, settings, saved, wanted).as_text()
+    embedder = _embedder(args, settings)
+    return lambda job: run(job, source, target, settings, saved, wanted, embedder).as_text()
 
 
 def wanted_from(args: argparse.Namespace) -> Wanted:
@@ -47,6 +53,27 @@ def wanted_from(args: argparse.Namespace) -> Wanted:
         raise options.UsageError(f"--results {args.results}: {error}") from None
 
 
+def _embedder(args: argparse.Namespace, settings: Settings) -> DocumentEmbedder | None:
+    """How to embed texts, where an option names their column. Takes the Params of it out of ``settings``."""
+    given = {name: settings.pop(name) for name in sorted(TEXT_PARAMS & settings.keys())}
+    if args.text_col is None:
+        unused = [options.option_name(name) for name in given] + ["--keep-embeddings"] * args.keep_embeddings
+        if unused:
+            raise options.UsageError(f"{', '.join(unused)}: for texts alone; name their column with --text-col")
+        return None
+    if "model" not in given:
+        raise options.UsageError(
+            f"--text-col {args.text_col}: --model is missing: give the model to embed the texts with"
+        )
+    backend = {name: settings[name] for name in ("backend",) if name in settings}
+    return DocumentEmbedder(args.text_col, given | backend)
+
+
 COMMAND = Command(
-    "run", "deduplicate: all steps in one", "--input PATH … --output PATH", options.RUN_PARAMS, _options, _prepare
+    "run",
+    "deduplicate: all steps in one",
+    "--input PATH … --output PATH",
+    options.RUN_PARAMS | options.params_of(HasTextModel),
+    _options,
+    _prepare,
 )

@@ -1,4 +1,4 @@
-"""``cluster``, ``pairwise``, ``identify`` and ``remove``: the steps of a run, one by one."""
+"""``embed``, ``cluster``, ``pairwise``, ``identify`` and ``remove``: the steps of a run, one by one."""
 
 from __future__ import annotations
 
@@ -9,8 +9,19 @@ from spark_semdedup.cli.command import Command, Settings, Step
 from spark_semdedup.ml.duplicates import IdentifyDuplicates, RemoveDuplicates
 from spark_semdedup.ml.kmeans import EmbeddingKMeans
 from spark_semdedup.ml.pairwise import PairwiseSimilarity
-from spark_semdedup.params import RankingParams
-from spark_semdedup.runs.steps import cluster, identify, pairwise, remove
+from spark_semdedup.params import HasColumns, HasTextModel, RankingParams, TextEmbedderParams
+from spark_semdedup.runs.steps import cluster, embed, identify, pairwise, remove
+
+
+def _embed_options(parser: argparse.ArgumentParser) -> None:
+    options.add_source(parser)
+    options.add_text_column(parser, required=True)
+    options.add_output(parser, "id, embedding and metadata columns of every row")
+
+
+def _embed(args: argparse.Namespace, settings: Settings) -> Step:
+    source, target = options.source_from(args), options.target_from(args)
+    return lambda job: embed(job, source, target, settings, args.text_col).as_text()
 
 
 def _cluster_options(parser: argparse.ArgumentParser) -> None:
@@ -66,6 +77,14 @@ def _remove(args: argparse.Namespace, settings: Settings) -> Step:
 
 
 COMMANDS = (
+    Command(
+        "embed",
+        "embed documents' texts with a model",
+        "--input PATH … --text-col TEXT_COL --model MODEL --output PATH",
+        options.params_of(HasColumns) | options.params_of(HasTextModel) | {"backend": TextEmbedderParams.backend},
+        _embed_options,
+        _embed,
+    ),
     Command(
         "cluster",
         "fit centroids and write the rows by cluster",
