@@ -88,7 +88,7 @@ def clusters(ax: Axes, sizes: ClusterSizes) -> Axes:
     ax.axhline(sizes.mean, color=INK, linestyle="--", linewidth=1.2)
     end = len(rows) or 1
     ax.annotate(
-        f"mean {short(sizes.mean)}",
+        f"mean {axis_count(sizes.mean)}",
         (end, sizes.mean),
         xytext=(-4, 4),
         textcoords="offset points",
@@ -96,7 +96,7 @@ def clusters(ax: Axes, sizes: ClusterSizes) -> Axes:
         color=INK,
     )
     if sizes.mean:
-        text = f"largest {short(sizes.largest)} ({sizes.largest / sizes.mean:.1f} × mean)"
+        text = f"largest {axis_count(sizes.largest)} ({sizes.largest / sizes.mean:.1f} × mean)"
         ax.annotate(
             text, (min(1, end), sizes.largest), xytext=(10, -4), textcoords="offset points", va="top", color=INK
         )
@@ -173,10 +173,10 @@ def largest(picture: ClusterMap, most: int) -> np.ndarray:
     return order[picture.sizes.rows[order] > 0]
 
 
-def short(number: float) -> str:
+def axis_count(number: float) -> str:
     """A count as it is written on an axis.
 
-    >>> short(950), short(12_000), short(3_400_000), short(2.5e9), short(0.25)
+    >>> axis_count(950), axis_count(12_000), axis_count(3_400_000), axis_count(2.5e9), axis_count(0.25)
     ('950', '12,000', '3.4 M', '2.5 bn', '0.25')
     """
     for least, unit in ((1e9, " bn"), (1e6, " M")):
@@ -198,7 +198,7 @@ def _label(ax: Axes, title: str, x: str, y: str) -> None:
 
 
 def _count_axis(ax: Axes) -> None:
-    ax.yaxis.set_major_formatter(lambda value, _: short(value))
+    ax.yaxis.set_major_formatter(lambda value, _: axis_count(value))
     ax.set_ylim(bottom=0)
 
 
