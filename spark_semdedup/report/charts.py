@@ -16,7 +16,6 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from spark_semdedup.analysis import plots
-from spark_semdedup.errors import SemDedupError
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -82,12 +81,9 @@ def chart(
 
 
 def _svg(name: str, width: int, height: int, draw: Callable[[Axes], Any], links: Sequence[Link]) -> str:
-    try:
-        import matplotlib
-        from matplotlib.backends.backend_svg import FigureCanvasSVG
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise SemDedupError("charts need matplotlib: pip install 'spark-semdedup[report]'") from error
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
 
     style: Any = {**_STYLE, "svg.hashsalt": name}
     with matplotlib.rc_context(style):

@@ -6,7 +6,7 @@ it is given. It takes a few jobs over ids and scores, and one pass over the rows
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -73,7 +73,7 @@ def gather(results: RunResults) -> ReportData:
     histogram = ScoreHistogram.of(results.similarities)
     groups = groups_of(results.duplicates, int(facts["duplicates"]))
     pairs = gallery_of(results.similarities, results.duplicates, histogram, threshold)
-    texts, sample, picture = _rows(results, _ids_in(groups, pairs), valid)
+    texts, sample, picture = cluster_map_of(results, _ids_in(groups, pairs), valid)
     if results.clusters is not None and picture is not None:
         picture = replace(picture, sizes=counted_sizes(results.clusters, len(results.centroids)))
     return ReportData(
@@ -109,9 +109,11 @@ def _ids_in(groups: Groups, pairs: PairGallery) -> set[Any]:
     return wanted
 
 
-def _rows(
-    results: RunResults, wanted: set[Any], valid: int
+def cluster_map_of(
+    results: RunResults, wanted: Collection[Any], valid: int
 ) -> tuple[Mapping[Any, Text], RowSample | None, ClusterMap | None]:
+    """Texts of the ``wanted`` rows, by id; a sample of the ``valid`` rows, and a map of it, or None for both where no
+    rows with vectors can be read."""
     if results.rows is None or results.columns is None:
         return {}, None, None
     dim = results.centroids.shape[1]

@@ -6,7 +6,7 @@ import base64
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
+from importlib import import_module, resources
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -98,6 +98,7 @@ class ClusterView:
 
 def render(data: ReportData) -> str:
     """The whole page, HTML 5 in one string. ``SemDedupError`` where Jinja2 or matplotlib is missing."""
+    require_libraries()
     script, style = _asset("script.js"), _asset("style.css")
     writer = _Writer(data)
     return str(
@@ -122,6 +123,20 @@ def render(data: ReportData) -> str:
     )
 
 
+def is_report(text: str) -> bool:
+    """Whether a file's text is a page that ``render`` made."""
+    return '<meta name="generator" content="spark-semdedup">' in text[:2000]
+
+
+def require_libraries() -> None:
+    """``SemDedupError`` where Jinja2 or matplotlib is missing, before any work."""
+    try:
+        import_module("jinja2")
+        import_module("matplotlib")
+    except ImportError as error:
+        raise SemDedupError("the report needs Jinja2 and matplotlib: pip install 'spark-semdedup[report]'") from error
+
+
 def _asset(name: str) -> Markup:
     from markupsafe import Markup
 
@@ -130,10 +145,8 @@ def _asset(name: str) -> Markup:
 
 
 def _template() -> Any:
-    try:
-        from jinja2 import Environment, PackageLoader, StrictUndefined
-    except ImportError as error:
-        raise SemDedupError("the report needs Jinja2: pip install 'spark-semdedup[report]'") from error
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
     environment = Environment(
         loader=PackageLoader("spark_semdedup.report", "."),
         autoescape=True,

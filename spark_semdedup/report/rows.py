@@ -15,7 +15,7 @@ from spark_semdedup.errors import SemDedupError, shown
 from spark_semdedup.kernels import unit_vectors
 from spark_semdedup.report.words import TEXT_SHOWN
 from spark_semdedup.spark.arrow import collect_arrow
-from spark_semdedup.spark.columns import embedding_column, field, id_column, quoted
+from spark_semdedup.spark.columns import embedding_column, field, id_column, quoted, shown_type
 from spark_semdedup.spark.vectors import matrix
 
 SAMPLE_ROWS = 20_000
@@ -40,12 +40,17 @@ class Columns:
         id_column(rows, id_)
         names = {name.lower() for name in rows.columns}
         if text is not None:
-            type_ = field(rows, text, "textCol").dataType
-            if not isinstance(type_, T.StringType):
-                raise SemDedupError(f"textCol={shown(text)} is of type {type_.simpleString()}: it must be a string")
+            refuse_no_text(rows, text)
         elif "text" in names and isinstance(field(rows, "text", "textCol").dataType, T.StringType):
             text = "text"
         return cls(id_, embedding if embedding.lower() in names else None, text)
+
+
+def refuse_no_text(rows: DataFrame, text_col: str) -> None:
+    """``SemDedupError`` for a column that is missing, or is no text."""
+    type_ = field(rows, text_col, "textCol").dataType
+    if not isinstance(type_, T.StringType):
+        raise SemDedupError(f"textCol={shown(text_col)} is of type {shown_type(type_)}: it must be string")
 
 
 @dataclass(frozen=True)

@@ -130,7 +130,9 @@ def tiles(data: ReportData) -> list[Tile]:
         shown.append(Tile(f"{groups.largest[0].rows:,}", "rows in " + note, "see it", "#group-1"))
     if data.pairs.above:
         shown.append(Tile(f"{data.pairs.above[0].score:.4f}", "least similar pair removed", "see it", "#above"))
-    shown.append(Tile(duration(float(facts["seconds"].get("in all", 0))), "total time", "see the phases", "#phases"))
+    if facts.get("seconds"):
+        total = duration(float(facts["seconds"].get("in all", 0)))
+        shown.append(Tile(total, "total time", "see the phases", "#phases"))
     return shown
 
 
