@@ -26,6 +26,7 @@ from spark_semdedup.cli.options import (
     whole_count,
     whole_number,
 )
+from spark_semdedup.cli.reporting import add_report_command, add_report_to_run, report_command, reported
 from spark_semdedup.doctor.probe import probe_without_session
 from spark_semdedup.doctor.rules import PARAMS, Diagnosis, diagnose, examine
 from spark_semdedup.errors import SemDedupError, shown
@@ -69,11 +70,17 @@ def _run_options(parser: argparse.ArgumentParser) -> None:
     )
     add_output_format(parser)
     add_centroids(parser)
+    add_report_to_run(parser)
 
 
 def _run(args: argparse.Namespace, settings: dict[str, Any]) -> Callable[[Job], str]:
     source, target, saved = source_from(args), target_from(args), _saved(args, settings)
-    return lambda job: run(job, source, target, settings, saved).as_text()
+    step = reported(args, source, lambda job: run(job, source, target, settings, saved))
+    return lambda job: step(job).as_text()
+
+
+def _report(args: argparse.Namespace, settings: dict[str, Any]) -> Callable[[Job], str]:
+    return report_command(args)
 
 
 def _cluster_options(parser: argparse.ArgumentParser) -> None:
@@ -252,6 +259,13 @@ COMMANDS = {
         params_of(HasBackend),
         _evaluate_options,
         _evaluate,
+    ),
+    "report": Command(
+        "write a page about a run: scores, groups, pairs side by side, a map of the clusters",
+        "OUT",
+        {},
+        add_report_command,
+        _report,
     ),
     "plan": Command(
         "say what a run would cost with each coverage, from a sample; writes nothing",

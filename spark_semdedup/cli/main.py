@@ -74,6 +74,7 @@ def _session_options(parser: argparse.ArgumentParser) -> None:
         type=whole_number,
         help="memory of its JVM (default: one per core, at least 4, at most a third of the machine's)",
     )
+    group.add_argument("--quiet", action="store_true", help="no progress, only the summary and errors")
     group.add_argument("--verbose", action="store_true", help="tell more, with tracebacks and Spark's own log")
 
 
@@ -151,7 +152,7 @@ class _Running:
             signal.signal(signal.SIGINT, _interrupted)
         elif args.local_cores or args.local_memory:
             raise UsageError("--local-cores and --local-memory are for a local session, but one is given; set it there")
-        self._job = Job.of(session)
+        self._job = Job.of(session, quiet=args.quiet)
         return step(self._job)
 
     def end(self) -> None:

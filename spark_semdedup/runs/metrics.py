@@ -11,6 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from time import strptime
 from typing import Any
 
+from spark_semdedup.runs.manifest import read_run_manifest
+from spark_semdedup.spark.files import Files
+
 PREFIX = "spark_semdedup_"
 
 GAUGES = {
@@ -26,6 +29,18 @@ GAUGES = {
 """Fields of the summary that are metrics, and their help."""
 
 LABELS = ("coverage", "backend", "clusterer")
+
+
+def write_metrics(files: Files, folder: str, path: str) -> None:
+    """Writes the metrics of the run that ended in ``folder`` to a file, in place of one that is there."""
+    files.write_text(path, openmetrics(read_run_manifest(files, folder, "output")))
+
+
+def refuse_unwritable(files: Files, path: str) -> None:
+    """``SemDedupError`` for a file that could not be written when the run has ended."""
+    trial = f"{path}.trial"
+    files.write_text(trial, "")
+    files.delete(trial)
 
 
 def openmetrics(summary: Mapping[str, Any]) -> str:

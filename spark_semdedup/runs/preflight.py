@@ -30,8 +30,12 @@ Settings = Mapping[str, Any]
 EVALUATION = "evaluation.json"
 """Name of the file with an evaluation, where a folder is given for it; that of the run itself, say."""
 
+REPORT = "report.html"
+"""Name of the page about a run, where no other file is given for it."""
+
 RUN_RESULTS = (RUN_MANIFEST, "summary.json", "deduplicated", "invalid", "duplicates", "similarities", "centroids")
-"""What a run writes into its folder. ``--overwrite`` deletes these, the manifest first, and an evaluation of them."""
+"""What a run writes into its folder. ``--overwrite`` deletes these, the manifest first, and an evaluation and a report
+of them."""
 
 FIT_PARAMS = frozenset(name for name, param in vars(ClusteringParams).items() if isinstance(param, Param))
 """The Params that only a fit uses; centroids that are given need none of them."""
@@ -46,8 +50,9 @@ class Job:
     progress: Progress
 
     @classmethod
-    def of(cls, spark: SparkSession) -> Job:
-        return cls(spark, Files(spark), Progress())
+    def of(cls, spark: SparkSession, *, quiet: bool = False) -> Job:
+        """``quiet``: without progress on stderr."""
+        return cls(spark, Files(spark), Progress(spark=spark, quiet=quiet))
 
 
 @dataclass(frozen=True)
@@ -155,7 +160,7 @@ def refuse_foreign_names(job: Job, target: Target) -> None:
     """``ResultExistsError`` for a folder in which a run would replace what bears a result's name, but is none."""
     if target.path is None or job.files.is_vacant(target.path) or is_own_run(job.files, target.path):
         return
-    alike = sorted({*RUN_RESULTS, EVALUATION} & set(job.files.names(target.path)))
+    alike = sorted({*RUN_RESULTS, EVALUATION, REPORT} & set(job.files.names(target.path)))
     if alike:
         raise ResultExistsError(
             f"output={shown(target.path, 400)} is no earlier run (it has no {RUN_MANIFEST} of one), and "

@@ -46,6 +46,7 @@ from spark_semdedup.runs.manifest import (
 )
 from spark_semdedup.runs.preflight import (
     EVALUATION,
+    REPORT,
     RUN_RESULTS,
     Job,
     SavedCentroids,
@@ -453,8 +454,8 @@ class _Run:
 
 
 def delete_results(files: Files, folder: str) -> None:
-    """Deletes what a run wrote into a folder, and an evaluation of it; other files stay."""
-    for name in (*RUN_RESULTS, EVALUATION):
+    """Deletes what a run wrote into a folder, and an evaluation and a report of it; other files stay."""
+    for name in (*RUN_RESULTS, EVALUATION, REPORT):
         if "." in name:
             files.delete(join(folder, name))
         else:

@@ -19,7 +19,7 @@ from spark_semdedup.errors import SemDedupError
 from spark_semdedup.report.atlas import COLUMNS, atlas_rows, refuse_other_names
 from spark_semdedup.report.data import gather
 from spark_semdedup.report.html import render
-from spark_semdedup.report.read import results_of
+from spark_semdedup.runs.report import results_of
 from spark_semdedup.spark.files import Files
 
 
