@@ -134,12 +134,13 @@ def convergence(ax: Axes, history: Sequence[float], *, spherical: bool = False) 
     return ax
 
 
-def cluster_map(ax: Axes, picture: ClusterMap, *, most: int = 60, bins: int = 160, scale: float = 1.0) -> Axes:
+def cluster_map(ax: Axes, picture: ClusterMap, *, most: int = 60, scale: float = 1.0) -> Axes:
     """The sampled rows as a density, and over it the ``most`` largest clusters: area by rows, ink by removed rows.
 
     ``scale`` multiplies the diameters of circles. The circles are one collection with the gid ``clusters``, in the
     order of ``largest``.
     """
+    bins = int(np.clip(np.sqrt(len(picture.rows)), 30, 140))
     density, x, y = np.histogram2d(picture.rows[:, 0], picture.rows[:, 1], bins=bins)
     shade = np.log1p(density.T)
     image = np.zeros((*shade.shape, 4))

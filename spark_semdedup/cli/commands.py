@@ -210,6 +210,7 @@ def _demo_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", default="demo-output", metavar="PATH", help="folder to write, as run does (default: demo-output)"
     )
+    parser.add_argument("--report", action="store_true", help="write report.html, too, a page about the result")
 
 
 def _demo(args: argparse.Namespace, settings: dict[str, Any]) -> Callable[[Job], str]:
@@ -217,7 +218,7 @@ def _demo(args: argparse.Namespace, settings: dict[str, Any]) -> Callable[[Job],
         raise UsageError(
             f"argument --init-mode: {shown(settings[INITIAL])} cannot be used: it must be {' or '.join(INIT_MODES)}"
         )
-    return lambda job: run_demo(job, args.output, settings)
+    return lambda job: run_demo(job, args.output, settings, page=args.report)
 
 
 _RUN_PARAMS = params_of(SemDedupStageParams, leave_out={"metadataCols"})  # these are for the cluster step's output

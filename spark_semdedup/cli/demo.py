@@ -12,8 +12,10 @@ from typing import Any
 from pyspark.sql import functions as F
 
 from spark_semdedup.errors import ResultExistsError, shown
+from spark_semdedup.report.html import require_libraries
 from spark_semdedup.runs.manifest import is_own_run
 from spark_semdedup.runs.preflight import Job, Settings
+from spark_semdedup.runs.report import ReportTarget, write_report
 from spark_semdedup.runs.run import run
 from spark_semdedup.runs.source import Source
 from spark_semdedup.runs.target import Target
@@ -37,8 +39,10 @@ class Pair:
     max_text: str
 
 
-def run_demo(job: Job, output: str, settings: Settings) -> str:
+def run_demo(job: Job, output: str, settings: Settings, *, page: bool = False) -> str:
     """Deduplicates the sample into ``output``, replacing an earlier run's result. Returns the summary and some pairs.
+
+    ``page``: whether to write ``report.html``, too.
 
     Raises ``ResultExistsError`` where something else is at ``output``.
     """
@@ -48,7 +52,13 @@ def run_demo(job: Job, output: str, settings: Settings) -> str:
         )
     with resources.as_file(resources.files("spark_semdedup") / "data" / "debian-sample.parquet") as sample:
         source = Source((str(sample),))
+        report = ReportTarget(output, page=page)
+        if page:
+            require_libraries()
+        job.progress.later = report.stages
         summary = run(job, source, Target(output, overwrite=True), settings)
+        if page:
+            summary.results |= write_report(job, report, source)
         pairs = _pairs(job, source, output)
     width = min(shutil.get_terminal_size((100, 24)).columns, 160)
     return "\n".join([summary.as_text(), *_page(pairs, width)])

@@ -282,7 +282,7 @@ def _charts(data: ReportData) -> dict[str, Markup]:
             lambda ax, **form: plots.cluster_map(ax, picture, most=CLUSTERS_SHOWN, **form),
             heights=(470, 360),
             links=_links(picture),
-            narrow={"scale": 0.75, "bins": 110},
+            narrow={"scale": 0.75},
         )
     return drawn
 

@@ -51,6 +51,9 @@ def _parts(runs: Iterable[tuple[bool, str]]) -> Iterator[Markup]:
     from markupsafe import Markup, escape
 
     for differs, text in runs:
-        if not text:
+        if not differs:
+            yield escape(text)
             continue
-        yield Markup("<mark>{}</mark>").format(text) if differs else escape(text)
+        words = text.strip()
+        before, after = text[: text.index(words)], text[text.index(words) + len(words) :]
+        yield Markup("{}<mark>{}</mark>{}").format(before, words, after)

@@ -43,7 +43,7 @@ class Lines:
         self._next, self._pause = FIRST_LINE, FIRST_LINE
 
     def show(self, count: TaskCount, seconds: float) -> None:
-        if seconds < self._next or not count.total:
+        if seconds < self._next or count.done >= count.total:  # between two jobs
             return
         self._pause = min(2 * self._pause, MOST_BETWEEN)
         self._next = seconds + self._pause

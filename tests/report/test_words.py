@@ -31,6 +31,7 @@ def test_words_that_differ_are_marked_on_both_sides():
     left, right = marked("the red library of Qt", "the blue library of Qt, too")
     assert left == "the <mark>red</mark> library of Qt"
     assert right == "the <mark>blue</mark> library of Qt<mark>, too</mark>"
+    assert marked("a (b) c", "a c")[0] == "a <mark>(b)</mark> c"
 
 
 def test_white_space_alone_is_no_difference():
