@@ -51,8 +51,8 @@ class ClusterMap:
     """float64 (m, 2): the sampled rows."""
     labels: np.ndarray
     """int64 (m,): their clusters."""
-    removed: np.ndarray
-    """bool (m,): which of them are duplicates."""
+    removed: np.ndarray | None
+    """bool (m,): which of them are duplicates; None where that is unknown."""
     centroids: np.ndarray
     """float64 (k, 2)."""
     sizes: ClusterSizes
@@ -60,7 +60,7 @@ class ClusterMap:
 
     @classmethod
     def of(
-        cls, units: np.ndarray, removed: np.ndarray, centroids: np.ndarray, total: float, *, spherical: bool
+        cls, units: np.ndarray, removed: np.ndarray | None, centroids: np.ndarray, total: float, *, spherical: bool
     ) -> ClusterMap:
         """From sampled unit vectors, float32 (m, d), out of ``total`` rows, and centroids, float32 (k, d)."""
         projection = Projection.fit(units)
@@ -75,9 +75,9 @@ class ClusterMap:
         )
 
     def removed_share(self, cluster: int) -> float:
-        """Share of a cluster's sampled rows that are duplicates; NaN where none was sampled."""
+        """Share of a cluster's sampled rows that are duplicates; NaN where none was sampled, or that is unknown."""
         inside = self.labels == cluster
-        return float(self.removed[inside].mean()) if inside.any() else float("nan")
+        return float("nan") if self.removed is None or not inside.any() else float(self.removed[inside].mean())
 
 
 def nearest(units: np.ndarray, centroids: np.ndarray, *, spherical: bool, batch: int = 4096) -> np.ndarray:

@@ -121,8 +121,14 @@ def cluster_map_of(
     texts, sample = look_up(results.rows, results.columns, wanted, share, dim)
     if sample is None or not len(sample.units):
         return texts, None, None
-    duplicates = results.duplicates.where(is_sampled(F.col("id"), share)).select("id").collect()
-    removed = {row["id"] for row in duplicates}
-    flags = np.array([id_ in removed for id_ in sample.ids], bool)
-    picture = ClusterMap.of(sample.units, flags, results.centroids, valid, spherical=results.spherical)
+    # Rows that remain tell nothing of how many were removed around them.
+    removed = _which_are_removed(results.duplicates, sample, share) if results.is_whole_input else None
+    total = valid if results.is_whole_input else int(results.facts["kept"])
+    picture = ClusterMap.of(sample.units, removed, results.centroids, total, spherical=results.spherical)
     return texts, sample, picture
+
+
+def _which_are_removed(duplicates: DataFrame, sample: RowSample, share: float) -> np.ndarray:
+    """Of each sampled row, whether it is a duplicate: bool (m,)."""
+    removed = {row["id"] for row in duplicates.where(is_sampled(F.col("id"), share)).select("id").collect()}
+    return np.array([id_ in removed for id_ in sample.ids], bool)

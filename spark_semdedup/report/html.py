@@ -19,7 +19,7 @@ from spark_semdedup.report.charts import Link, chart
 from spark_semdedup.report.data import ReportData
 from spark_semdedup.report.links import Group
 from spark_semdedup.report.pairs import Band, Pair
-from spark_semdedup.report.words import marked, printable
+from spark_semdedup.report.words import marked, printable, shown_id
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -92,6 +92,7 @@ class ClusterView:
     number: int
     rows: str
     removed: str
+    """Share of the removed rows, in words; empty where it is unknown."""
     members: tuple[tuple[str, str], ...]
     """Ids and beginnings of texts."""
 
@@ -179,7 +180,7 @@ class _Writer:
         members = tuple(
             MemberView(
                 score=f"{each.score:.4f}",
-                max_id=printable(str(each.max_id)),
+                max_id=shown_id(each.max_id),
                 side=self._beside(each.max_id, each.id)[1],
                 is_same_text=kept is not None and self._data.texts.get(each.id) == kept,
             )
@@ -202,7 +203,7 @@ class _Writer:
         listed = []
         for cluster in plots.largest(picture, CLUSTERS_SHOWN):
             removed = picture.removed_share(int(cluster))
-            share = "unknown" if np.isnan(removed) else f"{100 * removed:.0f} %"
+            share = "" if np.isnan(removed) else f"{100 * removed:.0f} % removed"
             rows = f"{sizes}{view.short_count(round(float(picture.sizes.rows[cluster])))}"
             listed.append(ClusterView(int(cluster), rows, share, tuple(self._central(picture, int(cluster)))))
         return listed
@@ -214,9 +215,7 @@ class _Writer:
         inside = np.flatnonzero(picture.labels == cluster)
         units = sample.units[inside]
         order = inside[np.argsort(-(units @ units.mean(axis=0)), kind="stable")] if len(inside) else inside
-        return [
-            (printable(str(sample.ids[place])), self._begun(sample.ids[place])) for place in order[:ROWS_OF_A_CLUSTER]
-        ]
+        return [(shown_id(sample.ids[place]), self._begun(sample.ids[place])) for place in order[:ROWS_OF_A_CLUSTER]]
 
     def _begun(self, id_: Any) -> str:
         text = self._data.texts.get(id_)
@@ -230,14 +229,14 @@ class _Writer:
         if texts[0] is None or texts[1] is None:
             return self._alone(preferred), self._alone(row)
         left, right = marked(texts[0].shown, texts[1].shown)
-        return Side(printable(str(preferred)), left, texts[0].cut), Side(printable(str(row)), right, texts[1].cut)
+        return Side(shown_id(preferred), left, texts[0].cut), Side(shown_id(row), right, texts[1].cut)
 
     def _alone(self, id_: Any) -> Side:
         from markupsafe import escape
 
         text = self._data.texts.get(id_)
         shown = None if text is None else escape(printable(text.shown))
-        return Side(printable(str(id_)), shown, 0 if text is None else text.cut)
+        return Side(shown_id(id_), shown, 0 if text is None else text.cut)
 
 
 # --- charts -------------------------------------------------------------------------------------------------

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
 TEXT_SHOWN = 900
-"""Characters of a text that are shown."""
+ID_SHOWN = 160
+"""Characters of a text and of an id that are shown."""
 
 _WORD = re.compile(r"\w+|[^\w\s]|\s+")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -20,6 +21,12 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 def printable(text: str) -> str:
     """The text with U+FFFD in place of characters that HTML has no place for."""
     return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def shown_id(id_: object) -> str:
+    """An id as it is shown: the beginning of a very long one."""
+    text = printable(str(id_))
+    return text if len(text) <= ID_SHOWN else text[: ID_SHOWN - 1] + "…"
 
 
 def marked(left: str, right: str) -> tuple[Markup, Markup]:

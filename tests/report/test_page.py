@@ -154,3 +154,25 @@ def test_without_jinja2_one_line_names_the_extra(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(sys.modules, "jinja2", None)
     with pytest.raises(SemDedupError, match=re.escape("pip install 'spark-semdedup[report]'")):
         render(report_data())
+
+
+def test_texts_and_ids_of_any_length_make_no_page_beyond_5_mb():
+    from spark_semdedup.report.links import GROUPS_SHOWN, MEMBERS_SHOWN, Group, Groups, Member
+    from spark_semdedup.report.pairs import AT_THE_EDGE, IN_A_BAND, Band, Pair, PairGallery
+    from spark_semdedup.report.rows import Text
+    from spark_semdedup.report.words import TEXT_SHOWN
+
+    def id_(number: int) -> str:
+        return f"{number} " + "&" * 100_000
+
+    pairs = [Pair(id_(i), id_(i + 1), 0.97, True) for i in range(AT_THE_EDGE)]
+    group = Group(id_(0), 10**9, tuple(Member(id_(i), id_(i + 1), 0.97) for i in range(MEMBERS_SHOWN)))
+    bands = tuple((Band(0.95 + i / 1000, 0.951 + i / 1000), 10**9, tuple(pairs[:IN_A_BAND])) for i in range(7))
+    # Every other word differs, every character is an entity.
+    texts = {id_(i): Text("".join(f"{'<>'[(i + j) % 2]} &" for j in range(TEXT_SHOWN // 3)), 10**9) for i in range(20)}
+    data = report_data(
+        groups=Groups((group,) * GROUPS_SHOWN, np.full(10**5, 2), chains_followed=True),
+        pairs=PairGallery(tuple(pairs), tuple(pairs), bands),
+        texts=texts,
+    )
+    assert len(render(data).encode()) < 5_000_000

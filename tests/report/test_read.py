@@ -97,6 +97,8 @@ def test_without_the_input_kept_rows_have_texts(read: Callable[..., Any], simila
     removed = {row.id for row in similarities if row.cosine_sim_score >= 0.95}
     assert data.texts
     assert not removed & data.texts.keys()
+    assert data.picture is not None
+    assert data.picture.removed is None  # rows that remain do not tell
     assert "Texts of kept rows only" in render(data)
 
 
