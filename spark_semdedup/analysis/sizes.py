@@ -9,7 +9,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class ClusterSizes:
-    """Rows of each of the k clusters, and how they are known."""
+    """Rows of each of the k clusters, counted or estimated."""
 
     rows: np.ndarray
     """float64 (k,), by the cluster's number."""
@@ -33,7 +33,7 @@ class ClusterSizes:
 
     @property
     def empty(self) -> int:
-        """Clusters without rows (in the sample, where there is one)."""
+        """Clusters without rows, or without sampled ones."""
         return int((self.rows == 0).sum())
 
     @property

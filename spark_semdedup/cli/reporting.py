@@ -33,7 +33,9 @@ def add_report_command(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("output")
     group.add_argument("--output", metavar="FILE", help="HTML file to write (default: OUT/report.html)")
     _add_atlas(group)
-    group.add_argument("--overwrite", action="store_true", help="replace what is there already; an earlier report is")
+    group.add_argument(
+        "--overwrite", action="store_true", help="replace another file or folder; an earlier report is replaced anyway"
+    )
 
 
 def add_report_to_run(parser: argparse.ArgumentParser) -> None:
@@ -48,7 +50,9 @@ def add_report_to_run(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_text_col(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--text-col", metavar="COLUMN", help="column of texts to show (default: text, if there is one)")
+    group.add_argument(
+        "--text-col", metavar="COLUMN", help="column of texts to show (default: text, if the input has it)"
+    )
 
 
 def _add_atlas(group: argparse._ArgumentGroup) -> None:

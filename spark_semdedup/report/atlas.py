@@ -27,7 +27,7 @@ from spark_semdedup.spark.vectors import matrix
 
 COLUMNS = ("id", "text", "x", "y", "cluster", "neighbour", "score", "removed")
 """``x`` and ``y``: principal components; ``cluster``: the nearest centroid; ``neighbour``: the most similar preferred
-row, null where there is none; ``score``: the similarity to it."""
+row, null for a row without one; ``score``: the similarity to it."""
 
 
 def refuse_other_names(path: str) -> None:
@@ -39,7 +39,7 @@ def refuse_other_names(path: str) -> None:
 
 
 def atlas_rows(results: RunResults) -> DataFrame:
-    """``COLUMNS`` of every row of the run's input (or of the rows that remain, where that is all there is).
+    """``COLUMNS`` of every row of the run's input (or of the rows that remain, where no input is given).
 
     One pass over the input for the map's axes, which a sample decides; the rest is lazy.
     """

@@ -106,11 +106,11 @@ def _for_page(svg: str, name: str, width: int, height: int, links: Sequence[Link
     svg = re.sub(r"<svg[^>]*>", f'<svg viewBox="0 0 {width} {height}">', svg, count=1)
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg, flags=re.DOTALL)
     referenced = set(re.findall(r"(?:url\(#|href=\"#)([^)\"]+)", svg))
-    svg = re.sub(r' id="([^"]*)"', lambda found: f' id="{name}-{found[1]}"' if found[1] in referenced else "", svg)
+    svg = re.sub(r' id="([^"]*)"', lambda match: f' id="{name}-{match[1]}"' if match[1] in referenced else "", svg)
     own = {link.href.lstrip("#") for link in links}
     svg = re.sub(
         r"(url\(#|xlink:href=\"#)([^)\"]+)",
-        lambda found: found[0] if found[2] in own else f"{found[1]}{name}-{found[2]}",
+        lambda match: match[0] if match[2] in own else f"{match[1]}{name}-{match[2]}",
         svg,
     )
     for colour, variable in _VARIABLES.items():
@@ -124,5 +124,5 @@ def _for_page(svg: str, name: str, width: int, height: int, links: Sequence[Link
     return re.sub(r"\s*\n\s*", "\n", svg).strip()
 
 
-def _own_font(found: re.Match[str]) -> str:
-    return f"font-size: {found[1]}" if found[1] else ""
+def _own_font(match: re.Match[str]) -> str:
+    return f"font-size: {match[1]}" if match[1] else ""

@@ -24,7 +24,7 @@ from spark_semdedup.report.rows import Columns, RowSample, Text, is_sampled, loo
 
 @dataclass(frozen=True)
 class RunResults:
-    """A run as a report takes it: lazy tables, and what is known of it."""
+    """A run as a report takes it: lazy tables, facts, the fit."""
 
     facts: Mapping[str, Any]
     """What ``summary.json`` says."""

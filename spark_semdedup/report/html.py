@@ -64,7 +64,7 @@ class MemberView:
 
 @dataclass(frozen=True)
 class GroupView:
-    """A kept row and the removed ones that it is there for."""
+    """A kept row and the removed ones that it replaces."""
 
     number: int
     kept: Side

@@ -1,7 +1,7 @@
 """Groups of duplicates: each removed row links to a preferred one, and the links form trees.
 
-The root of a tree is a row that is kept, so a tree is a group: the rows that the kept one is there for. A member is
-similar to the row it links to; it need not be as similar to the root.
+The root of a tree is a row that is kept, so a tree is a group: a kept row and all rows it replaces. A member is similar
+to the row it links to; it need not be as similar to the root.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ class Group:
 
     kept: Any
     removed: int
-    """How many rows it stands for, listed or not."""
+    """Removed rows of the group, listed or not."""
     members: tuple[Member, ...]
     omitted_from: int = MEMBERS_SHOWN
-    """Which of the members stands after those that are not listed."""
+    """Number of the first member after the rows that are left out."""
 
     @property
     def rows(self) -> int:
@@ -53,7 +53,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Groups:
-    """The largest groups, and how many there are of each size."""
+    """The largest groups, and the sizes of all."""
 
     largest: tuple[Group, ...]
     sizes: np.ndarray

@@ -93,8 +93,8 @@ def bands_of(threshold: float) -> list[Band]:
 
 
 def _pairs(rows: DataFrame, threshold: float) -> list[Pair]:
-    found = rows.select("id", "max_id", "cosine_sim_score", at_least(threshold).alias("removed")).collect()
-    return [Pair(row["id"], row["max_id"], row["cosine_sim_score"], row["removed"]) for row in found]
+    pairs = rows.select("id", "max_id", "cosine_sim_score", at_least(threshold).alias("removed")).collect()
+    return [Pair(row["id"], row["max_id"], row["cosine_sim_score"], row["removed"]) for row in pairs]
 
 
 def _sampled(
@@ -113,10 +113,10 @@ def _sampled(
         wanted = wanted | (inside & (place <= F.lit(int(share * _SCALE))))
     rows = similarities.where((F.col("max_id") != F.col("id")) & wanted)
     rows = rows.select("id", "max_id", "cosine_sim_score", at_least(threshold).alias("removed"), place.alias("place"))
-    found = sorted(rows.collect(), key=lambda row: (row["place"], str(row["id"])))
+    candidates = sorted(rows.collect(), key=lambda row: (row["place"], str(row["id"])))
     listed = []
     for band, count in zip(bands, counts, strict=True):
-        inside_band = [row for row in found if band.low <= row["cosine_sim_score"] < band.high][:IN_A_BAND]
+        inside_band = [row for row in candidates if band.low <= row["cosine_sim_score"] < band.high][:IN_A_BAND]
         pairs = [Pair(row["id"], row["max_id"], row["cosine_sim_score"], row["removed"]) for row in inside_band]
         listed.append((band, count, tuple(sorted(pairs, key=lambda pair: -pair.score))))
     return listed

@@ -35,7 +35,7 @@ class Columns:
 
     @classmethod
     def of(cls, rows: DataFrame, id_: str, embedding: str, text: str | None) -> Columns:
-        """``text``: None takes the column ``text``, if there is one. ``SemDedupError`` for a column that is given and
+        """``text``: None takes the column ``text``, if the table has it. ``SemDedupError`` for a given column that is
         missing, or is no text."""
         id_column(rows, id_)
         names = {name.lower() for name in rows.columns}

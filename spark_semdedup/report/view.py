@@ -17,7 +17,7 @@ from spark_semdedup.report.links import Groups
 
 @dataclass(frozen=True)
 class Tile:
-    """A number that stands out."""
+    """A number in large print."""
 
     value: str
     label: str
@@ -34,7 +34,7 @@ class Alternative:
     share: str
     is_this: bool
     at_least: bool
-    """Whether scores are not complete so far down, so that there may be more."""
+    """Whether scores are incomplete at this ``eps``, so that more rows may go."""
 
 
 def percent(part: float, whole: float) -> str:
@@ -72,14 +72,14 @@ def eps_sentence(facts: Mapping[str, Any]) -> str:
 
 
 def certainty(facts: Mapping[str, Any], evaluation: Mapping[str, Any] | None) -> str:
-    """How many of the duplicates were found, and how that is known."""
+    """The recall, and what it was measured by."""
     if evaluation is not None and evaluation.get("recall") is not None:
         low, high = evaluation["recall_interval_95"]
-        found = f"{100 * evaluation['recall']:.1f} % of the rows that have a duplicate were found"
+        recall = f"{100 * evaluation['recall']:.1f} % of the rows that have a duplicate were found"
         if evaluation["sample_rows"] == evaluation["rows"]:
-            return f"{found}; all rows were evaluated."
+            return f"{recall}; all rows were evaluated."
         return (
-            f"{found} (95 % interval {100 * low:.1f} – {100 * high:.1f} %), by {evaluation['sample_rows']:,} sampled "
+            f"{recall} (95 % interval {100 * low:.1f} – {100 * high:.1f} %), by {evaluation['sample_rows']:,} sampled "
             "rows compared with all rows."
         )
     if facts.get("coverage") == "exact":

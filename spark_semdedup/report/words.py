@@ -30,7 +30,7 @@ def shown_id(id_: object) -> str:
 
 
 def marked(left: str, right: str) -> tuple[Markup, Markup]:
-    """Both texts, escaped; runs of words that the other one does not have there stand in ``<mark>``.
+    """Both texts, escaped; runs of words that the other lacks at that place are inside ``<mark>``.
 
     Changed white space alone is not marked: it seldom means anything, and cannot be seen.
     """

@@ -32,7 +32,7 @@ LABELS = ("coverage", "backend", "clusterer")
 
 
 def write_metrics(files: Files, folder: str, path: str) -> None:
-    """Writes the metrics of the run that ended in ``folder`` to a file, in place of one that is there."""
+    """Writes the metrics of the run that ended in ``folder`` to a file, in place of an earlier one."""
     files.write_text(path, openmetrics(read_run_manifest(files, folder, "output")))
 
 

@@ -32,9 +32,9 @@ class ReportTarget:
     atlas: str | None = None
     """The folder of rows for Embedding Atlas; None: none."""
     text_col: str | None = None
-    """The input's column of texts; None: ``text``, if there is one."""
+    """The input's column of texts; None: ``text``, if the input has it."""
     page: bool = True
-    """Whether there is to be an HTML file."""
+    """Whether to write an HTML file."""
     overwrite: bool = False
     """Whether another file or folder may be replaced; an earlier report always may."""
 
@@ -117,7 +117,7 @@ def results_of(
 ) -> RunResults:
     """What a finished run left in ``folder``. ``texts``: the run's input, which has the texts of removed rows, too.
 
-    Raises ``SemDedupError`` where no run has ended there, or the input lacks a column.
+    Raises ``SemDedupError`` for a folder without a finished run, or an input without a column.
     """
     facts = read_run_manifest(files, folder, "OUT")
     if facts.get("holds") != "run":

@@ -17,7 +17,7 @@ _SETTINGS = {
 def hardware_of(spark: SparkSession) -> dict[str, Any] | None:
     """Master, executors, cores, memory and GPUs; no job. None for a Spark Connect client, which is not told.
 
-    Executors come and go where they are allocated dynamically: these are the ones there are now.
+    With dynamic allocation the number of executors is that of this moment.
     """
     if getattr(spark, "_jsparkSession", None) is None:
         return None

@@ -40,7 +40,7 @@ class TaskCount:
 def job_group(spark: SparkSession, name: str) -> Iterator[str]:
     """Names the jobs that this thread starts inside the block; gives the group's id. An outer group comes back after.
 
-    A Spark Connect client has no job groups: there nothing is named.
+    A Spark Connect client has no job groups, so its jobs keep their names.
     """
     context: Any = _context(spark)
     group = PREFIX + name
@@ -59,7 +59,7 @@ def job_group(spark: SparkSession, name: str) -> Iterator[str]:
 def count_tasks(spark: SparkSession, group: str) -> TaskCount:
     """Tasks of a group's jobs.
 
-    Stages that Spark skipped, as their output was there already, do not count: they end with the job, undone.
+    Stages that Spark skipped, because a shuffle's files could be used again, do not count.
     """
     tracker: Any = spark.sparkContext.statusTracker()
     done = total = 0
