@@ -100,7 +100,7 @@ def reported(args: argparse.Namespace, source: Source, run: Callable[[Job], Summ
         job.progress.later = target.stages
         summary = run(job)
         if target.stages:
-            summary.results |= write_report(job, target, source.pinned(job.spark, summary.input_version))
+            summary.results |= write_report(job, target, source)
         if args.metrics_prometheus:
             write_metrics(job.files, args.output, args.metrics_prometheus)
             summary.results["metrics"] = args.metrics_prometheus

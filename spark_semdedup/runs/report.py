@@ -92,9 +92,11 @@ def check_text_column(job: Job, texts: Source, text_col: str | None) -> None:
 def write_report(job: Job, target: ReportTarget, texts: Source | None) -> dict[str, str]:
     """Writes what ``target`` names, after its checks. Returns what is where.
 
-    ``texts``: the run's input; without it only rows that remain have texts.
+    ``texts``: the run's input, of a Delta table in the version that the run read; without it only rows that remain have
+    texts.
     """
-    rows = None if texts is None else texts.pinned(job.spark).read(job.spark)
+    version = read_run_manifest(job.files, target.folder, "OUT").get("input_version")
+    rows = None if texts is None else texts.pinned(job.spark, version).read(job.spark)
     results = results_of(job.spark, job.files, target.folder, texts=rows, text_col=target.text_col)
     written: dict[str, str] = {}
     if not job.progress.started:  # by itself, or after a run that had ended before
