@@ -29,7 +29,11 @@ COMMANDS = {
     "evaluate": "evaluate",
     "plan": "plan",
     "doctor": "doctor",
+    "report": "report",
 }
+
+FIRST_ARGUMENT = {"doctor": "", "report": "OUT"}
+"""Of jobs that do not begin with ``--input``."""
 
 
 def test_there_is_a_job_for_each_step():
@@ -41,7 +45,7 @@ def test_there_is_a_job_for_each_step():
 def test_a_job_takes_the_options_of_its_command(job):
     ended = subprocess.run([sys.executable, JOBS / f"{job}.py", "--help"], capture_output=True, text=True, timeout=60)
     assert ended.returncode == 0
-    assert ended.stdout.startswith(f"usage: spark-semdedup {COMMANDS[job]} {'' if job == 'doctor' else '--input'}")
+    assert ended.stdout.startswith(f"usage: spark-semdedup {COMMANDS[job]} {FIRST_ARGUMENT.get(job, '--input')}")
 
 
 def package_zip(folder: Path) -> Path:
