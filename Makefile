@@ -2,6 +2,7 @@
 # make test      linters and types, the quick tests, then the slow ones
 # make test-gpu  the kernels on this machine's GPU, and the whole job, where spark-rapids-ml and cuML are installed, too
 # make test-matrix  the quick tests with each version of Spark and Python that is supported and here, one by one
+# make docs      the documentation site, in build/docs; a broken link is an error
 # make audit     known vulnerabilities of the packages installed; needs the network, so it is no part of make test
 # make bench     ours beside its peers on this machine's CPUs, under 30 minutes; bench-1m: a million rows, about an hour
 # make bench-gpu the kernel beside PyTorch's operations on this machine's GPU, under 5 minutes
@@ -31,12 +32,13 @@ bin := $(VENV)/bin
 installed := $(VENV)/.installed-$(PYSPARK)
 installed_dev := $(VENV)/.installed-dev-$(PYSPARK)
 installed_bench := $(VENV)/.installed-bench-$(PYSPARK)
+installed_docs := $(VENV)/.installed-docs-$(PYSPARK)
 scala := $(if $(filter 3.%,$(PYSPARK)),2.12,2.13)
 rapids_jar := build/jars/rapids-4-spark_$(scala)-$(RAPIDS).jar
 delta_jars := build/jars/delta-spark_$(scala)-$(DELTA).jar build/jars/delta-storage-$(DELTA).jar
 requirements := PYTHON='$(PYTHON)' PYSPARK='$(PYSPARK)' sh .ci/check-requirements.sh
 
-.PHONY: demo test lint format audit test-quick test-slow test-gpu test-matrix bench bench-1m bench-gpu jars \
+.PHONY: demo test lint format audit test-quick test-slow test-gpu test-matrix docs bench bench-1m bench-gpu jars \
   rapids-jar delta-jars requirements clean
 
 demo: requirements $(installed)
@@ -91,6 +93,9 @@ test-matrix-%:
 matrix-tests: requirements $(installed_dev)
 	$(bin)/python -m pytest -q -m "not slow and not gpu" $(MATRIX_TESTS)
 
+docs: requirements $(installed_docs)
+	$(bin)/zensical build --strict --clean
+
 bench: requirements $(installed_bench) $(BENCH_DIR)/rows-250000
 	$(bin)/python benchmarks/bench.py $(BENCH_DATA) --limit 100
 	$(bin)/python benchmarks/bench.py $(BENCH_DIR)/rows-250000 --limit 400 --floor
@@ -141,6 +146,10 @@ $(installed_dev): pyproject.toml | $(bin)/python
 
 $(installed_bench): $(installed)
 	$(bin)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]' 'pyspark==$(PYSPARK)'
+	@touch $@
+
+$(installed_docs): $(installed)
+	$(bin)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]' 'pyspark==$(PYSPARK)'
 	@touch $@
 
 clean:

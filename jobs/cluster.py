@@ -6,11 +6,6 @@
         --k 1000
 """
 
-import sys
+from spark_semdedup.cli.main import job
 
-from spark_semdedup.cli.main import main
-
-if __name__ == "__main__":
-    status = main(["cluster", *sys.argv[1:]])
-    if status:  # a notebook platform takes any SystemExit for a failure
-        sys.exit(status)
+job("cluster")

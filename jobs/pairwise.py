@@ -5,11 +5,6 @@
         --output s3a://bucket/similarities
 """
 
-import sys
+from spark_semdedup.cli.main import job
 
-from spark_semdedup.cli.main import main
-
-if __name__ == "__main__":
-    status = main(["pairwise", *sys.argv[1:]])
-    if status:  # a notebook platform takes any SystemExit for a failure
-        sys.exit(status)
+job("pairwise")

@@ -5,11 +5,6 @@
         --rows 1e9 --gpus 64 --gpu-tflops 500 --network-gbps 100
 """
 
-import sys
+from spark_semdedup.cli.main import job
 
-from spark_semdedup.cli.main import main
-
-if __name__ == "__main__":
-    status = main(["plan", *sys.argv[1:]])
-    if status:  # a notebook platform takes any SystemExit for a failure
-        sys.exit(status)
+job("plan")

@@ -25,8 +25,8 @@ from spark_semdedup.redaction import Redacting
 if TYPE_CHECKING:
     from spark_semdedup.analysis.cost import Hardware as Hardware
     from spark_semdedup.analysis.cost import Sizing as Sizing
-    from spark_semdedup.analysis.recall import Evaluation as Evaluation
-    from spark_semdedup.analysis.recall import MissedPair as MissedPair
+    from spark_semdedup.analysis.evaluation import Evaluation as Evaluation
+    from spark_semdedup.analysis.evaluation import MissedPair as MissedPair
     from spark_semdedup.errors import InvalidRowsError as InvalidRowsError
     from spark_semdedup.errors import ResultExistsError as ResultExistsError
     from spark_semdedup.errors import SemDedupError as SemDedupError
@@ -43,11 +43,11 @@ if TYPE_CHECKING:
 _HOME = {
     "EmbeddingKMeans": "ml.kmeans",
     "EmbeddingKMeansModel": "ml.kmeans",
-    "Evaluation": "analysis.recall",
+    "Evaluation": "analysis.evaluation",
     "Hardware": "analysis.cost",
     "IdentifyDuplicates": "ml.duplicates",
     "InvalidRowsError": "errors",
-    "MissedPair": "analysis.recall",
+    "MissedPair": "analysis.evaluation",
     "PairwiseSimilarity": "ml.pairwise",
     "RemoveDuplicates": "ml.duplicates",
     "ResultExistsError": "errors",

@@ -1,6 +1,6 @@
 """Bad and hostile inputs, one case each: what is given, and what is said or done about it.
 
-``test_bad_input.py`` runs them, ``tables.py`` makes the table in docs/guarantees.md of them. A message is given whole;
+``test_bad_input.py`` runs them, ``tables.py`` makes the table in docs/errors.md of them. A message is given whole;
 "…" in it stands for anything but a line's end, and paths are those below the case's own folder.
 """
 
@@ -95,7 +95,7 @@ class Case:
     """One input, and what is said or done.
 
     ``said``: the message of a refusal. Where there is none, the input is accepted, and ``rows`` are answered as the
-    oracle does, but for the ``invalid`` ones, which are set aside for the reasons given.
+    oracle does, but for the ``invalid`` ones, which are skipped for the reasons given.
     """
 
     name: str
@@ -192,7 +192,7 @@ def accepted_by_program(name: str, given: str, call: Callable[[Place], Call], **
 
 # --- embeddings ---------------------------------------------------------------------------------------------
 
-MEND = "; mend it, or set handleInvalid to skip (set such rows aside) or keep (leave them in, compared with nothing)"
+MEND = "; fix it, or set handleInvalid to skip (write such rows to invalid/) or keep (keep them, compared with nothing)"
 NOT_FINITE = "embedding has a null, NaN or infinite element"
 REASONS = {
     "d": "embedding is null",
@@ -237,7 +237,7 @@ EMBEDDINGS = [
     invalid_row("null element", "an array that holds a null", (None, 1.0), NOT_FINITE),
     invalid_row("zero vector", "all elements of one embedding are 0 or -0", (0.0, -0.0), "embedding is zero"),
     accepted_by_program(
-        "invalid rows set aside",
+        "invalid rows skipped",
         "null, empty, short, long, NaN, ±Infinity, null element and zero, with `--handle-invalid skip`",
         over(WITH_INVALID, "--handle-invalid", "skip"),
         rows=WITH_INVALID,
@@ -545,7 +545,7 @@ def stream(spark: Any) -> Any:
 
 FILES = [
     refused(
-        "input that is not there",
+        "missing input",
         "`--input nowhere`",
         lambda p: p.run(source=["--input", p / "nowhere"]),
         "input='nowhere' does not exist: give a file, a folder or a pattern",
@@ -658,7 +658,7 @@ FILES = [
         f"embeddingCol='embedding' is of type array<bigint>: it must be array<float>, array<double> or an ML Vector{CAST}",
     ),
     refused(
-        "table that is not there",
+        "missing table",
         "`--input-table no_such_table`",
         table("no_such_table"),
         "inputTable='no_such_table' cannot be read: [TABLE_OR_VIEW_NOT_FOUND]…",
@@ -723,7 +723,7 @@ NAMES = [
     ),
     accepted(
         "`id` and `embedding` of another meaning",
-        "beside `--id-col doc --embedding-col vec`",
+        "with `--id-col doc --embedding-col vec`",
         Rows(more={"id": ["x", "x", None], "embedding": ["not", "a", "vector"]}, id_name="doc", name="vec"),
         done="compared; the columns are kept as they are",
     ),
@@ -930,7 +930,7 @@ PATHS = [
         "path 'nosuch://a/b' cannot be used: No FileSystem for scheme \"nosuch\"",
     ),
     refused(
-        "output that is there",
+        "existing output",
         "a folder with a file, without `--overwrite`",
         after(sound, lambda p: p.text("out/mine.txt", "mine"), lambda p: p.run()),
         "output='out' exists already: give another folder, or --overwrite to replace it",
@@ -974,7 +974,7 @@ PATHS = [
         "output='out': the rows cannot be written as csv: [UNSUPPORTED_DATA_TYPE_FOR_DATASOURCE]…",
     ),
     refused(
-        "schema that is not there",
+        "missing schema",
         "`--output-table nosuch.t`",
         options("--output-table", "nosuch.t"),
         "outputTable='nosuch.t' cannot be written: there is no schema 'nosuch'",
@@ -1111,7 +1111,7 @@ SETTINGS = [
         "coverage='exact' and nProbe=2 are both set; set one of them: exact visits as many cells as it needs",
     ),
     Case(
-        "GPU that is not there",
+        "missing GPU",
         "`--backend gpu`",
         options("--backend", "gpu"),
         "backend='gpu' cannot be used: CuPy cannot be imported on …; pip install 'spark-semdedup[gpu-cu12]' (or gpu-cu13, by the CUDA version) on every executor, or set backend to cpu or auto",
@@ -1160,7 +1160,7 @@ SETTINGS = [
         "the input is a pandas…DataFrame: it must be a Spark DataFrame",
     ),
     refused(
-        "centroids that are not there",
+        "missing centroids",
         "`--centroids nowhere`",
         options("--centroids", "nowhere"),
         "centroids='nowhere' holds no saved model (no folder metadata): give the folder centroids of a run, _centroids of a cluster step, or what EmbeddingKMeansModel.save wrote",
@@ -1286,7 +1286,7 @@ STEPS = [
         writes=True,
     ),
     refused_at_work(
-        "clusters of vectors that are no units",
+        "clusters of vectors that are not unit vectors",
         "norm 2",
         step("pairwise", clusters(((1.0, 0.0), (2.0, 0.0), (0.0, 1.0)))),
         "embeddingCol='embedding', row with id 'b': norm is 2, not 1 (within 1e-05); give unit vectors as the cluster step writes them, or normalize=True in Python",
@@ -1350,7 +1350,7 @@ STEPS = [
         "manifest of another kind",
         "a JSON list",
         step("identify", similar(), manifest="[1]"),
-        "input='in': _semdedup.json in it is not a JSON object: it is none that this program wrote",
+        "input='in': _semdedup.json in it is not a JSON object, so spark-semdedup did not write it",
     ),
     refused(
         "eps beyond what is complete",
@@ -1384,7 +1384,7 @@ STEPS = [
     ),
     refused(
         "repeated id, in the remove step",
-        "an id to remove stands in two rows",
+        "two rows have an id to remove",
         remove(similar(), Rows(("a", "b", "b"))),
         "idCol='id' is not unique: 1 ids stand in more than one row, for example 'b'; drop exact repeats first (dropDuplicates(['id']))",
     ),

@@ -1,4 +1,4 @@
-"""Every failure that is tried: what the test does, what is promised, and the test that says whether it holds."""
+"""Every failure with a test: what the test does, what the package promises, and the node id of the test."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ class Failure:
     """Its node id."""
 
 
-SAME = "the same centroids, similarities, duplicates and rows that remain, bit for bit"
+SAME = "the same centroids, similarities, duplicates and kept rows, bit for bit"
 
 _CLUSTER = "tests/test_failures.py::test_same_answer"
 
 _LINEAGE = "tests/test_lineage.py"
 
-_RESUME = "tests/test_resume.py"
+_RESUME = "tests/runs/test_resume.py"
 
-_RESUMED = "after --resume the answer of a run that was not killed, and nothing else is left in the folder"
+_RESUMED = "after --resume the answer of an uninterrupted run, and no other files in the folder"
 
 
 def _same(name: str, done: str, promised: str = SAME) -> Failure:
@@ -54,7 +54,7 @@ FAILURES: list[Failure] = [
     ),
     _same(
         "an executor is killed in the comparison of tiles",
-        "the same with clusters that are split into tiles, so that entries for one row come from several tasks",
+        "the same with clusters that are split into tiles, so that several tasks report matches of one row",
     ),
     _same(
         "an executor is killed in exact coverage",
@@ -62,21 +62,19 @@ FAILURES: list[Failure] = [
     ),
     _same(
         "an executor is killed when rows are removed",
-        "SIGKILL to an executor before the rows that remain are written; its part of the kept comparison is lost with "
-        "it and computed again",
+        "SIGKILL to an executor before the kept rows are written; Spark computes its part of the comparison again",
     ),
     _same(
         "an executor answers no more",
-        "SIGSTOP to an executor in the comparison; after spark.network.timeout without a heartbeat Spark takes it for "
-        "lost",
+        "SIGSTOP to an executor in the comparison; after spark.network.timeout without a heartbeat Spark replaces it",
     ),
     _same(
         "a Python worker is killed",
-        "SIGKILL to the Python process that assigns rows, as the kernel does where memory runs out",
+        "SIGKILL to the Python process that assigns rows, as the kernel does when memory runs out",
     ),
     _same(
         "the Python daemon is killed",
-        "SIGKILL to the process from which an executor forks its Python workers, and to these, in the comparison",
+        "SIGKILL to the Python workers of an executor and to the process that forks them, in the comparison",
     ),
     _same(
         "shuffle files are lost",
@@ -89,103 +87,99 @@ FAILURES: list[Failure] = [
     _same(
         "a Python worker hangs",
         "SIGSTOP to the Python process that compares a group",
-        f"{SAME}, with spark.speculation=true: a copy of the task on another host wins, and Spark ends the first. From "
-        "Spark 4.1 on, spark.python.worker.idleTimeoutSeconds with killOnIdleTimeout=true is to end it, too (4.0 only "
-        "logs it; not tried here). With Spark's defaults nothing does: the job waits for ever",
+        f"{SAME}, with spark.speculation=true: a copy of the task on another host wins, and Spark ends the first. "
+        "Spark 4.1 can also end the worker: spark.python.worker.idleTimeoutSeconds with killOnIdleTimeout=true (not "
+        "tried; 4.0 only logs it). With Spark's defaults the job waits forever",
     ),
     _same(
         "a disk is full",
-        "an executor can write no more (RLIMIT_FSIZE), from its first comparison on",
-        f"{SAME}, where another executor has room: spark.excludeOnFailure.enabled=true keeps Spark from trying the "
-        "task there again. Otherwise the job may fail; nothing half-written is then valid",
+        "an executor cannot write any more (RLIMIT_FSIZE), from its first comparison on",
+        f"{SAME}, if another executor has room: spark.excludeOnFailure.enabled=true moves the task to it. Otherwise "
+        "the job can fail, and an incomplete result is not valid",
     ),
     _same(
         "a local folder is lost",
-        "the folder in which an executor keeps its shuffle files is deleted and cannot be made again",
+        "the folder of an executor's shuffle files is deleted and cannot be created again",
         f"{SAME}, under the same condition",
     ),
     _same(
         "a worker of the cluster is killed",
-        "SIGKILL to a standalone cluster's worker; its executor ends itself, and the other one does the work",
+        "SIGKILL to a worker of a standalone cluster; its executor ends, and the other executor does the work",
     ),
     _same(
         "the master of the cluster is killed",
         "SIGKILL to a standalone cluster's master during the assignment; a running application does not need it",
     ),
     Failure(
-        "ids are drawn anew by Spark",
-        "ids made by uuid(), rand(), monotonically_increasing_id() and the like: others at the next look",
-        "refused before any work, in one line that names the function; taken once the rows are persisted, checkpointed "
-        "or written",
+        "Spark generates new ids at each read",
+        "ids from uuid(), rand(), monotonically_increasing_id() and similar functions",
+        "refused before any work, in one line that names the function; accepted after persist, checkpoint or write",
         f"{_LINEAGE}::test_ids_drawn_by_spark_are_refused",
     ),
     Failure(
-        "ids are drawn anew by a Python function",
-        "ids made by udf(lambda: str(uuid4())), which Spark takes for deterministic",
-        "refused: ids that users' functions have a part in are computed twice and compared",
+        "a Python function generates new ids at each read",
+        "ids from udf(lambda: str(uuid4())), which Spark considers deterministic",
+        "refused: if a user's function takes part in an id, the run computes the ids twice and compares them",
         f"{_LINEAGE}::test_ids_drawn_by_a_python_function_are_refused",
     ),
     Failure(
-        "ranks are drawn anew",
-        "rankBy names a column made by rand()",
+        "ranks are random",
+        "rankBy names a column from rand()",
         "refused; whichToKeep='random' ranks by a hash of id and seed",
         f"{_LINEAGE}::test_ranks_drawn_by_spark_are_refused",
     ),
     Failure(
         "rows come in another order",
-        "rows are dealt to partitions at random and shuffled in them, anew at every look",
+        "rows go to random partitions in random order, differently at each read",
         SAME,
         f"{_LINEAGE}::test_rows_may_come_in_any_order",
     ),
     Failure(
-        "embeddings are computed otherwise each time",
-        "embeddings made by a Python function with random results",
-        "similarities, duplicates and rows that remain are those of one look: every row is kept or removed, as its "
-        "similarity says",
+        "embeddings differ at each read",
+        "embeddings from a Python function with random results",
+        "similarities, duplicates and kept rows follow from one read: every row is either kept or removed",
         f"{_LINEAGE}::test_embeddings_are_those_of_one_look",
     ),
     Failure(
-        "rows come and go",
-        "a row is there in the comparison, but not when rows are removed, or the other way round",
-        "the program fails: rows in must be those kept, removed and set aside. No manifest makes the result valid",
+        "rows appear or disappear",
+        "a row exists in the comparison, but not when the kept rows are written, or the other way round",
+        "the run fails, because rows in must be kept + duplicates + skipped; no manifest makes the result valid",
         f"{_LINEAGE}::test_rows_that_are_not_there_each_time_are_noticed",
     ),
     Failure(
         "a run is killed between two changes to files",
-        "the program ends before the n-th file it would write or delete, for every fourth n (for every n with "
-        "SEMDEDUP_EVERY=1)",
+        "the program ends before it writes or deletes its n-th file, for every fourth n (SEMDEDUP_EVERY=1: every n)",
         _RESUMED,
         f"{_RESUME}::test_a_run_can_be_killed_before_any_change_to_a_file",
     ),
     Failure(
         "a run is killed again and again",
-        "each attempt to go on is killed, too, some changes further on",
+        "each resumed run is killed as well, some changes later",
         _RESUMED,
         f"{_RESUME}::test_a_run_can_be_killed_again_and_again",
     ),
     Failure(
         "a run's processes are killed",
-        "SIGKILL to the program, its JVM and its workers at random moments (SEMDEDUP_KILLS of them)",
+        "SIGKILL to the program, its JVM and its workers at random moments (SEMDEDUP_KILLS times)",
         _RESUMED,
         f"{_RESUME}::test_a_process_killed_at_random_moments_goes_on",
     ),
     Failure(
         "two runs into one output",
-        "a second run is started while the first compares: plainly, with --resume, and with --overwrite",
-        "the second is refused and changes nothing; the first ends as if alone",
+        "a second run starts while the first compares: without options, with --resume, and with --overwrite",
+        "the second is refused and changes nothing; the first ends normally",
         f"{_RESUME}::test_two_runs_into_one_output",
     ),
     Failure(
         "files change while they are read",
-        "a file is added, or written again, after the comparison has been planned",
-        "the program fails, and leaves neither manifest nor summary",
+        "a file is added or rewritten after the comparison has been planned",
+        "the run fails and leaves neither manifest nor summary",
         f"{_RESUME}::test_input_that_changes_while_it_is_read_gives_no_result",
     ),
     Failure(
-        "a connection that Linux lets stand still",
-        "both ends write and read until Linux, from 6.17 on, loses acknowledgements where a receive buffer is "
-        "over-full, and worker and JVM wait for each other for ever",
-        "tasks watch their connections, and give one that stands still more room: it goes on",
+        "Linux blocks a connection",
+        "Linux from 6.17 on drops acknowledgements at a full receive buffer; a worker and its JVM wait for each other",
+        "tasks detect the blocked connection and enlarge its buffer, and the job continues",
         "tests/test_transport.py::test_a_connection_that_stands_still_moves_on",
     ),
 ]

@@ -172,14 +172,14 @@ def run_job(plugin: str, folder: Path) -> None:
 
 
 def marking(spark: SparkSession, kind: str) -> Progress:
-    """Marks the log, which the JVM writes, where a stage begins."""
+    """Marks the log, which the JVM writes, where a phase begins."""
     from spark_semdedup.runs.progress import Progress
 
     class Marking(Progress):
         @contextmanager
-        def stage(self, title: str) -> Iterator[dict[str, int]]:
+        def phase(self, title: str) -> Iterator[dict[str, int]]:
             spark._jvm.java.lang.System.err.println(f"{MARK}{kind}: {title}")
-            with super().stage(title) as counts:
+            with super().phase(title) as counts:
                 yield counts
 
     return Marking()

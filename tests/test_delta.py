@@ -14,10 +14,10 @@ import numpy as np
 import oracle
 import pyarrow as pa
 import pytest
-from test_cli import refusal
+from program import refusal
 
 from spark_semdedup import SemDedup
-from spark_semdedup.runs.journal import fingerprint
+from spark_semdedup.runs.identity import fingerprint
 from spark_semdedup.runs.source import Source
 from spark_semdedup.spark.files import Files
 

@@ -17,10 +17,10 @@ from pyspark.sql import functions as F
 
 from spark_semdedup import RemoveDuplicates, SemDedup, SemDedupModel
 from spark_semdedup.errors import SemDedupError
-from spark_semdedup.runs.journal import fingerprint
+from spark_semdedup.runs.identity import fingerprint
 from spark_semdedup.runs.preflight import Job
-from spark_semdedup.runs.run import run
 from spark_semdedup.runs.source import Source
+from spark_semdedup.runs.steps import run
 from spark_semdedup.runs.target import Target
 from spark_semdedup.spark.determinism import origin, reads_only_files
 from spark_semdedup.spark.files import Files

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import spark_semdedup
-from spark_semdedup.analysis.recall import Evaluation
+from spark_semdedup.analysis.evaluation import Evaluation
 from spark_semdedup.errors import InvalidRowsError, SemDedupError, shown
 from spark_semdedup.params import SemDedupStageParams
 from spark_semdedup.redaction import COLUMN_PARAMS, HIDDEN, redacted, redacted_values
@@ -222,7 +222,7 @@ def test_summary_and_progress_show_no_secret():
     stream = io.StringIO()
     progress = Progress(stream)
     progress.begin(1)
-    with progress.stage(f"read {PATH}"):
+    with progress.phase(f"read {PATH}"):
         progress.note(f"of {PATH}")
     assert stream.getvalue().count(HIDDEN_PATH) == 4
     assert "hunter" not in stream.getvalue()

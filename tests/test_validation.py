@@ -117,8 +117,8 @@ def test_error_names_the_row_the_reason_and_the_way_out(spark, bad):
         model(embeddingCol="vec").similarities(df).collect()
     message = str(error_from_worker(caught.value))
     assert message == (
-        f"embeddingCol='vec', row with id \"the 'bad' one\": {reason}; mend it, or set handleInvalid to skip "
-        "(set such rows aside) or keep (leave them in, compared with nothing)"
+        f"embeddingCol='vec', row with id \"the 'bad' one\": {reason}; fix it, or set handleInvalid to skip "
+        "(write such rows to invalid/) or keep (keep them, compared with nothing)"
     )
 
 

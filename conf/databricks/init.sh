@@ -6,7 +6,7 @@ set -euo pipefail
 version=26.08.1
 folder=/Workspace/Shared/semdedup
 
-# The jar, if it has been put beside this script (a workspace without network access), or from Maven Central.
+# The jar: the file next to this script, if there is one (a workspace without network access), or from Maven Central.
 jar=rapids-4-spark_2.13-$version.jar
 if [ -e "$folder/$jar" ]; then
   cp "$folder/$jar" /databricks/jars/
@@ -15,8 +15,8 @@ else
     "https://repo1.maven.org/maven2/com/nvidia/rapids-4-spark_2.13/$version/$jar"
 fi
 
-# The package without what it needs, for pip does not know the runtime's own pyspark, pandas and pyarrow, and would put
-# another pyspark beside them; then what the runtime lacks: faiss, and the extra gpu-cu12 (the runtime has CUDA 12).
+# The package without dependencies, because pip would add a second pyspark to the runtime's own. Then the dependencies that
+# the runtime lacks: faiss, and the extra gpu-cu12 (the runtime has CUDA 12).
 /databricks/python/bin/pip install --no-cache-dir --no-deps "$folder"/spark_semdedup-*.whl
 /databricks/python/bin/pip install --no-cache-dir 'faiss-cpu>=1.14.2' \
   'spark-rapids-ml==26.6.*' 'cuml-cu12==26.6.*' 'raft-dask-cu12==26.6.*' 'cupy-cuda12x==14.2.*'

@@ -13,5 +13,5 @@ sudo chmod a+rwx -R /spark-rapids-cgroup
 sudo dnf install -y python3.11
 sudo python3.11 -m venv /opt/semdedup
 aws s3 cp "$wheel" /tmp/
-# pyspark of EMR 7's Spark line: spark-submit brings EMR's own, and pip would else install the newest beside it.
+# pyspark of EMR 7's Spark line. spark-submit uses EMR's own; without this pip would install the newest.
 sudo /opt/semdedup/bin/pip install "/tmp/$(basename "$wheel")[gpu-cu12]" 'pyspark==3.5.*'

@@ -1,4 +1,4 @@
-"""The command ``spark-semdedup``: one subcommand for the whole job, one for each of its steps.
+"""The command ``spark-semdedup``: one subcommand for the whole job, one for each of its steps, and others.
 
 Every Param of the stages is an option of the same name in kebab-case (``whichToKeep``: ``--which-to-keep``); its help,
 default and checks are the Param's own. Exit status: 0; 2 where the command or its input cannot be used and no work was
@@ -14,18 +14,17 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from collections.abc import Sequence
+from typing import NoReturn
 
-from pyspark.ml.param import Param
 from pyspark.sql import SparkSession
 
 from spark_semdedup._version import __version__
+from spark_semdedup.cli.command import Step
 from spark_semdedup.cli.commands import COMMANDS
-from spark_semdedup.cli.options import INITIAL, PROGRAM, UsageError, add_params, settings_from, whole_number
+from spark_semdedup.cli.options import PROGRAM, UsageError, add_params, all_settings_from, whole_number
 from spark_semdedup.doctor.rules import Diagnosis
 from spark_semdedup.errors import shown
-from spark_semdedup.params import INIT_MODES
 from spark_semdedup.redaction import redacted
 from spark_semdedup.runs.preflight import Job
 from spark_semdedup.spark.failures import is_expected, one_line
@@ -41,12 +40,8 @@ class _Parser(argparse.ArgumentParser):
 
 def make_parser() -> argparse.ArgumentParser:
     """The parser with all subcommands."""
-    parser = _Parser(
-        prog=PROGRAM,
-        description="Semantic deduplication of embeddings on Apache Spark: keeps one of each group of rows that mean "
-        "the same.",
-        allow_abbrev=False,
-    )
+    what = "Semantic deduplication of embeddings on Apache Spark: keeps one of each group of rows that mean the same."
+    parser = _Parser(prog=PROGRAM, description=what, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
@@ -59,48 +54,40 @@ def make_parser() -> argparse.ArgumentParser:
         )
         command.add_options(sub)
         add_params(sub, command.params)
-        _session_options(sub)
+        _add_session_options(sub)
     return parser
 
 
-def _session_options(parser: argparse.ArgumentParser) -> None:
+def _add_session_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("session")
-    group.add_argument(
-        "--local-cores", metavar="N", type=whole_number, help="cores of the local session (default: all)"
-    )
-    group.add_argument(
-        "--local-memory",
-        metavar="GIB",
-        type=whole_number,
-        help="memory of its JVM (default: one per core, at least 4, at most a third of the machine's)",
-    )
+    cores_help = "cores of the local session (default: all)"
+    group.add_argument("--local-cores", metavar="N", type=whole_number, help=cores_help)
+    memory_help = "memory of its JVM (default: one per core, at least 4, at most a third of the machine's)"
+    group.add_argument("--local-memory", metavar="GIB", type=whole_number, help=memory_help)
     group.add_argument("--quiet", action="store_true", help="no progress, only the summary and errors")
     group.add_argument("--verbose", action="store_true", help="tell more, with tracebacks and Spark's own log")
+
+
+def job(command: str | None = None) -> None:
+    """The program as a script for spark-submit: ``command``, or the subcommand that comes first, or else ``run``."""
+    arguments = sys.argv[1:]
+    if command is None and (not arguments or arguments[0].startswith("-")):
+        command = "run"
+    status = main(arguments if command is None else [command, *arguments])
+    if status:  # a notebook platform takes any SystemExit for a failure
+        sys.exit(status)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program with command-line arguments (default: this process's). Returns the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a text of the user's may have what the terminal cannot show
+        sys.stdout.reconfigure(errors="replace")  # a user's text may have what the terminal cannot show
     verbose = "--verbose" in arguments
     _set_up_logging(verbose)
-    running = _Running()
+    session = _Session()
     try:
-        _refuse_broken(arguments)
-        args = make_parser().parse_args(arguments)
-        command = COMMANDS[args.command]
-        settings = _settings(args, command.params)
-        step = command.prepare(args, settings)
-        try:
-            report = running.run(step, args)
-        except SessionError as error:
-            if command.without_session is None:
-                raise
-            report = command.without_session(settings, error)
-        print(f"\n{PROGRAM} {args.command}\n\n{report}")
-        if isinstance(report, Diagnosis) and not report.works:
-            return 1
+        return _run(arguments, session)
     except KeyboardInterrupt:
         _say("interrupted")
         return 130
@@ -109,50 +96,55 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stderr.write(redacted(traceback.format_exc()))
         hint = "" if is_expected(error) or verbose else " (--verbose tells more)"
         _say(f"error: {one_line(error)}{hint}")
-        return 1 if running.began or not is_expected(error) else 2
+        return 1 if session.began_work or not is_expected(error) else 2
     finally:
-        running.end()
-    return 0
+        session.end()
+
+
+def _run(arguments: list[str], session: _Session) -> int:
+    _refuse_broken(arguments)
+    args = make_parser().parse_args(arguments)
+    command = COMMANDS[args.command]
+    settings = all_settings_from(args, command.params)
+    step = command.prepare(args, settings)
+    try:
+        report = session.run(step, args)
+    except SessionError as error:
+        if command.without_session is None:
+            raise
+        report = command.without_session(settings, error)
+    print(f"\n{PROGRAM} {command.name}\n\n{report}")
+    return 1 if isinstance(report, Diagnosis) and not report.works else 0
 
 
 def _refuse_broken(arguments: Sequence[str]) -> None:
-    """Bytes that are not valid in the locale's encoding come as halves of surrogate pairs; the JVM cannot take them."""
+    """Python reads bytes that the locale's encoding lacks as halves of surrogate pairs, which the JVM refuses."""
     for argument in arguments:
         if any("\ud800" <= character <= "\udfff" for character in argument):
             raise UsageError(f"argument {shown(argument)} cannot be used: it is not valid Unicode")
 
 
-def _settings(args: argparse.Namespace, params: dict[str, Param[Any]]) -> dict[str, Any]:
-    """The Params set, and, where ``--init-mode`` is not a mode, that as the path of a saved model."""
-    initial = getattr(args, "initMode", None)
-    if initial is None or initial in INIT_MODES:
-        return settings_from(args, params)
-    others = {name: param for name, param in params.items() if name != "initMode"}
-    return {**settings_from(args, others), INITIAL: initial}
-
-
-class _Running:
-    """The session and the job of one call of ``main``."""
+class _Session:
+    """The Spark session of one call of ``main``: the one given, or a local one of its own."""
 
     def __init__(self) -> None:
         self._own: SparkSession | None = None
         self._job: Job | None = None
 
     @property
-    def began(self) -> bool:
-        """Whether checks are over and work has begun."""
+    def began_work(self) -> bool:
+        """Whether a step's checks are over and its work has begun."""
         return self._job is not None and self._job.progress.started
 
-    def run(self, step: Callable[[Job], str | Diagnosis], args: argparse.Namespace) -> str | Diagnosis:
-        session = given_session()
-        if session is None:
-            session = self._own = local_session(
-                cores=args.local_cores, memory_gib=args.local_memory, quiet=not args.verbose
-            )
+    def run(self, step: Step, args: argparse.Namespace) -> str | Diagnosis:
+        spark = given_session()
+        if spark is None:
+            spark = local_session(cores=args.local_cores, memory_gib=args.local_memory, quiet=not args.verbose)
+            self._own = spark
             signal.signal(signal.SIGINT, _interrupted)
         elif args.local_cores or args.local_memory:
             raise UsageError("--local-cores and --local-memory are for a local session, but one is given; set it there")
-        self._job = Job.of(session, quiet=args.quiet)
+        self._job = Job.of(spark, quiet=args.quiet)
         return step(self._job)
 
     def end(self) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from pyspark.ml.param import Param
@@ -14,6 +14,7 @@ from pyspark.ml.param import Param
 from spark_semdedup.errors import SemDedupError
 from spark_semdedup.params import (
     DEFAULTS,
+    INIT_MODES,
     ClusteringParams,
     CoverageParams,
     DecisionParams,
@@ -25,7 +26,9 @@ from spark_semdedup.params import (
     PairwiseParams,
     RankingParams,
     SemDedupParams,
+    SemDedupStageParams,
 )
+from spark_semdedup.runs.preflight import SavedCentroids
 from spark_semdedup.runs.source import Source
 from spark_semdedup.runs.target import Target
 
@@ -43,7 +46,7 @@ HEADINGS: tuple[tuple[type[SemDedupParams], str], ...] = (
     (HasBackend, "computation"),
     (PairwiseParams, "computation"),
 )
-"""The heading in ``--help`` under which a Param stands, by the class that defines it; others: "further settings"."""
+"""The heading of a Param in ``--help``, by the class that defines it; of others: "further settings"."""
 
 
 class UsageError(SemDedupError):
@@ -59,16 +62,17 @@ def option_name(param: str) -> str:
     return "--" + re.sub(r"(?<!^)([A-Z])", r"-\1", param).lower()
 
 
-def params_of(*stages: type[SemDedupParams], leave_out: Iterable[str] = ()) -> dict[str, Param[Any]]:
-    """The Params of stages by name, the classes' order kept."""
-    found: dict[str, Param[Any]] = {}
-    for stage in stages:
-        for owner in reversed(stage.__mro__):
-            found.update({n: p for n, p in vars(owner).items() if isinstance(p, Param) and n not in leave_out})
-    return found
+def params_of(stage: type[SemDedupParams], leave_out: Iterable[str] = ()) -> dict[str, Param[Any]]:
+    """The Params of a stage by name, in the order of its classes."""
+    values = {name: value for owner in reversed(stage.__mro__) for name, value in vars(owner).items()}
+    return {n: value for n, value in values.items() if isinstance(value, Param) and n not in leave_out}
 
 
-def add_params(parser: argparse.ArgumentParser, params: dict[str, Param[Any]]) -> None:
+RUN_PARAMS = params_of(SemDedupStageParams, leave_out={"metadataCols"})
+"""Those of the whole job. Only the cluster step writes ``metadataCols``."""
+
+
+def add_params(parser: argparse.ArgumentParser, params: Mapping[str, Param[Any]]) -> None:
     """One option for each Param, under its heading."""
     titles = {name: _heading(name) for name in params}
     order = [*dict.fromkeys(title for _, title in HEADINGS), "further settings"]
@@ -103,32 +107,27 @@ def takes_list(param: Param[Any]) -> bool:
     return True
 
 
-def settings_from(args: argparse.Namespace, params: dict[str, Param[Any]]) -> dict[str, Any]:
+def settings_from(args: argparse.Namespace, params: Mapping[str, Param[Any]]) -> dict[str, Any]:
     """The Params that options set, converted and checked by the Params themselves."""
     given = {name: getattr(args, name) for name in params if getattr(args, name) is not None}
     return {name: _value(params[name], text) for name, text in given.items()}
 
 
 def _value(param: Param[Any], text: str | list[str]) -> Any:
-    """A Param's value from the text of an option: the text itself, or the number or truth value it spells."""
+    """A Param's value from the text of an option: the text itself, or its reading as a number or truth value."""
     readings = [text] if isinstance(text, list) else [text, *_spelled(text)]
-    refused: list[SemDedupError] = []
-    for reading in readings:
-        with _noting(refused):
+    for reading in readings[:-1]:
+        with suppress(SemDedupError):
             return param.typeConverter(reading)
-    said = " ".join(text) if isinstance(text, list) else text
-    raise UsageError(f"{option_name(param.name)} {said}: {refused[-1]}") from None
-
-
-@contextmanager
-def _noting(refused: list[SemDedupError]) -> Iterator[None]:
     try:
-        yield
+        return param.typeConverter(readings[-1])
     except SemDedupError as error:
-        refused.append(error)
+        given = " ".join(text) if isinstance(text, list) else text
+        raise UsageError(f"{option_name(param.name)} {given}: {error}") from None
 
 
 def _spelled(text: str) -> list[Any]:
+    """Readings of a text as a truth value or a number; empty for others."""
     if text in ("true", "false"):
         return [text == "true"]
     try:
@@ -143,33 +142,30 @@ def add_source(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("input")
     group.add_argument("--input", nargs="+", metavar="PATH", help="files or folders to read, of any file system")
     group.add_argument("--input-table", metavar="TABLE", help="table to read, instead of --input")
-    group.add_argument(
-        "--input-format",
-        metavar="FORMAT",
-        default="parquet",
-        help="any format Spark reads: parquet, json, orc, … (default: parquet)",
-    )
-    group.add_argument(
-        "--input-option", metavar="K=V", action="append", default=[], help="option of the reader; may be repeated"
-    )
+    format_help = "any format Spark reads: parquet, json, orc, … (default: parquet)"
+    group.add_argument("--input-format", metavar="FORMAT", default="parquet", help=format_help)
+    option_help = "option of the reader; may be repeated"
+    group.add_argument("--input-option", metavar="K=V", action="append", default=[], help=option_help)
     group.add_argument("--input-glob", metavar="GLOB", help="read only files whose name matches, such as '*.parquet'")
 
 
 def add_output(parser: argparse.ArgumentParser, what: str) -> None:
     group = parser.add_argument_group("output")
     group.add_argument("--output", metavar="PATH", help=f"folder to write: {what}")
-    group.add_argument("--overwrite", action="store_true", help="replace a result that is there already")
+    group.add_argument("--overwrite", action="store_true", help="replace an existing result")
 
 
 def add_output_format(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("output of the rows that remain")
-    group.add_argument(
-        "--output-format", metavar="FORMAT", default="parquet", help="any format Spark writes (default: parquet)"
-    )
-    group.add_argument(
-        "--output-option", metavar="K=V", action="append", default=[], help="option of the writer; may be repeated"
-    )
+    format_help = "any format Spark writes (default: parquet)"
+    group.add_argument("--output-format", metavar="FORMAT", default="parquet", help=format_help)
+    option_help = "option of the writer; may be repeated"
+    group.add_argument("--output-option", metavar="K=V", action="append", default=[], help=option_help)
     group.add_argument("--output-table", metavar="TABLE", help="table to write them to, instead of a folder")
+
+
+def add_centroids(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--centroids", metavar="PATH", help="saved model whose centroids to use instead of fitting any")
 
 
 _HAVE_SCHEMAS = ("parquet", "orc")
@@ -182,8 +178,8 @@ def source_from(args: argparse.Namespace) -> Source:
         raise UsageError(f"--input and --input-table are both {'unset' if args.input is None else 'set'}: give one")
     options = _pairs("--input-option", args.input_option)
     if args.input_format in _HAVE_SCHEMAS and "mergeschema" not in map(str.lower, options):
-        # Spark looks into one file otherwise: columns that only others have would be lost without a word, and a file
-        # that cannot be read would be found after hours.
+        # By default Spark reads the schema of one file: it would silently drop columns of the others, and fail after
+        # hours at a file that it cannot read.
         options["mergeSchema"] = "true"
     return Source(tuple(args.input or ()), args.input_table, args.input_format, options, args.input_glob)
 
@@ -215,20 +211,28 @@ def _pairs(option: str, texts: Sequence[str]) -> dict[str, str]:
     return dict(text.split("=", 1) for text in texts)
 
 
-def add_centroids(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--centroids", metavar="PATH", help="saved model whose centroids to use instead of fitting any")
-
-
 INITIAL = "initial centroids"
-"""Key under which the path given to ``--init-mode`` travels among the settings."""
+"""Key, among the settings, of the path given to ``--init-mode``."""
+
+
+def all_settings_from(args: argparse.Namespace, params: Mapping[str, Param[Any]]) -> dict[str, Any]:
+    """The Params that options set; a path given to ``--init-mode`` under ``INITIAL``."""
+    initial = getattr(args, "initMode", None)
+    if initial is None or initial in INIT_MODES:
+        return settings_from(args, params)
+    others = {name: param for name, param in params.items() if name != "initMode"}
+    return {**settings_from(args, others), INITIAL: initial}
+
+
+def saved_from(args: argparse.Namespace, settings: dict[str, Any]) -> SavedCentroids:
+    """The saved centroids that options name, taken out of the settings."""
+    return SavedCentroids(model=args.centroids, initial=settings.pop(INITIAL, None))
 
 
 def whole_count(text: str) -> int:
     """A whole number, which may be written as 1e9."""
     number = positive_number(text)
-    if number < 1 or not number.is_integer():
-        raise argparse.ArgumentTypeError(f"{text} cannot be used: it must be a whole number of at least 1")
-    return int(number)
+    return int(number) if number.is_integer() else whole_number(text)
 
 
 def positive_number(text: str) -> float:

@@ -1,4 +1,4 @@
-"""The rows that KMeans is fitted on: those with the smallest hash of their id (DESIGN 3.6).
+"""The rows that KMeans is fitted on: the smallest hashes of their ids (docs/how-it-works.md, "Fit sample").
 
 Which rows these are depends on ids and seed alone, not on partitions or row order. Hashes are uniform, so the
 s smallest of n lie almost surely below the fraction (s + 6√s) / n of their range: one filter in the JVM, before any

@@ -2,12 +2,13 @@
 
 BLAS sums in an order that depends on the processor, the shape and the row's position in the batch, so the last
 bits of its products differ from run to run; near-ties, and with them the rows removed, differ too. Here a dot
-product is defined instead (DESIGN 3.4): float32 values multiplied exactly in float64 (24 + 24 bits fit into 53),
-padded with zeros to a power of two, added by a fixed tree of elementwise additions, rounded once to float32.
+product is defined instead (docs/how-it-works.md, "Arithmetic"): float32 values multiplied exactly in float64 (24 + 24
+bits fit into 53), padded with zeros to a power of two, added by a fixed tree of elementwise additions, rounded once to
+float32.
 Elementwise IEEE operations give the same bits in NumPy and CuPy, for any batch (and so do conversions, where CuPy's own
 would lose subnormal numbers: ``arrays``).
 
-It costs a few nanoseconds per element, so matrix products *screen* (``pairwise``, ``assignment``) and this decides.
+It costs a few nanoseconds per element, so matrix products *screen* (``similarity``, ``assignment``) and this decides.
 The bounds they screen by are here too.
 """
 
@@ -156,7 +157,7 @@ def screening_error(d: int, precision: str = "float32", *, tensor_cores: bool = 
     at most γ_d Σ|xᵢyᵢ| with γ_d = du / (1 − du) (Higham, Accuracy and Stability of Numerical Algorithms, §3.1),
     and Σ|xᵢyᵢ| ≤ ‖x‖‖y‖ by Cauchy–Schwarz. Stored unit vectors have norms within 2⁻²³ of 1; the exact product's own
     rounding to float32 adds u, and underflow of single terms less than d·2⁻¹⁴⁹. Four more roundings cover all three.
-    Tensor cores truncate when they align summands: allow four times as much per term (DESIGN 7).
+    Tensor cores truncate when they align summands: allow four times as much per term.
 
     ``float16``: each element moves by at most 2⁻¹¹ of itself, or 2⁻²⁵ where it is subnormal, so each vector by
     ρ = 2⁻¹¹ + √d·2⁻²⁵ at most, and the product by (2 + ρ)ρ. The accumulation is float32's, on vectors of norm ≤ 1 + ρ.

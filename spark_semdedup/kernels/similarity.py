@@ -12,7 +12,7 @@ counts::
        E   0.667  0.933  0.933  0.827   .     E: max 0.933, with B and C alike: B, the earlier one, counts
 
 With eps = 0.05 (a duplicate from 0.95 on), C and D are duplicates, A, B and E are kept: C is similar to B, which
-is kept itself; had B been a duplicate too, C would still be one (DESIGN 3.3).
+is kept itself; had B been a duplicate too, C would still be one (docs/how-it-works.md, "Decision").
 
 The *floor* for n rows of dimension d is n² d floating-point operations (half of the square, two each) and one
 read of the rows. Each product of the screening pass is read twice while it lies in the cache (maximum, then the

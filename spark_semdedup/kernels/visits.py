@@ -3,7 +3,7 @@
 Clusters cut space into *cells*. Every row is *native* in the cell it is labelled with; as a *guest* it visits others,
 and natives are compared with natives and with guests. Two rules say which:
 
-``NearestCells``: the nearest ones, as many as asked for. Most pairs that straddle a boundary meet (DESIGN 6).
+``NearestCells``: the nearest ones, as many as asked for. Most pairs that straddle a boundary meet (``nProbe``).
 
 ``WithinReach``: every cell that may hold a row similar enough. With it **every pair of rows whose similarity is at
 least t meets**, for any centroids and any labels:
@@ -48,7 +48,7 @@ from spark_semdedup.kernels.arrays import Array, array_module, nonzero_pairs, to
 from spark_semdedup.kernels.assignment import Cells, Visits
 
 NORM_TOLERANCE = 1e-5
-"""How far from 1 the norm of a vector may be that is compared as a unit vector (DESIGN 4)."""
+"""How far from 1 the norm of a vector may be that is compared as a unit vector."""
 
 _TABLE_CELLS = 4096
 """Up to so many cells the widths of all pairs of them are kept (64 MiB); beyond, computed for each block of rows."""

@@ -12,7 +12,8 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from spark_semdedup.analysis.cost import Hardware, Sizing, estimate_cost
-from spark_semdedup.analysis.recall import MISSED, SAMPLE_ROWS, Evaluation, Evaluator, check_counts, noting_faults
+from spark_semdedup.analysis.evaluation import Evaluation
+from spark_semdedup.analysis.recall import MISSED, SAMPLE_ROWS, Evaluator, check_counts, noting_faults
 from spark_semdedup.duplicates.threshold import without_ids
 from spark_semdedup.ml.duplicates import IdentifyDuplicates
 from spark_semdedup.ml.kmeans import EmbeddingKMeans, EmbeddingKMeansModel

@@ -51,7 +51,7 @@ class PartialMatches:
         return {name: int(value) for name, value in found.asDict().items()}
 
     def merged(self, further: int | None = None) -> DataFrame:
-        """One for each row: that of the largest score, of equal ones that whose neighbour ranks first (DESIGN 3.2).
+        """One for each row: that of the largest score, of equal ones that whose neighbour ranks first.
 
         An entry without a neighbour (its own id: the first row of a tile) gives way to any other. ``further``: as
         ``counts`` says, of entries that are kept somewhere. None: they are computed as they are merged, which is done

@@ -1,4 +1,5 @@
-"""Which of several equal documents is preferred: one total order of all rows (DESIGN 3.1).
+"""Which of several equal documents is preferred: one total order of all rows
+(docs/how-it-works.md, "Rank").
 
 A *rank key* is a column with a direction. Whatever its type, it sorts here as int64 codes, so that the order
 is the one written down and not that of a library: nulls last in either direction, NaN above all numbers, −0 equal

@@ -116,20 +116,23 @@ def route(
     def routed(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         prepare_worker()
         for batch in batches:
-            if not batch.num_rows:
-                continue
-            assigned, hashes = locate(batch), batch.column("hash")
-            columns = [batch.column(name) for name in carried]
-            if distance:
-                columns.append(assigned.spread(getattr(assigned, distance), np.float32(0)))
-            scattered = (-1 - hashes.to_numpy() % 1000).astype(np.int32)
-            own = np.where(assigned.valid, assigned.spread_numpy(assigned.centroid), scattered).astype(np.int32)
-            columns += [assigned.spread_units(lists=lists), pa.array(own), pa.array(assigned.reasons, pa.string())]
-            if router:
-                columns += router.columns(own, assigned.spread_visits(), hashes)
-            yield pa.RecordBatch.from_arrays(columns, names=schema.names)
+            if batch.num_rows:
+                columns = [batch.column(name) for name in carried]
+                columns += _routed_columns(locate(batch), batch.column("hash"), router, distance=distance, lists=lists)
+                yield pa.RecordBatch.from_arrays(columns, names=schema.names)
 
     return source.mapInArrow(routed, schema)
+
+
+def _routed_columns(
+    assigned: Assigned, hashes: pa.Array, router: TaskRouter | None, *, distance: str | None, lists: bool
+) -> list[pa.Array]:
+    """The columns that ``route`` appends to the carried ones, of one batch."""
+    scattered = (-1 - hashes.to_numpy() % 1000).astype(np.int32)
+    own = np.where(assigned.valid, assigned.spread_numpy(assigned.centroid), scattered).astype(np.int32)
+    columns = [assigned.spread(getattr(assigned, distance), np.float32(0))] if distance else []
+    columns += [assigned.spread_units(lists=lists), pa.array(own), pa.array(assigned.reasons, pa.string())]
+    return columns + (router.columns(own, assigned.spread_visits(), hashes) if router else [])
 
 
 def cells_given(decode: Decoder, cells: ReadyCells, device: TaskDevice) -> Locate:

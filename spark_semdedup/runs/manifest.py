@@ -1,50 +1,57 @@
-"""What the steps read and write: input, output, and the manifest that makes a folder a result.
+"""The files that make a folder a result of this program, or an unfinished one.
 
-A folder of rows holds, beside its data, files that Spark's readers skip because of the underscore: ``_semdedup.json``
-says what the rows are and what they are complete for. It is written last, so a folder that has it is whole, on
-object stores too. ``_semdedup.unfinished`` is written first and removed last: a folder with it alone is a step's that
-did not end.
+A folder of rows holds, beside its data, files that Spark's readers skip because of the underscore. ``_semdedup.json``
+says what the rows are; a step writes it last, so a folder with it is whole, on object stores too. A step writes
+``_semdedup.unfinished`` first and deletes it last. The folder of a run has ``_manifest.json`` instead.
 """
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
-
-from pyspark.sql import DataFrame
 
 from spark_semdedup.errors import SemDedupError, shown
 from spark_semdedup.redaction import COLUMN_PARAMS, redacted_values
 from spark_semdedup.runs.lock import is_lock
-from spark_semdedup.spark.columns import id_column
 from spark_semdedup.spark.files import Files, join
-from spark_semdedup.spark.ids import Ids
 
 MANIFEST = "_semdedup.json"
 
 RUN_MANIFEST = "_manifest.json"
-"""The manifest of a whole run, which lies beside the folders of its steps."""
+"""The manifest of a whole run, beside the folders of its results."""
 
 UNFINISHED = "_semdedup.unfinished"
 
 STAGES = "_stages"
-"""The folder in which a run records how far it is (``stages``)."""
+"""Folder of a run's journal."""
 
-ROWS_PER_FILE = 2_000_000
-"""Rows of narrow tables (ids and scores) per file: some tens of MB, and no task that moves more than that."""
+REPORT = "report.html"
+"""The page about a run, in its folder."""
+
+EVALUATION = "evaluation.json"
+"""Name of an evaluation's file where the user gives a folder, that of the run itself say."""
+
+RUN_RESULTS = (RUN_MANIFEST, "summary.json", "deduplicated", "invalid", "duplicates", "similarities", "centroids")
+"""What a run writes into its folder. ``--overwrite`` deletes these, the manifest first, and an evaluation of them."""
 
 
 def begin(files: Files, path: str) -> None:
-    """Marks a folder as being written. For who holds its lock, or that of the folder it is in."""
+    """Marks a folder as unfinished. The caller holds its lock, or that of the folder above."""
     files.write_text(join(path, UNFINISHED), "")
 
 
+def finish(files: Files, path: str, manifest: Mapping[str, Any], name: str = MANIFEST) -> None:
+    """Writes the manifest, which makes the folder valid, and deletes the mark. Secrets are redacted: to compare a path
+    with one in a manifest, redact it too."""
+    content = redacted_values(manifest, verbatim=COLUMN_PARAMS)
+    files.write_text(join(path, name), json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    files.delete(join(path, UNFINISHED))
+
+
 def delete_dataset(files: Files, path: str) -> None:
-    """Deletes a folder. One of ours is marked as unfinished first, then loses its manifest, and the mark goes last: so
-    that it is not taken for whole, nor for another program's, while it goes."""
+    """Deletes a folder. A result of ours gets the mark first, then loses its manifest, and the mark goes last: nobody
+    takes it for whole, or for another program's, in between."""
     if not files.exists(path):
         return
     if any(files.exists(join(path, name)) for name in (MANIFEST, UNFINISHED)):
@@ -53,8 +60,8 @@ def delete_dataset(files: Files, path: str) -> None:
 
 
 def empty_dataset(files: Files, path: str) -> None:
-    """Deletes what is in a folder of ours in this order, but for the lock of whoever does so."""
-    files.write_text(join(path, UNFINISHED), "")
+    """Deletes the contents of a result of ours in this order, except the caller's lock."""
+    begin(files, path)
     files.delete(join(path, MANIFEST))
     for name in files.names(path):
         if name != UNFINISHED and not is_lock(name):
@@ -62,54 +69,10 @@ def empty_dataset(files: Files, path: str) -> None:
     files.delete(join(path, UNFINISHED))
 
 
-def finish(files: Files, path: str, manifest: Mapping[str, Any], name: str = MANIFEST) -> None:
-    """Writes the manifest, which makes the folder valid, and takes the mark away. Secrets are not written: a path that
-    is to be compared with one in a manifest must be redacted too."""
-    said = redacted_values(manifest, verbatim=COLUMN_PARAMS)
-    files.write_text(join(path, name), json.dumps(said, indent=2, ensure_ascii=False) + "\n")
-    files.delete(join(path, UNFINISHED))
-
-
-def write_dataset(
-    files: Files,
-    rows: DataFrame,
-    path: str,
-    manifest: Mapping[str, Any],
-    check: Callable[[int], None] = lambda rows: None,
-) -> int:
-    """Writes a Parquet folder of ours with its manifest. Returns the number of rows, counted in what was written.
-    ``check``: of that number, before the folder counts as whole."""
-    with _dataset(files, rows, path, manifest) as (written, found):
-        found["rows"] = written.count()
-        check(found["rows"])
-    return found["rows"]
-
-
-def write_with_ids(files: Files, rows: DataFrame, path: str, manifest: Mapping[str, Any], id_col: str) -> Ids:
-    """The same. Returns the ids, as they are read back."""
-    with _dataset(files, rows, path, manifest) as (written, found):
-        ids = Ids.count(written, id_column(written, id_col))
-        found["rows"] = ids.rows
-    return ids
-
-
-@contextmanager
-def _dataset(
-    files: Files, rows: DataFrame, path: str, manifest: Mapping[str, Any]
-) -> Iterator[tuple[DataFrame, dict[str, int]]]:
-    """Gives what was written, and what the manifest is to say beside, to be filled."""
-    begin(files, path)
-    rows.write.mode("append").parquet(path)
-    found: dict[str, int] = {}
-    yield rows.sparkSession.read.schema(rows.schema).parquet(path), found
-    finish(files, path, {**manifest, **found})
-
-
 def read_manifest(files: Files, path: str, param: str, wanted: str) -> dict[str, Any] | None:
-    """What a folder holds, by its manifest; None for one that has none because another program wrote it.
+    """The manifest of a folder of rows; None where another program wrote the folder.
 
-    Raises ``SemDedupError`` where nothing is there, where the step that wrote it did not end, or where it holds
-    something else than ``wanted``.
+    Raises ``SemDedupError`` where ``path`` does not exist, is unfinished, or holds something else than ``wanted``.
     """
     place = f"{param}={shown(path, 400)}"
     if not files.matches(path):
@@ -127,7 +90,7 @@ def read_manifest(files: Files, path: str, param: str, wanted: str) -> dict[str,
 
 
 def read_run_manifest(files: Files, path: str, param: str) -> dict[str, Any]:
-    """What the folder of a whole run says of it: its summary. ``SemDedupError`` where no run has ended there."""
+    """The manifest of a whole run: its summary. Raises ``SemDedupError`` where no run has finished in ``path``."""
     place = f"{param}={shown(path, 400)}"
     if not files.matches(path):
         raise SemDedupError(f"{place} does not exist: give the folder that a run wrote")
@@ -144,12 +107,39 @@ def _parsed(files: Files, path: str, name: str, place: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise SemDedupError(f"{place}: {name} in it is not valid JSON ({error})") from error
     if not isinstance(manifest, dict):
-        raise SemDedupError(f"{place}: {name} in it is not a JSON object: it is none that this program wrote")
+        raise SemDedupError(f"{place}: {name} in it is not a JSON object, so spark-semdedup did not write it")
     return manifest
 
 
+def delete_results(files: Files, folder: str) -> None:
+    """Deletes what a run wrote into a folder, and an evaluation of it; other files stay."""
+    for name in (*RUN_RESULTS, EVALUATION, REPORT):
+        if "." in name:
+            files.delete(join(folder, name))
+        else:
+            delete_dataset(files, join(folder, name))
+
+
+def is_finished(files: Files, folder: str) -> bool:
+    """Whether the folder has a whole manifest. A kill while it was written leaves the mark, too."""
+    if not files.exists(join(folder, RUN_MANIFEST)):
+        return False
+    if not files.exists(join(folder, UNFINISHED)):
+        return True
+    try:
+        read_run_manifest(files, folder, "output")
+    except SemDedupError:
+        return False
+    return True
+
+
+def is_run(names: Sequence[str]) -> bool:
+    """Whether a folder of such entries is a run's, finished or not. Steps make marks too, so marks do not tell."""
+    return RUN_MANIFEST in names or STAGES in names
+
+
 def is_own_run(files: Files, path: str) -> bool:
-    """Whether a folder is what a run of this program wrote, ended or not."""
+    """Whether a run of this program wrote the folder, finished or not."""
     names = files.names(path)
     if STAGES in names or any(map(is_mark, names)):
         return True
@@ -162,16 +152,11 @@ def is_own_run(files: Files, path: str) -> bool:
 
 
 def can_resume(files: Files, path: str) -> bool:
-    """Whether a run can go on in a folder: one has begun there, or was stopped before it wrote anything."""
+    """Whether the folder is that of a run, or of one that was stopped before it wrote anything."""
     names = files.names(path)
-    return any(name in names for name in (RUN_MANIFEST, UNFINISHED, STAGES)) or all(map(is_mark, names))
+    return is_run(names) or UNFINISHED in names or all(map(is_mark, names))
 
 
 def is_mark(name: str) -> bool:
-    """Marks of a run or step that has not ended: its lock, and what it tries out before it begins."""
+    """Whether the file belongs to an unfinished run or step: its lock, its mark, or its trial of the format."""
     return name.startswith("_semdedup.") and name != MANIFEST
-
-
-def files_for(rows: int) -> int:
-    """Number of files for narrow rows."""
-    return max(1, math.ceil(rows / ROWS_PER_FILE))

@@ -27,7 +27,7 @@ def plan(
     read = source.read(job.spark)
     check_columns(read, estimator, Ranking.of(estimator))
     job.progress.begin(1)
-    with job.progress.stage("look at a sample") as counts:
+    with job.progress.phase("look at a sample") as counts:
         found = estimate_cost(
             estimator, read, rows=rows, hardware=hardware, centroids=None if loaded is None else loaded.centroids
         )

@@ -13,32 +13,33 @@ from spark_semdedup.clustering.settings import FitSettings, choose_clusterer, re
 from spark_semdedup.errors import ResultExistsError, SemDedupError, shown
 from spark_semdedup.ml.kmeans import EmbeddingKMeansModel
 from spark_semdedup.pairwise.ranking import Ranking
-from spark_semdedup.params import ClusteringParams, HasColumns
+from spark_semdedup.params import ClusteringParams, HasColumns, SemDedupParams
 from spark_semdedup.runs.lock import is_lock
-from spark_semdedup.runs.manifest import MANIFEST, RUN_MANIFEST, STAGES, UNFINISHED, is_mark, is_own_run
+from spark_semdedup.runs.manifest import (
+    EVALUATION,
+    MANIFEST,
+    REPORT,
+    RUN_MANIFEST,
+    RUN_RESULTS,
+    UNFINISHED,
+    is_mark,
+    is_own_run,
+    is_run,
+)
 from spark_semdedup.runs.progress import Progress
 from spark_semdedup.runs.source import Source
 from spark_semdedup.runs.target import Target
 from spark_semdedup.spark.backend import resolve_backend
-from spark_semdedup.spark.columns import embedding_column, field, id_column
+from spark_semdedup.spark.columns import embedding_column, field, id_column, refuse_shadowed
 from spark_semdedup.spark.documents import Documents
 from spark_semdedup.spark.files import Files, is_within, join
+from spark_semdedup.spark.ids import check_ids
 
 Settings = Mapping[str, Any]
-"""Values of Params by name: those alone that the user has set."""
-
-EVALUATION = "evaluation.json"
-"""Name of the file with an evaluation, where a folder is given for it; that of the run itself, say."""
-
-REPORT = "report.html"
-"""Name of the page about a run, where no other file is given for it."""
-
-RUN_RESULTS = (RUN_MANIFEST, "summary.json", "deduplicated", "invalid", "duplicates", "similarities", "centroids")
-"""What a run writes into its folder. ``--overwrite`` deletes these, the manifest first, and an evaluation and a report
-of them."""
+"""Values by the names of Params, only of those that the user has set."""
 
 FIT_PARAMS = frozenset(name for name, param in vars(ClusteringParams).items() if isinstance(param, Param))
-"""The Params that only a fit uses; centroids that are given need none of them."""
+"""The Params that only a fit uses; they contradict given centroids."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Job:
 
 @dataclass(frozen=True)
 class SavedCentroids:
-    """Saved centroids that a step starts from: a ``model`` to use instead of a fit, or the fit's ``initial`` ones."""
+    """Paths of saved centroids: a ``model`` to use instead of a fit, or the fit's ``initial`` ones."""
 
     model: str | None = None
     initial: str | None = None
@@ -67,7 +68,7 @@ class SavedCentroids:
         return {"centroids": [self.model] if self.model else [], "initMode": [self.initial] if self.initial else []}
 
     def load(self, job: Job, settings: Settings) -> tuple[EmbeddingKMeansModel | None, dict[str, Any]]:
-        """The model, if one is to be used, and the settings with what comes from the saved centroids."""
+        """The model to use, if any, and the settings with what the saved centroids decide."""
         if self.model is not None:
             given = FIT_PARAMS & settings.keys() | ({"initMode"} if self.initial else set())
             if given:
@@ -82,7 +83,7 @@ class SavedCentroids:
         return None, dict(settings)
 
     def described(self, params: dict[str, Any], k: int) -> dict[str, Any]:
-        """Parameters as they are reported: paths instead of k × d numbers, and the number of centroids there are."""
+        """Parameters for a report: paths instead of k × d numbers, and the actual ``k``."""
         if self.model is not None:
             return {n: v for n, v in params.items() if n not in FIT_PARAMS} | {"centroids": self.model, "k": k}
         return params | {"k": k} | ({"initMode": self.initial} if self.initial else {})
@@ -106,7 +107,7 @@ def check_paths(
     reads: Mapping[str, Sequence[str]],
     replaces_folder: bool = True,
 ) -> None:
-    """Inputs that are missing, an output that is there already, and the two overlapping.
+    """Raises ``SemDedupError`` for a missing input, an existing output, or an overlap of the two.
 
     ``replaces_folder``: the step deletes the whole output folder, which therefore must be a result of ours.
     """
@@ -123,41 +124,34 @@ def check_paths(
 
 
 def refuse_irreplaceable(job: Job, target: Target) -> None:
-    """``ResultExistsError`` for an output folder that is not a step's to delete, ``--overwrite`` or not."""
+    """``ResultExistsError`` for an output folder that no step may delete, not even with ``--overwrite``."""
     if target.path is None or job.files.is_vacant(target.path):
         return
     names = job.files.names(target.path)
     if _is_in_run(job, target.path):
         what = "is a part of a run's result"
-    elif _is_run(names):
+    elif is_run(names):
         what = "is the folder of a whole run"
-    elif all(map(is_mark, names)):  # nobody's, if its lock can be had
-        return
-    elif MANIFEST not in names and UNFINISHED not in names:
-        what = f"is no earlier result (it has no {MANIFEST})"
+    elif MANIFEST in names or UNFINISHED in names or all(map(is_mark, names)):
+        return  # a step's result, or a folder that a step was about to write
     else:
-        return
+        what = f"is no earlier result (it has no {MANIFEST})"
     raise ResultExistsError(
         f"output={shown(target.path, 400)} {what} and is not deleted, not even with --overwrite: give another folder"
     )
 
 
-def _is_run(names: Sequence[str]) -> bool:
-    """Whether a folder of such entries is a run's, ended or not; not by a mark that steps make, too."""
-    return any(name in (RUN_MANIFEST, STAGES) for name in names)
-
-
 def _is_in_run(job: Job, path: str) -> bool:
-    """Whether a folder is where a run, of the folder above, has written a result, or is about to."""
+    """Whether a run, in the folder above, has written this folder, or is about to."""
     above, _, name = job.files.full(path).rpartition("/")
     if name not in RUN_RESULTS or not job.files.exists(above):
         return False
     names = job.files.names(above)
-    return _is_run(names) or any(map(is_lock, names))  # a run that has begun has a lock, and no more perhaps
+    return is_run(names) or any(map(is_lock, names))  # a run that has just begun has nothing but its lock
 
 
 def refuse_foreign_names(job: Job, target: Target) -> None:
-    """``ResultExistsError`` for a folder in which a run would replace what bears a result's name, but is none."""
+    """``ResultExistsError`` for a folder of another program in which a run would replace files."""
     if target.path is None or job.files.is_vacant(target.path) or is_own_run(job.files, target.path):
         return
     alike = sorted({*RUN_RESULTS, EVALUATION, REPORT} & set(job.files.names(target.path)))
@@ -176,6 +170,39 @@ def _is_same_table(spark: SparkSession, one: str | None, other: str | None) -> b
     return len({(t.catalog, tuple(t.namespace or ()), t.name) for t in tables}) == 1
 
 
+@dataclass(frozen=True)
+class OpenedInput:
+    """The input's rows, and what a step will compute with."""
+
+    rows: DataFrame
+    backend: str
+    clusterer: str | None
+
+
+def open_input(
+    job: Job,
+    source: Source,
+    target: Target,
+    params: Any,
+    ranking: Ranking,
+    given: EmbeddingKMeansModel | None,
+    reserved: list[str],
+    reserved_by: str,
+) -> OpenedInput:
+    """Reads the input of a clustering and checks it against the Params, and against centroids that are ``given``.
+
+    ``reserved``: names of columns that the step appends, on behalf of ``reserved_by``.
+    """
+    rows = read_input(job, source, target)
+    check_columns(rows, params, ranking)
+    refuse_shadowed(rows, reserved, reserved_by)
+    backend, clusterer = resolve_compute(job, params, fits=given is None)
+    if given is not None:
+        documents = Documents.of(rows, params.value("idCol"), params.value("embeddingCol"))
+        documents.require_length(given.centroids.shape[1])
+    return OpenedInput(rows, backend, clusterer)
+
+
 def read_input(job: Job, source: Source, target: Target) -> DataFrame:
     """The input's rows. ``SemDedupError`` where a table's files lie in the output folder."""
     rows = source.read(job.spark)
@@ -190,7 +217,7 @@ def read_input(job: Job, source: Source, target: Target) -> DataFrame:
 
 
 def check_columns(rows: DataFrame, params: HasColumns, ranking: Ranking, *, clustered: bool = False) -> None:
-    """Every column that a Param names is there and can be used; ``clustered``: those of the cluster step, too."""
+    """Raises ``SemDedupError`` for a column that is missing or unusable. ``clustered``: the cluster step's, too."""
     id_ = id_column(rows, params.value("idCol"))
     embedding_column(rows, params.value("embeddingCol"), float16_bits=clustered)
     for name in params.value("metadataCols") or []:
@@ -201,13 +228,14 @@ def check_columns(rows: DataFrame, params: HasColumns, ranking: Ranking, *, clus
         ranking.key_columns(rows, id_)
 
 
-def check_embedding_length(rows: DataFrame, params: HasColumns, model: EmbeddingKMeansModel) -> None:
-    documents = Documents.of(rows, params.value("idCol"), params.value("embeddingCol"))
-    documents.require_length(model.centroids.shape[1])
+def count_ids(rows: DataFrame, params: SemDedupParams) -> int:
+    """Counts the rows. ``SemDedupError`` for null or repeated ids."""
+    name = params.value("idCol")
+    return check_ids(rows, id_column(rows, name), name)
 
 
 def resolve_compute(job: Job, params: Any, *, fits: bool) -> tuple[str, str | None]:
-    """Backend and clusterer that will be used; contradictions are refused before the fit."""
+    """Backend and clusterer of a step. ``SemDedupError`` where the Params contradict each other."""
     backend = resolve_backend(job.spark, params.value("backend"))
     if not fits:
         return backend, None
@@ -216,9 +244,3 @@ def resolve_compute(job: Job, params: Any, *, fits: bool) -> tuple[str, str | No
     k = params.value("k") or (1 if isinstance(initial, str) else len(initial))
     refuse_unsupported(clusterer, FitSettings.from_params(params, k))
     return backend, clusterer
-
-
-def output_folder(target: Target) -> str:
-    if target.path is None:
-        raise SemDedupError("output is not set: give the folder to write to")
-    return target.path

@@ -15,9 +15,9 @@ from spark_semdedup.report.atlas import atlas_rows, refuse_other_names
 from spark_semdedup.report.data import RunResults, gather
 from spark_semdedup.report.html import is_report, render, require_libraries
 from spark_semdedup.report.rows import Columns, refuse_no_text
-from spark_semdedup.runs.journal import COMPARED
-from spark_semdedup.runs.manifest import STAGES, read_run_manifest
-from spark_semdedup.runs.preflight import EVALUATION, REPORT, RUN_RESULTS, Job
+from spark_semdedup.runs.manifest import EVALUATION, REPORT, RUN_RESULTS, read_run_manifest
+from spark_semdedup.runs.phases import COMPARED
+from spark_semdedup.runs.preflight import Job
 from spark_semdedup.runs.source import Source
 from spark_semdedup.spark.files import Files, is_within, join
 
@@ -43,8 +43,8 @@ class ReportTarget:
         return self.output or join(self.folder, REPORT)
 
     @property
-    def stages(self) -> int:
-        """How many stages of progress it takes."""
+    def phases(self) -> int:
+        """How many phases of progress it takes."""
         return int(self.page) + (self.atlas is not None)
 
     def check(self, job: Job, texts: Source | None) -> None:
@@ -101,13 +101,13 @@ def write_report(job: Job, target: ReportTarget, texts: Source | None) -> dict[s
     written: dict[str, str] = {}
     if not job.progress.started:  # by itself, or after a run that had ended before
         job.progress.later = 0
-        job.progress.begin(target.stages)
+        job.progress.begin(target.phases)
     if target.page:
-        with job.progress.stage("write the report"):
+        with job.progress.phase("write the report"):
             job.files.write_text(target.file, render(gather(results)))
         written["report"] = target.file
     if target.atlas is not None:
-        with job.progress.stage("write rows for Embedding Atlas"):
+        with job.progress.phase("write rows for Embedding Atlas"):
             mode = "overwrite" if target.overwrite else "errorifexists"
             atlas_rows(results).write.mode(mode).parquet(target.atlas)
         written["atlas"] = target.atlas
@@ -152,7 +152,7 @@ def _kept(spark: SparkSession, files: Files, folder: str) -> DataFrame | None:
 
 def _clusters(spark: SparkSession, files: Files, folder: str) -> DataFrame | None:
     """The cluster of each row, where the run kept its stages."""
-    path = join(folder, STAGES, COMPARED)
+    path = join(folder, COMPARED)
     if not files.exists(path):
         return None
     return spark.read.parquet(path).where(F.col("own") & F.col("reason").isNull()).select("id", "centroid")

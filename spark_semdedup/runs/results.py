@@ -1,10 +1,11 @@
-"""Writes the results of a step, each with its manifest."""
+"""Writes and reads the results of phases and steps, each with its manifest and its counts."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from pyspark.sql import DataFrame
@@ -17,10 +18,9 @@ from spark_semdedup.pairwise.coverage import Coverage
 from spark_semdedup.pairwise.merge import PartialMatches, are_few
 from spark_semdedup.params import DecisionParams, SemDedupParams
 from spark_semdedup.runs.checks import check_merged
-from spark_semdedup.runs.journal import fingerprint_of_files
 from spark_semdedup.runs.lock import Lock
-from spark_semdedup.runs.manifest import MANIFEST, begin, empty_dataset, files_for, finish, read_manifest, write_dataset
-from spark_semdedup.runs.preflight import Job, output_folder, refuse_irreplaceable
+from spark_semdedup.runs.manifest import MANIFEST, begin, empty_dataset, finish, read_manifest
+from spark_semdedup.runs.preflight import Job, refuse_irreplaceable
 from spark_semdedup.runs.source import Source
 from spark_semdedup.runs.summary import Summary, versions
 from spark_semdedup.runs.target import Target
@@ -31,103 +31,139 @@ from spark_semdedup.spark.ids import Ids
 
 log = logging.getLogger("spark_semdedup")
 
+Held = Callable[[], None]
+"""Raises ``FolderInUseError`` once another process has taken the folder over."""
 
-def fingerprint_now(job: Job, source: Source, rows: DataFrame) -> str | None:
-    """Of the files that ``rows`` were read from, listed anew."""
-    return fingerprint_of_files(job.files, source, source.read(job.spark, rows.schema))
-
-
-def warn_foreign(manifest: dict[str, Any] | None, path: str) -> dict[str, Any] | None:
-    if manifest is None:
-        log.warning("%s has no %s: taken as another program's data, whole and as it is", path, MANIFEST)
-    return manifest
-
-
-def refuse_other_count(rows: int, said: int | None, param: str, path: str) -> None:
-    """Files that were added or lost since a step wrote the folder, of whose rows its manifest ``said`` the number."""
-    if said is not None and rows != said:
-        raise SemDedupError(
-            f"{param}={shown(path, 400)} has {rows} rows, but {MANIFEST} in it says {said}: files were added or lost; "
-            "run the step that wrote it again"
-        )
-
-
-def count_rows(job: Job, path: str, holds: str) -> tuple[DataFrame, dict[str, int]]:
-    """The rows of a folder that a step wrote, and their number, by what they are."""
-    manifest = warn_foreign(read_manifest(job.files, path, holds, holds), path)
-    rows = Source((path,)).read(job.spark)
-    count = rows.count()
-    refuse_other_count(count, (manifest or {}).get("rows"), holds, path)
-    return rows, {holds: count}
-
+Check = Callable[[int], None]
+"""Raises for a wrong number of rows, before the folder that has them becomes valid."""
 
 ABOUT_COVERAGE = ("coverage", "coverage_in_words", "complete_eps", "complete_from")
 """What manifests of similarities and duplicates say of the pairs that were compared."""
 
-
-def describe_coverage(summary: Summary, params: Any) -> None:
-    """Notes in ``summary`` which pairs the Params have compared."""
-    coverage = Coverage.of(params, params.similarity_threshold())
-    summary.coverage, summary.coverage_in_words = coverage.name, coverage.in_words()
-    if coverage.is_exact:
-        summary.complete_eps, summary.complete_from = reported_eps(params), coverage.threshold
+ROWS_PER_FILE = 2_000_000
+"""Rows of narrow tables (ids and scores) per file: some tens of MB, and no task that moves more than that."""
 
 
-def reported_eps(params: DecisionParams) -> float:
-    """eps as it is reported: what the user set, or what a threshold comes to."""
-    if params.isSet("threshold"):
-        return round(1.0 - params.value("threshold"), 12)
-    return float(params.value("eps"))
+@dataclass(frozen=True)
+class StepResult:
+    """A folder that an earlier step, or another program, wrote; the option ``param`` names it."""
+
+    path: str
+    param: str
+    rows: DataFrame
+    manifest: Mapping[str, Any]
+    """Empty for another program's folder."""
+
+    @classmethod
+    def read(cls, job: Job, path: str, param: str, holds: str) -> StepResult:
+        """Raises ``SemDedupError`` where the folder is unfinished or holds something else."""
+        manifest = read_manifest(job.files, path, param, holds)
+        if manifest is None:
+            log.warning("%s has no %s: taken as another program's data, whole and as it is", path, MANIFEST)
+        return cls(path, param, Source((path,)).read(job.spark), manifest or {})
+
+    def check_count(self, rows: int) -> int:
+        """Raises ``SemDedupError`` where files were added or lost since the step wrote the folder."""
+        written = self.manifest.get("rows")
+        if written is not None and rows != written:
+            raise SemDedupError(
+                f"{self.param}={shown(self.path, 400)} has {rows} rows, but {MANIFEST} in it says {written}: files "
+                "were added or lost; run the step that wrote it again"
+            )
+        return rows
+
+
+def count_clusters(rows: DataFrame) -> dict[str, int]:
+    """Rows, and clusters that hold rows. Reads no column but ``centroid``."""
+    sizes = rows.where(F.col("centroid").isNotNull()).groupBy("centroid").agg(F.count(F.lit(1)).alias("n"))
+    counts = sizes.agg(F.coalesce(F.sum("n"), F.lit(0)).alias("rows"), F.count(F.lit(1)).alias("clusters")).first()
+    assert counts is not None  # an aggregate without groups always gives one row
+    return {name: int(value) for name, value in counts.asDict().items()}
 
 
 @contextmanager
-def held_folder(job: Job, target: Target) -> Iterator[Callable[[], None]]:
-    """Holds the folder that a step writes, if it does. Gives what raises once another process has taken it over."""
+def held_folder(job: Job, target: Target) -> Iterator[Held]:
+    """Holds the folder that a step writes, if any."""
     if target.table is not None:
         yield lambda: None
         return
-    with Lock(
-        job.files, output_folder(target), takeover=True
-    ) as lock:  # of a step that was killed nothing is gone on with
+    with Lock(job.files, target.folder, takeover=True) as lock:  # a step that was killed is never continued
         target.refuse_written_meanwhile(job.files)
         yield lock.assert_held
 
 
-def cleared_folder(job: Job, target: Target, assert_held: Callable[[], None]) -> str:
-    """The output folder, which the step holds. An earlier result of ours (``_check_paths``) is deleted, its manifest
-    first, if it may be: otherwise the folder was vacant, and what may have come since is another's."""
-    folder = output_folder(target)
+def cleared_folder(job: Job, target: Target, assert_held: Held) -> str:
+    """The output folder, which the step holds, without an earlier result."""
     assert_held()
     if target.overwrite:
-        refuse_irreplaceable(job, target)  # that was hours ago, perhaps
-        empty_dataset(job.files, folder)
+        refuse_irreplaceable(job, target)  # again: the first look was hours ago, perhaps
+        empty_dataset(job.files, target.folder)
     target.refuse_written_meanwhile(job.files)
-    return folder
+    return target.folder
+
+
+@contextmanager
+def _dataset(files: Files, path: str, manifest: Mapping[str, Any]) -> Iterator[dict[str, int]]:
+    """Marks the folder as unfinished; makes it valid after the block, which adds counts to the manifest."""
+    counts: dict[str, int] = {}
+    begin(files, path)
+    yield counts
+    finish(files, path, {**manifest, **counts})
+
+
+def _write_parquet(rows: DataFrame, path: str) -> DataFrame:
+    """Writes rows. Returns them as they are read back."""
+    rows.write.mode("append").parquet(path)
+    return rows.sparkSession.read.schema(rows.schema).parquet(path)
+
+
+def _ids_in(rows: DataFrame, id_col: str) -> Ids:
+    return Ids.count(rows, id_column(rows, id_col))
+
+
+def _accept(rows: int) -> None:
+    """Any number."""
+
+
+def write_dataset(files: Files, rows: DataFrame, path: str, manifest: Mapping[str, Any], check: Check = _accept) -> int:
+    """Writes a Parquet folder with its manifest. Returns the number of rows, counted in the files."""
+    with _dataset(files, path, manifest) as counts:
+        counts["rows"] = _write_parquet(rows, path).count()
+        check(counts["rows"])
+    return counts["rows"]
+
+
+def write_with_ids(files: Files, rows: DataFrame, path: str, manifest: Mapping[str, Any], id_col: str) -> Ids:
+    """The same. Returns the ids, as they are read back."""
+    with _dataset(files, path, manifest) as counts:
+        ids = _ids_in(_write_parquet(rows, path), id_col)
+        counts["rows"] = ids.rows
+    return ids
+
+
+def files_for(rows: int) -> int:
+    """Number of files for narrow rows."""
+    return max(1, -(-rows // ROWS_PER_FILE))
 
 
 def write_similarities(
-    files: Files,
-    entries: PartialMatches,
-    counts: Mapping[str, int],
-    path: str,
-    about: Mapping[str, Any],
-    assert_held: Callable[[], None],
+    files: Files, matches: PartialMatches, counts: Mapping[str, int], path: str, manifest: Mapping[str, Any], held: Held
 ) -> int:
-    """Writes those of all valid rows. Returns how many they are."""
-    merged = similarities_of(entries.merged(counts["further"]))
-    few = files_for(counts["rows"])
-    # Many entries are merged by all tasks, before fewer write what is left of them.
-    narrow = merged.coalesce(few) if are_few(counts["further"]) else merged.repartition(few)
+    """Merges partial matches to the similarities of all valid rows. Returns the number of these."""
+    merged = similarities_of(matches.merged(counts["further"]))
+    files_wanted = files_for(counts["rows"])
+    # All tasks merge where there is much to merge, before fewer write the result.
+    narrow = merged.coalesce(files_wanted) if are_few(counts["further"]) else merged.repartition(files_wanted)
 
     def check(written: int) -> None:
         check_merged(written, counts)
-        assert_held()
+        held()
 
-    return write_dataset(files, narrow, path, about, check)
+    return write_dataset(files, narrow, path, manifest, check)
 
 
 def duplicates_to_write(similarities: DataFrame, rows: int, params: SemDedupParams) -> DataFrame:
-    """Those among the similarities of so many ``rows``, to be written."""
+    """The duplicates among the similarities of so many ``rows``, in few files."""
     stage = IdentifyDuplicates(**params.settings(IdentifyDuplicates))
     return stage.transform(similarities).coalesce(files_for(rows))
 
@@ -138,53 +174,53 @@ def write_kept(
     id_col: str,
     target: Target,
     path: str,
-    about: Mapping[str, Any],
-    check: Callable[[int], None] = lambda _: None,
+    manifest: Mapping[str, Any],
+    check: Check = _accept,
 ) -> Ids:
-    """Writes rows to a folder or table. Returns their ids, as they are read back. ``check``: of their number, before
-    the folder counts as whole."""
-    if target.table is not None:
-        target.save_table(rows)
-        written = job.spark.table(target.table)
-        kept = Ids.count(written, id_column(written, id_col))
-        try:
+    """Writes the kept rows to a folder or the target's table. Returns their ids, as they are read back."""
+    if target.table is None:
+        with _dataset(job.files, path, manifest) as counts:
+            target.save(rows, path)
+            kept = _ids_in(target.read_back(rows, path), id_col)
             check(kept.rows)
-        except AccountingError as error:
-            raise AccountingError(
-                f"outputTable={shown(target.table)} was written, and must not be used: {error}"
-            ) from error
+            counts["rows"] = kept.rows
         return kept
-    begin(job.files, path)
-    target.save(rows, path)
-    written = target.read_back(rows, path)
-    kept = Ids.count(written, id_column(written, id_col))
-    check(kept.rows)
-    finish(job.files, path, {**about, "rows": kept.rows})
+    target.save_table(rows)
+    kept = _ids_in(job.spark.table(target.table), id_col)
+    try:
+        check(kept.rows)
+    except AccountingError as error:
+        place = f"outputTable={shown(target.table)}"
+        raise AccountingError(f"{place} was written, and must not be used: {error}") from error
     return kept
 
 
-def count_clusters(rows: DataFrame) -> dict[str, int]:
-    """Rows, and clusters that hold rows. Reads no column but ``centroid``."""
-    sizes = rows.where(F.col("centroid").isNotNull()).groupBy("centroid").agg(F.count(F.lit(1)).alias("n"))
-    found = sizes.agg(
-        F.coalesce(F.sum("n"), F.lit(0)).alias("rows"),
-        F.count(F.lit(1)).alias("clusters"),
-    ).first()
-    assert found is not None  # an aggregate without groups always gives one row
-    return {name: int(value) for name, value in found.asDict().items()}
+def describe_coverage(summary: Summary, params: Any) -> None:
+    """Notes in ``summary`` which pairs the Params compare."""
+    coverage = Coverage.of(params, params.similarity_threshold())
+    summary.coverage, summary.coverage_in_words = coverage.name, coverage.in_words()
+    if coverage.is_exact:
+        summary.complete_eps, summary.complete_from = reported_eps(params), coverage.threshold
+
+
+def reported_eps(params: DecisionParams) -> float:
+    """eps as it is reported: as the user set it, or 1 - threshold."""
+    if params.isSet("threshold"):
+        return round(1.0 - params.value("threshold"), 12)
+    return float(params.value("eps"))
 
 
 def manifest_for(holds: str, summary: Summary, params: SemDedupParams | None = None) -> dict[str, Any]:
-    """What a folder's manifest says, but for its number of rows."""
-    about: dict[str, Any] = {"holds": holds, "step": summary.step}
+    """A folder's manifest, without its number of rows."""
+    manifest: dict[str, Any] = {"holds": holds, "step": summary.step}
     if holds in ("similarities", "duplicates"):
-        said = {name: getattr(summary, name) for name in ABOUT_COVERAGE}
-        about |= {name: value for name, value in said.items() if value is not None or name == "complete_eps"}
+        coverage = {name: getattr(summary, name) for name in ABOUT_COVERAGE}
+        manifest |= {name: value for name, value in coverage.items() if value is not None or name == "complete_eps"}
     if holds == "duplicates":
-        about |= {"eps": summary.eps, "threshold": summary.threshold}
-    about["parameters"] = parameters_of(params) if params is not None else {}
-    about["versions"] = versions(summary.backend, summary.clusterer)
-    return about
+        manifest |= {"eps": summary.eps, "threshold": summary.threshold}
+    manifest["parameters"] = parameters_of(params) if params is not None else {}
+    manifest["versions"] = versions(summary.backend, summary.clusterer)
+    return manifest
 
 
 def parameters_of(params: SemDedupParams) -> dict[str, Any]:
@@ -197,7 +233,7 @@ def parameters_of(params: SemDedupParams) -> dict[str, Any]:
 
 
 def complete_summary(job: Job, summary: Summary, params: SemDedupParams) -> Summary:
-    """Adds what is known at the end only."""
+    """Adds Params, times and versions."""
     summary.parameters = parameters_of(params)
     summary.seconds = {**job.progress.seconds, "in all": round(job.progress.elapsed, 3)}
     summary.versions = versions(summary.backend, summary.clusterer, job.spark.version)

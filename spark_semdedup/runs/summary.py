@@ -1,4 +1,4 @@
-"""What a step did: ``summary.json``, and the lines that a person reads."""
+"""``Summary``: what a step did, as ``summary.json`` and as text."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ COUNTS = ("rows_in", "invalid", "clusters", "pairs_compared", "duplicates", "kep
 
 @dataclass
 class Summary:
-    """What a step did. ``as_dict`` is what ``summary.json`` and manifests hold, ``as_text`` what a person reads."""
+    """What a step did."""
 
     step: str
     counts: dict[str, int] = field(default_factory=dict)
@@ -34,16 +34,16 @@ class Summary:
     seconds: dict[str, float] = field(default_factory=dict)
     eps: float | None = None
     threshold: float | None = None
-    """The similarity from which a row is a duplicate: the double that scores were compared with."""
+    """The similarity from which a row is a duplicate: the double that scores are compared with."""
     coverage: str | None = None
-    """Which pairs were compared: cluster, probes or exact; ``coverage_in_words`` says it so that it can be cited."""
+    """Which pairs were compared: cluster, probes or exact; ``coverage_in_words`` can be cited."""
     coverage_in_words: str | None = None
     complete_eps: float | None = None
     """The largest eps for which the scores are complete; None: any."""
     complete_from: float | None = None
-    """The same as a similarity: the very double that was compared with."""
+    """The same as a similarity: the very double that scores were compared with."""
     planned: dict[str, Any] | None = None
-    """What the comparison was estimated to take before it began (``Workload.facts``)."""
+    """The estimate of the comparison's work, made before it began (``WorkEstimate.facts``)."""
     backend: str | None = None
     clusterer: str | None = None
     input_version: int | None = None
@@ -53,7 +53,7 @@ class Summary:
     versions: dict[str, str] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """The counts at the top level, then everything else; without secrets that paths may hold."""
+        """For ``summary.json`` and manifests: counts at the top level, then the rest. Secrets in paths are redacted."""
         rest = asdict(self)
         counts = rest.pop("counts")
         decided = {} if self.coverage is None else {"complete_eps": rest["complete_eps"]}
@@ -66,11 +66,11 @@ class Summary:
         return dict(redacted_values(whole, verbatim=COLUMN_PARAMS))
 
     @classmethod
-    def from_dict(cls, said: Mapping[str, Any]) -> Summary:
-        """The inverse of ``as_dict``; what else is said there is dropped."""
+    def from_dict(cls, content: Mapping[str, Any]) -> Summary:
+        """The inverse of ``as_dict``, which drops other entries."""
         names = {each.name for each in fields(cls)}
-        counts = {name: said[name] for name in COUNTS if name in said}
-        return cls(counts=counts, **{name: value for name, value in said.items() if name in names})
+        counts = {name: content[name] for name in COUNTS if name in content}
+        return cls(counts=counts, **{name: value for name, value in content.items() if name in names})
 
     def as_json(self) -> str:
         return json.dumps(self.as_dict(), indent=2, ensure_ascii=False) + "\n"
@@ -107,10 +107,10 @@ class Summary:
 
 
 def versions(backend: str | None = None, clusterer: str | None = None, spark: str | None = None) -> dict[str, str]:
-    """Versions of what the driver used. GPU libraries are named where the driver has them; executors need not agree."""
-    found = {"spark_semdedup": _version.__version__, "python": platform.python_version()}
+    """Versions on the driver. It may lack the GPU libraries of the executors, or have others."""
+    installed = {"spark_semdedup": _version.__version__, "python": platform.python_version()}
     if spark is not None:
-        found["spark"] = spark
+        installed["spark"] = spark
     packages = ["pyspark", "pyarrow", "numpy", "pandas"]
     packages += ["faiss-cpu"] if clusterer == "faiss" else []
     packages += ["spark-rapids-ml", "cuml-cu12", "cuml-cu13"] if clusterer == "rapids" else []
@@ -118,5 +118,5 @@ def versions(backend: str | None = None, clusterer: str | None = None, spark: st
     for package in packages:
         # A Spark distribution's pyspark is not an installed package; a driver may lack the GPU libraries.
         with suppress(metadata.PackageNotFoundError):
-            found[package] = metadata.version(package)
-    return found
+            installed[package] = metadata.version(package)
+    return installed

@@ -19,15 +19,15 @@ from spark_semdedup.spark.failures import one_line
 from spark_semdedup.spark.files import Files, is_within, join
 
 _WRITTEN_WHOLE = {"csv": {"ignoreLeadingWhiteSpace": "false", "ignoreTrailingWhiteSpace": "false"}}
-"""By format, options without which Spark writes less than there is: it would strip text."""
+"""By format, options without which Spark strips text as it writes."""
 
 _READ_WHOLE = {"csv": {"multiLine": "true"}}
-"""By format, options without which Spark does not read the rows that it wrote: text may have line breaks."""
+"""By format, options without which Spark breaks rows at line breaks in text as it reads."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where results go: folder ``path``; the rows that remain in ``format``, or in ``table`` instead of a folder."""
+    """Where results go: folder ``path``; the kept rows in ``format``, or in ``table`` instead of a folder."""
 
     path: str | None = None
     format: str = "parquet"
@@ -35,13 +35,20 @@ class Target:
     table: str | None = None
     overwrite: bool = False
     resume: bool = False
-    """Go on with an unfinished run that is there."""
+    """Continue an unfinished run."""
     keep_stages: bool = False
-    """Leave ``_stages`` where it is when a run has ended."""
+    """Keep the journal of a finished run."""
+
+    @property
+    def folder(self) -> str:
+        """The path; ``SemDedupError`` without one."""
+        if self.path is None:
+            raise SemDedupError("output is not set: give the folder to write to")
+        return self.path
 
     def check(self, files: Files, reads: Mapping[str, Sequence[str]], *, of_run: bool = False) -> None:
-        """Raises ``ResultExistsError`` for a result that is there already and may not be overwritten, and
-        ``SemDedupError`` where writing could harm what is read.
+        """Raises ``ResultExistsError`` for an existing result that may not be replaced, and ``SemDedupError`` where the
+        output overlaps the input.
 
         ``reads``: the paths that the step reads, by the name of the Param. ``of_run``: the step is a whole run.
         """
@@ -53,7 +60,7 @@ class Target:
             return
         names = files.names(self.path)
         begun = all(map(is_mark, names))
-        if begun and not of_run:  # nothing is lost, and the lock tells whether somebody is at work
+        if begun and not of_run:  # nothing is lost, and the lock shows whether another process is at work
             return
         what, hint = "exists already", ""
         if of_run and (begun or (STAGES in names and (UNFINISHED in names or RUN_MANIFEST not in names))):
@@ -65,8 +72,8 @@ class Target:
         )
 
     def refuse_written_meanwhile(self, files: Files) -> None:
-        """Raises ``FolderInUseError`` where another run or step has been in the folder since ``check`` found it vacant.
-        For one that holds its lock."""
+        """Raises ``FolderInUseError`` where another process has written since ``check`` found the folder vacant. The
+        caller holds the lock."""
         if self.path is None or self.overwrite or self.resume or all(map(is_mark, files.names(self.path))):
             return
         raise FolderInUseError(
@@ -75,20 +82,20 @@ class Target:
         )
 
     def refuse_existing_table(self, spark: SparkSession) -> None:
-        """Raises ``ResultExistsError`` for a table that is there already and may not be overwritten, and
-        ``SemDedupError`` for one that cannot be."""
+        """Raises ``ResultExistsError`` for an existing table that may not be replaced, and ``SemDedupError`` for an
+        unusable name."""
         if self.table is not None and _table_exists(spark, self.table) and not self.overwrite:
             raise ResultExistsError(
                 f"outputTable={shown(self.table)} exists already: give another name, or --overwrite to replace it"
             )
 
     def try_writing(self, files: Files, rows: DataFrame) -> None:
-        """Writes no rows and removes them again, so that a format that cannot hold the columns, or a folder that
-        cannot be written to, is known before hours of work."""
+        """Writes no rows and deletes them: fails before hours of work where the format cannot hold the columns, or the
+        folder cannot be written to."""
         if self.path is None:
             return
         trial = join(self.path, "_semdedup.trial")
-        files.delete(trial)  # what a kill left of an earlier one would be appended to
+        files.delete(trial)  # a kill may have left an earlier one
         form = self.format
         if self._is_of_catalogs_format:
             form = rows.sparkSession.conf.get("spark.sql.sources.default") or form
@@ -126,9 +133,8 @@ class Target:
 
 
 def _without_vector_statistics(schema: T.StructType, format_: str) -> dict[str, str]:
-    """Options that keep Parquet from noting the least and greatest element, and counts, of arrays of floating-point
-    numbers for each page and row group. No reader finds rows by them, and they take a twentieth of the time to write
-    embeddings (RESULTS.md). Parquet knows them from 1.15 on (Spark 4) and passes over what it does not know."""
+    """Options against Parquet's statistics of the elements of floating-point arrays. No reader filters by them, and
+    they take a twentieth of the time to write embeddings. Parquet honours the options from 1.15 on (Spark 4)."""
     if format_.lower() != "parquet":
         return {}
     elements = [f"{field.name}.list.element" for field in schema.fields if is_float_array(field.dataType)]
@@ -140,25 +146,25 @@ _NAME_PART = re.compile(r"`(?:[^`]|``)*`|[^.`]+")
 
 
 def _table_exists(spark: SparkSession, table: str) -> bool:
-    """Whether a table is there; ``SemDedupError`` where its name is none, or its schema is not there."""
+    """Whether a table exists; ``SemDedupError`` where its name is none, or its schema does not exist."""
     try:
         if spark.catalog.tableExists(table):
             return True
         schema = ".".join(_NAME_PART.findall(table)[:-1])
-        there = not schema or spark.catalog.databaseExists(schema)
+        has_schema = not schema or spark.catalog.databaseExists(schema)
     except (PySparkException, Py4JJavaError) as error:
         raise SemDedupError(f"outputTable={shown(table)} cannot be used: {one_line(error)}") from error
-    if not there:
+    if not has_schema:
         raise SemDedupError(f"outputTable={shown(table)} cannot be written: there is no schema {shown(schema)}")
     return False
 
 
 def _refuse_pattern(output: str) -> None:
-    """What is written is read again, and Spark's readers take some characters for a pattern, whatever is there."""
-    found = sorted(set(output) & set("{}[]*?\\"))
-    if found:
+    """Spark reads the results back, and its readers take some characters for a pattern."""
+    special = sorted(set(output) & set("{}[]*?\\"))
+    if special:
         raise SemDedupError(
-            f"output={shown(output, 400)} has {' '.join(found)}, which Spark's readers take for a pattern: give a "
+            f"output={shown(output, 400)} has {' '.join(special)}, which Spark's readers take for a pattern: give a "
             "folder without {} [] * ? \\"
         )
 

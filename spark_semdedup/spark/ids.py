@@ -24,7 +24,7 @@ def check_ids(df: DataFrame, id_: Column, name: str) -> int:
 
     Only ids are read: in one job where their hashes prove them sound (``count_distinct_ids``; tried where all that is
     read are files, which can be read again), otherwise in one that shuffles them. Null or duplicate ids are errors
-    whatever ``handleInvalid`` says (DESIGN 3.7): nobody could say which row an output line means. So are ids that are
+    whatever ``handleInvalid`` says: nobody could say which row an output line means. So are ids that are
     not the same whenever they are computed: those of Spark's functions are known from the plan (``lineage``), those of
     users' functions are looked at twice.
     """

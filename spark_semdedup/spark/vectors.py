@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 ListArray: TypeAlias = "pa.ListArray | pa.LargeListArray | pa.FixedSizeListArray"
 
 UNIT_NORM_TOLERANCE = NORM_TOLERANCE
-"""How far from 1 the norm of a vector may be that is taken for a unit vector (DESIGN 4)."""
+"""How far from 1 the norm of a vector may be that is taken for a unit vector."""
 
 FLOAT16_NORM_TOLERANCE = 2e-3
 """The same for unit vectors stored as float16: each element is off by up to 2⁻¹¹ of itself."""
@@ -223,8 +223,8 @@ def refuse_invalid(valid: np.ndarray, reasons: np.ndarray, ids: pa.Array | pd.Se
     first = int(np.flatnonzero(~valid)[0])
     id_ = ids[first].as_py() if isinstance(ids, pa.Array) else ids.iloc[first]
     raise InvalidRowsError(
-        f"embeddingCol={shown(column)}, row with id {shown(id_)}: {reasons[first]}; mend it, or set handleInvalid to "
-        "skip (set such rows aside) or keep (leave them in, compared with nothing)"
+        f"embeddingCol={shown(column)}, row with id {shown(id_)}: {reasons[first]}; fix it, or set handleInvalid to "
+        "skip (write such rows to invalid/) or keep (keep them, compared with nothing)"
     )
 
 

@@ -74,14 +74,14 @@ class SignalledBar(NoBar):
         return True
 
 
-def test_a_stage_names_its_jobs_and_shows_their_tasks(spark, monkeypatch: pytest.MonkeyPatch):
+def test_a_phase_names_its_jobs_and_shows_their_tasks(spark, monkeypatch: pytest.MonkeyPatch):
     bar = SignalledBar()
     monkeypatch.setattr(progress_module, "bar_for", lambda *_: bar)
     stream = Terminal()
     progress = Progress(stream, spark=spark)
     progress.later = 1
     progress.begin(1)
-    with progress.stage("count rows"):
+    with progress.phase("count rows"):
         spark.range(10).count()
         assert bar.shown.wait(60)
     assert bar.closed
@@ -97,7 +97,7 @@ def test_quiet_progress_times_and_names_but_writes_nothing(spark, monkeypatch: p
     stream = io.StringIO()
     progress = Progress(stream, spark=spark, quiet=True)
     progress.begin(1)
-    with progress.stage("count quietly"):
+    with progress.phase("count quietly"):
         spark.range(10).count()
     assert stream.getvalue() == ""
     assert "count quietly" in progress.seconds

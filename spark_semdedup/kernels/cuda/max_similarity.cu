@@ -155,7 +155,7 @@ struct Tree<1, START, STRIDE> {
     }
 };
 
-// DESIGN 3.4, by the 32 lanes of a warp; lane 0 has the result. Places below SIZE that D does not fill are zeros and
+// The exact dot product (arithmetic.py), by the 32 lanes of a warp; lane 0 has the result. Places below SIZE that D does not fill are zeros and
 // are added, as they must: -0 + 0 is +0. Lanes that SIZE does not fill take no part.
 __device__ __forceinline__ float exact_dot(const float* x, const float* y, int lane) {
     double sum = Tree<SIZE / LANES, 0, WARP>::sum(x, y, lane);

@@ -11,7 +11,6 @@ import json
 import os
 import re
 import shutil
-import struct
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
@@ -21,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from program import call, refusal, rows
 from pyspark.errors import PySparkException
 from pyspark.sql import functions as F
 
@@ -30,7 +30,7 @@ from spark_semdedup.cli import main as cli
 from spark_semdedup.errors import AccountingError
 from spark_semdedup.params import DEFAULTS, SemDedupStageParams
 from spark_semdedup.runs import lock as locking
-from spark_semdedup.runs import results, steps
+from spark_semdedup.runs import preflight, results, steps
 from spark_semdedup.runs.lock import Lock
 from spark_semdedup.runs.progress import Progress
 from spark_semdedup.spark.failures import one_line
@@ -87,37 +87,12 @@ def done(finished) -> Path:
     return finished[0]
 
 
-def rows(folder: Path) -> list[tuple]:
-    """All rows, sorted by id, floats as their bits."""
-    read = pq.read_table(folder).to_pylist()
-    exact = [tuple(struct.pack("<f", v) if isinstance(v, float) else str(v) for v in row.values()) for row in read]
-    return sorted(exact)
-
-
 def ids(folder: Path) -> set[str]:
     return set(pq.read_table(folder, columns=["id"])["id"].to_pylist())
 
 
 def manifest(folder: Path) -> dict:
     return json.loads((folder / "_semdedup.json").read_text("utf-8"))
-
-
-def call(capsys, *arguments: object) -> tuple[int, str, list[str]]:
-    """Exit status, what was printed, and the lines on stderr."""
-    status = cli.main([str(argument) for argument in arguments])
-    said = capsys.readouterr()
-    return status, said.out, said.err.splitlines()
-
-
-def refusal(capsys, *arguments: object, status: int = 2) -> str:
-    """The one line that a call ends with; progress and warnings may stand before it."""
-    got, out, err = call(capsys, *arguments)
-    assert got == status, err
-    assert out == ""
-    lines = [line for line in err if not line.startswith(("[", "spark-semdedup: warning: "))]
-    assert len(lines) == 1, err
-    assert lines[0].startswith("spark-semdedup: error: ")
-    return lines[0].removeprefix("spark-semdedup: error: ")
 
 
 # --- options ------------------------------------------------------------------------------------------------
@@ -237,7 +212,7 @@ def test_input_that_is_not_of_its_format_is_refused(capsys, spark, data, tmp_pat
         (
             lambda t: with_embedding(t, 5, [float("nan")] * DIM),
             [],
-            "embeddingCol='embedding', row with id 'doc 005': embedding has a null, NaN or infinite element; mend it",
+            "embeddingCol='embedding', row with id 'doc 005': embedding has a null, NaN or infinite element; fix it",
         ),
         (
             lambda t: with_embedding(t, 5, [1.0, 2.0]),
@@ -265,7 +240,7 @@ def test_an_earlier_result_stays_where_a_row_that_no_fit_looks_at_is_invalid(cap
     result = rows(tmp_path / "out" / "similarities") if step == "run" else ids(tmp_path / "out")
     pq.write_table(with_embedding(corpus(), int(highest[-3:]), [0.0] * DIM), tmp_path / "bad.parquet")
     message = refusal(capsys, *arguments, "--input", tmp_path / "bad.parquet", "--overwrite", status=1)
-    assert message.startswith(f"embeddingCol='embedding', row with id '{highest}': embedding is zero; mend it")
+    assert message.startswith(f"embeddingCol='embedding', row with id '{highest}': embedding is zero; fix it")
     assert result == (rows(tmp_path / "out" / "similarities") if step == "run" else ids(tmp_path / "out"))
     assert (tmp_path / "out" / ("_manifest.json" if step == "run" else "_semdedup.json")).exists()
 
@@ -379,9 +354,9 @@ def test_progress_on_a_terminal_is_one_line_per_stage():
     progress = Progress(Terminal())
     assert not progress.started
     progress.begin(2)
-    with progress.stage("read") as counts:
+    with progress.phase("read") as counts:
         counts["rows"] = 12345
-    with pytest.raises(ZeroDivisionError), progress.stage("divide"):
+    with pytest.raises(ZeroDivisionError), progress.phase("divide"):
         raise ZeroDivisionError
     shown = re.sub(r"\d+\.\d s", "0.0 s", progress._stream.getvalue())
     assert shown == "[1/2] read ... 12,345 rows, 0.0 s\n[2/2] divide ... failed after 0.0 s\n"
@@ -595,7 +570,7 @@ def test_a_step_that_has_lost_its_folder_does_not_call_it_whole(capsys, spark, m
         (out / "_semdedup.lock-0001").rename(out / "_semdedup.lock-0002")
         return duplicates(*arguments)
 
-    monkeypatch.setattr(steps, "duplicates_to_write", duplicates_while_another_takes_over)
+    monkeypatch.setattr(results, "duplicates_to_write", duplicates_while_another_takes_over)
     message = refusal(capsys, "identify", "--input", done / "similarities", "--output", out, status=1)
     assert ", and was taken over from this process, which was silent for long: " in message
     assert not (out / "_semdedup.json").exists()
@@ -630,8 +605,10 @@ def test_a_step_is_repeated_plainly_where_one_was_killed_before_it_wrote(
 
 def test_duplicates_that_two_steps_wrote_are_not_called_whole(capsys, spark, monkeypatch, done, tmp_path):
     """On stores that make a file where one is already."""
-    write = steps.write_dataset
-    monkeypatch.setattr(steps, "write_dataset", lambda files, found, *more: write(files, found.unionAll(found), *more))
+    write = results.write_dataset
+    monkeypatch.setattr(
+        results, "write_dataset", lambda files, found, *more: write(files, found.unionAll(found), *more)
+    )
     found = len(ids(done / "duplicates"))
     message = refusal(capsys, "identify", "--input", done / "similarities", "--output", tmp_path / "out", status=1)
     assert f"{found} rows at first, {2 * found} when it was read again" in message
@@ -784,7 +761,7 @@ def test_a_step_refuses_an_input_whose_files_are_replaced_by_as_many_rows(
         os.utime(source, (1, 1))
         return cleared(*arguments)
 
-    monkeypatch.setattr(steps, "cleared_folder", cleared_and_replaced)
+    monkeypatch.setattr(results, "cleared_folder", cleared_and_replaced)
     options = ["--k", 3] if step == "cluster" else ["--duplicates", done / "duplicates"]
     said = refusal(capsys, step, "--input", source, "--output", tmp_path / "out", *options, status=1)
     assert said.startswith("the input changed while it was read: its files, their sizes or their times are not those ")
@@ -815,7 +792,7 @@ def test_remove_tells_of_rows_it_did_not_find(capsys, spark, monkeypatch, done, 
     told = f"{found} of the {found} rows of duplicates are not in the input, or are named twice"
     assert f"spark-semdedup: warning: {told}" in err
     assert rows(tmp_path / "twice") == rows(tmp_path / "once")
-    monkeypatch.setattr(steps, "check_ids", lambda *_: ROWS + 1)
+    monkeypatch.setattr(preflight, "count_ids", lambda *_: ROWS + 1)
     said = refusal(capsys, *command, tmp_path / "changed", status=1)
     assert said.startswith(f"the input changed while it was read: {ROWS + 1} rows, of which {found} were to be removed")
     assert not (tmp_path / "changed" / "_semdedup.json").exists()
@@ -991,7 +968,7 @@ def test_an_interruption_ends_with_130(capsys, spark, data, tmp_path, monkeypatc
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(commands, "run", interrupted)
+    monkeypatch.setattr(commands.run, "run", interrupted)
     status, _, err = call(capsys, "run", "--input", data, "--output", tmp_path / "out")
     assert status == 130
     assert err == ["spark-semdedup: interrupted"]
@@ -1022,7 +999,7 @@ def test_a_fault_of_the_program_is_one_line_and_a_traceback_with_verbose(
     def faulty(*_: object, **__: object) -> None:
         raise ZeroDivisionError("by design")
 
-    monkeypatch.setattr(commands, "run", faulty)
+    monkeypatch.setattr(commands.run, "run", faulty)
     flags = ["--verbose"] if verbose else []
     status, _, err = call(capsys, "run", "--input", data, "--output", tmp_path / "out", *flags)
     assert status == 1

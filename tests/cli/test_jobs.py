@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import runpy
 import subprocess
 import sys
 import zipfile
@@ -19,7 +20,7 @@ import spark_semdedup
 from spark_semdedup.cli import commands
 from spark_semdedup.cli import main as cli
 
-JOBS = Path(__file__).parents[1] / "jobs"
+JOBS = Path(__file__).parents[2] / "jobs"
 COMMANDS = {
     "semdedup": "run",
     "cluster": "cluster",
@@ -29,11 +30,7 @@ COMMANDS = {
     "evaluate": "evaluate",
     "plan": "plan",
     "doctor": "doctor",
-    "report": "report",
 }
-
-FIRST_ARGUMENT = {"doctor": "", "report": "OUT"}
-"""Of jobs that do not begin with ``--input``."""
 
 
 def test_there_is_a_job_for_each_step():
@@ -45,7 +42,28 @@ def test_there_is_a_job_for_each_step():
 def test_a_job_takes_the_options_of_its_command(job):
     ended = subprocess.run([sys.executable, JOBS / f"{job}.py", "--help"], capture_output=True, text=True, timeout=60)
     assert ended.returncode == 0
-    assert ended.stdout.startswith(f"usage: spark-semdedup {COMMANDS[job]} {FIRST_ARGUMENT.get(job, '--input')}")
+    assert ended.stdout.startswith(f"usage: spark-semdedup {COMMANDS[job]} {'' if job == 'doctor' else '--input'}")
+
+
+@pytest.mark.parametrize("arguments", ["plan", "plan --eps 0.1", "", "--eps 0.1"])
+def test_the_job_for_all_takes_a_command_first_and_runs_the_whole_without_one(monkeypatch, arguments):
+    given, words = [], arguments.split()
+    monkeypatch.setattr(cli, "main", lambda argv: given.append(argv) or 0)
+    monkeypatch.setattr(sys, "argv", ["jobs/semdedup.py", *words])
+    runpy.run_path(str(JOBS / "semdedup.py"), run_name="__main__")
+    assert given == [words if words[:1] == ["plan"] else ["run", *words]]
+
+
+@pytest.mark.parametrize("job", COMMANDS)
+def test_a_job_ends_with_the_status_of_a_failure_alone(monkeypatch, job):
+    """A notebook platform takes any SystemExit for a failure."""
+    monkeypatch.setattr(sys, "argv", [f"jobs/{job}.py", "--eps", "0.1"])
+    monkeypatch.setattr(cli, "main", lambda argv: 0 if argv == [COMMANDS[job], "--eps", "0.1"] else 1)
+    runpy.run_path(str(JOBS / f"{job}.py"), run_name="__main__")
+    monkeypatch.setattr(cli, "main", lambda argv: 2)
+    with pytest.raises(SystemExit) as left:
+        runpy.run_path(str(JOBS / f"{job}.py"), run_name="__main__")
+    assert left.value.code == 2
 
 
 def package_zip(folder: Path) -> Path:

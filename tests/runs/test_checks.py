@@ -9,7 +9,7 @@ from spark_semdedup.errors import AccountingError
 from spark_semdedup.pairwise.integrity import check_neighbours
 from spark_semdedup.pairwise.merge import PartialMatches
 from spark_semdedup.pairwise.ranking import Ranking
-from spark_semdedup.runs.checks import check_merged, check_read, check_removed, check_rows, check_set_aside
+from spark_semdedup.runs.checks import check_merged, check_read, check_removed, check_rows, check_skipped
 from spark_semdedup.spark.ids import Ids
 
 SCHEMA = (
@@ -92,9 +92,9 @@ def test_rows_that_come_and_go_are_noticed_by_their_number():
             AccountingError, match=f"5 rows at first, {then} when it was read again; no result is valid"
         ):
             check_read(5, then, may_lose=may_lose)
-    check_set_aside(2, 2)
+    check_skipped(2, 2)
     with pytest.raises(AccountingError, match="2 rows are invalid, but 1 were set aside; no result is valid"):
-        check_set_aside(1, 2)
+        check_skipped(1, 2)
     for kept in (3, 4, 5):
         check_removed(5, 2, kept)
     for kept in (2, 6):

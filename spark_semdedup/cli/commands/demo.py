@@ -1,7 +1,8 @@
-"""``spark-semdedup demo``: a run on a small real corpus, and the pairs it found, side by side."""
+"""``demo``: a run on a small real corpus, and the pairs it found, side by side."""
 
 from __future__ import annotations
 
+import argparse
 import shutil
 import textwrap
 from collections.abc import Iterator
@@ -11,13 +12,16 @@ from typing import Any
 
 from pyspark.sql import functions as F
 
+from spark_semdedup.cli.command import Command, Settings, Step
+from spark_semdedup.cli.options import INITIAL, RUN_PARAMS, UsageError
 from spark_semdedup.errors import ResultExistsError, shown
+from spark_semdedup.params import INIT_MODES, HasColumns, HasIdCol
 from spark_semdedup.report.html import require_libraries
 from spark_semdedup.runs.manifest import is_own_run
-from spark_semdedup.runs.preflight import Job, Settings
+from spark_semdedup.runs.preflight import Job
 from spark_semdedup.runs.report import ReportTarget, write_report
-from spark_semdedup.runs.run import run
 from spark_semdedup.runs.source import Source
+from spark_semdedup.runs.steps import run
 from spark_semdedup.runs.target import Target
 from spark_semdedup.spark.files import join
 
@@ -39,12 +43,36 @@ class Pair:
     max_text: str
 
 
+def _options(parser: argparse.ArgumentParser) -> None:
+    output_help = "folder to write, as run does (default: demo-output)"
+    parser.add_argument("--output", default="demo-output", metavar="PATH", help=output_help)
+    parser.add_argument("--report", action="store_true", help="write report.html, too, a page about the result")
+
+
+def _prepare(args: argparse.Namespace, settings: Settings) -> Step:
+    if INITIAL in settings:
+        raise UsageError(
+            f"argument --init-mode: {shown(settings[INITIAL])} cannot be used: it must be {' or '.join(INIT_MODES)}"
+        )
+    return lambda job: run_demo(job, args.output, settings, page=args.report)
+
+
+COMMAND = Command(
+    "demo",
+    "run on a small real corpus that comes with the package, and show what was found",
+    "",
+    {name: param for name, param in RUN_PARAMS.items() if name not in vars(HasColumns) | vars(HasIdCol)},
+    _options,
+    _prepare,
+)
+
+
 def run_demo(job: Job, output: str, settings: Settings, *, page: bool = False) -> str:
     """Deduplicates the sample into ``output``, replacing an earlier run's result. Returns the summary and some pairs.
 
     ``page``: whether to write ``report.html``, too.
 
-    Raises ``ResultExistsError`` where something else is at ``output``.
+    Raises ``ResultExistsError`` where ``output`` is something else than a run's folder.
     """
     if not job.files.is_vacant(output) and not is_own_run(job.files, output):
         raise ResultExistsError(
@@ -55,7 +83,7 @@ def run_demo(job: Job, output: str, settings: Settings, *, page: bool = False) -
         report = ReportTarget(output, page=page)
         if page:
             require_libraries()
-        job.progress.later = report.stages
+        job.progress.later = report.phases
         summary = run(job, source, Target(output, overwrite=True), settings)
         if page:
             summary.results |= write_report(job, report, source)
@@ -67,10 +95,10 @@ def run_demo(job: Job, output: str, settings: Settings, *, page: bool = False) -
 def _pairs(job: Job, source: Source, output: str) -> list[Pair]:
     """The duplicates whose preferred row is kept, with both texts; the most similar first. The sample is small."""
     texts = source.read(job.spark).select("id", "text")
-    found = job.spark.read.parquet(join(output, "duplicates"))
-    kept = found.join(found.select(F.col("id").alias("max_id")), "max_id", "left_anti")
+    duplicates = job.spark.read.parquet(join(output, "duplicates"))
+    of_kept = duplicates.join(duplicates.select(F.col("id").alias("max_id")), "max_id", "left_anti")
     others = texts.select(F.col("id").alias("max_id"), F.col("text").alias("max_text"))
-    rows = kept.join(texts, "id").join(others, "max_id").collect()
+    rows = of_kept.join(texts, "id").join(others, "max_id").collect()
     pairs = [Pair(row.id, row.max_id, row.cosine_sim_score, row.text, row.max_text) for row in rows]
     return sorted(pairs, key=lambda pair: (-pair.score, pair.id))
 

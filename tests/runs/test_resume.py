@@ -16,16 +16,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from test_cli import call, refusal, rows
+from program import call, refusal, rows
 
 from spark_semdedup.cli import main as cli
 from spark_semdedup.errors import AccountingError
 from spark_semdedup.ml.semdedup import SemDedup, SemDedupModel
-from spark_semdedup.runs import journal as stages
+from spark_semdedup.runs import identity, phases, preflight
 from spark_semdedup.runs import lock as locking
-from spark_semdedup.runs import preflight
 from spark_semdedup.runs import run as whole_run
-from spark_semdedup.runs.journal import fingerprint, fingerprint_of_files
+from spark_semdedup.runs.identity import fingerprint, fingerprint_of_files
 from spark_semdedup.runs.source import Source
 from spark_semdedup.runs.target import Target
 from spark_semdedup.spark.files import Files
@@ -167,7 +166,7 @@ def test_a_run_can_be_killed_again_and_again(capsys, spark, monkeypatch, data, t
 def test_what_was_done_is_not_done_again(capsys, spark, monkeypatch, data, tmp_path, expected):
     output = tmp_path / "out"
     with monkeypatch.context() as patched:
-        patched.setattr("spark_semdedup.runs.run.duplicates_to_write", lambda *_: (_ for _ in ()).throw(Killed()))
+        patched.setattr("spark_semdedup.runs.results.duplicates_to_write", lambda *_: (_ for _ in ()).throw(Killed()))
         with pytest.raises(Killed):
             cli.main([str(a) for a in ("run", "--input", data, "--output", output, *ARGUMENTS)])
     monkeypatch.setattr(SemDedupModel, "compared", lambda *_: pytest.fail("compared again"))
@@ -187,7 +186,7 @@ def test_what_was_done_is_not_done_again(capsys, spark, monkeypatch, data, tmp_p
 def unfinished(spark, monkeypatch, data, tmp_path) -> Path:
     output = tmp_path / "unfinished"
     with monkeypatch.context() as patched:
-        patched.setattr("spark_semdedup.runs.run.duplicates_to_write", lambda *_: (_ for _ in ()).throw(Killed()))
+        patched.setattr("spark_semdedup.runs.results.duplicates_to_write", lambda *_: (_ for _ in ()).throw(Killed()))
         with pytest.raises(Killed):
             cli.main([str(a) for a in ("run", "--input", data, "--output", output, *ARGUMENTS)])
     return output
@@ -290,8 +289,8 @@ def test_similarities_that_are_lost_meanwhile_are_missed(capsys, data, unfinishe
 @pytest.mark.slow
 def test_invalid_rows_that_are_lost_meanwhile_are_missed(capsys, monkeypatch, data, unfinished):
     """They would remain, and the numbers would add up."""
-    invalid = whole_run._Run.invalid
-    monkeypatch.setattr(whole_run._Run, "invalid", lambda self: invalid(self).limit(1))
+    invalid = phases.Deduplication.invalid_rows
+    monkeypatch.setattr(phases.Deduplication, "invalid_rows", lambda self: invalid(self).limit(1))
     said = refusal(capsys, "run", "--input", data, "--output", unfinished, *ARGUMENTS, "--resume", status=1)
     assert said.startswith("the comparison does not add up: 2 rows are invalid, but 1 were set aside")
     assert not (unfinished / "_manifest.json").exists()
@@ -313,7 +312,7 @@ def test_a_result_that_came_before_the_lock_was_had_is_not_touched(
             others.append(snapshot(output))
         return found
 
-    monkeypatch.setattr(whole_run, "read_input", read_slowly)
+    monkeypatch.setattr(preflight, "read_input", read_slowly)
     said = refusal(capsys, "run", "--input", data, "--output", output, *ARGUMENTS)
     assert "was written by another run or step meanwhile: give another folder" in said
     assert snapshot(output) == others[1]
@@ -370,14 +369,14 @@ def test_a_run_killed_while_it_deletes_an_earlier_one_is_known_for_a_run(capsys,
 
 @pytest.mark.slow
 def test_the_table_of_a_run_that_did_not_add_up_is_written_again(capsys, spark, monkeypatch, data, expected, tmp_path):
-    def unsound(_):
+    def unsound(*_):
         raise AccountingError("the comparison does not add up")
 
     name, output = "unsound_rows", tmp_path / "out"
     spark.sql(f"DROP TABLE IF EXISTS {name}")
     try:
         with monkeypatch.context() as patched:
-            patched.setattr(whole_run._Run, "check", unsound)
+            patched.setattr(phases, "check", unsound)
             arguments = ["run", "--input", data, "--output", output, *ARGUMENTS, "--output-table", name]
             assert refusal(capsys, *arguments, status=1) == "the comparison does not add up"
         assert spark.catalog.tableExists(name)
@@ -403,7 +402,7 @@ def test_rows_that_a_view_makes_of_no_file_add_up(capsys, spark, tmp_path):
 
 
 def test_files_in_the_root_of_a_file_system_are_looked_up(spark, monkeypatch):
-    monkeypatch.setattr(stages, "reads_only_files", lambda _: True)
+    monkeypatch.setattr(identity, "reads_only_files", lambda _: True)
     rows = SimpleNamespace(inputFiles=lambda: ["file:///no-such-file.parquet"])
     assert fingerprint_of_files(Files(spark), Source(("/no-such-file.parquet",)), rows) is None, "it is not there"
 

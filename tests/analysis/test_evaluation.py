@@ -18,7 +18,8 @@ import vectors
 
 from spark_semdedup import EmbeddingKMeansModel, Evaluation, MissedPair, SemDedupError, SemDedupModel, evaluate
 from spark_semdedup.analysis import recall as evaluation
-from spark_semdedup.analysis.recall import Evaluator, wilson_interval
+from spark_semdedup.analysis.evaluation import wilson_interval
+from spark_semdedup.analysis.recall import Evaluator
 from spark_semdedup.cli import main as cli
 from spark_semdedup.pairwise.ranking import Ranking
 from spark_semdedup.pairwise.rows import UnassignedRows
