@@ -1,1 +1,1 @@
-"""Before and after a run: what it will cost, and what it missed."""
+"""Before and after a run: what it will cost, what it missed, and how that looks."""

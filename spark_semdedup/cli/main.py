@@ -64,6 +64,7 @@ def _add_session_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--local-cores", metavar="N", type=whole_number, help=cores_help)
     memory_help = "memory of its JVM (default: one per core, at least 4, at most a third of the machine's)"
     group.add_argument("--local-memory", metavar="GIB", type=whole_number, help=memory_help)
+    group.add_argument("--quiet", action="store_true", help="no progress, only the summary and errors")
     group.add_argument("--verbose", action="store_true", help="tell more, with tracebacks and Spark's own log")
 
 
@@ -143,7 +144,7 @@ class _Session:
             signal.signal(signal.SIGINT, _interrupted)
         elif args.local_cores or args.local_memory:
             raise UsageError("--local-cores and --local-memory are for a local session, but one is given; set it there")
-        self._job = Job.of(spark)
+        self._job = Job.of(spark, quiet=args.quiet)
         return step(self._job)
 
     def end(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from pyspark.ml import Estimator
 from pyspark.ml.util import DefaultParamsWritable
@@ -20,6 +21,7 @@ from spark_semdedup.errors import SemDedupError
 from spark_semdedup.ml.duplicates import IdentifyDuplicates
 from spark_semdedup.ml.kmeans import EmbeddingKMeans, EmbeddingKMeansModel
 from spark_semdedup.ml.persistence import CentroidsModel, StageReadable
+from spark_semdedup.ml.report import plots_of, write_report
 from spark_semdedup.pairwise.coverage import Coverage
 from spark_semdedup.pairwise.estimate import FittedSample
 from spark_semdedup.pairwise.execute import Compared, ComparisonPlan, compare
@@ -31,6 +33,7 @@ from spark_semdedup.pairwise.rows import UnassignedRows
 from spark_semdedup.pairwise.schema import SIMILARITY_COLUMNS
 from spark_semdedup.pairwise.workload import WorkEstimate
 from spark_semdedup.params import DEFAULTS, SemDedupStageParams
+from spark_semdedup.report.plotting import ResultPlots
 from spark_semdedup.spark.columns import id_column, quoted, refuse_shadowed, unused_name
 from spark_semdedup.spark.documents import Documents
 from spark_semdedup.spark.held import held
@@ -220,6 +223,8 @@ class SemDedupModel(CentroidsModel, SemDedupStageParams):
             compared=compared,
             ranking=Ranking.of(self),
             workload=workload,
+            dataset=dataset,
+            model=self,
         )
 
     def _compared(self, dataset: DataFrame, ranking: Ranking) -> Compared:
@@ -274,6 +279,22 @@ class SemDedupResult:
     ranking: Ranking = field(repr=False)
     workload: WorkEstimate | None = field(repr=False)
     """What the comparison was estimated to take when it was planned; None where it was read back."""
+    dataset: DataFrame = field(repr=False)
+    """The rows that were deduplicated."""
+    model: SemDedupModel = field(repr=False)
+
+    @cached_property
+    def plot(self) -> ResultPlots:
+        """Charts for notebooks: ``result.plot.scores()``, ``removal``, ``clusters``, ``map``, ``convergence``."""
+        return plots_of(self)
+
+    def report(self, path: str, *, text_col: str | None = None) -> None:
+        """Writes a self-contained HTML page about the result: scores, groups, pairs side by side, a map of clusters.
+
+        ``text_col``: the column whose texts are shown; None takes ``text``, if there is one. Raises ``SemDedupError``
+        where the packages of the extra ``report`` are missing. A few jobs over what is kept, one over the dataset.
+        """
+        write_report(self, path, text_col)
 
     def groups(self) -> DataFrame:
         """``id``, ``group_id``, ``representative``, ``size`` of every valid row: a kept row and the removed ones whose

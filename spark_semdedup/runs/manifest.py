@@ -26,6 +26,9 @@ UNFINISHED = "_semdedup.unfinished"
 STAGES = "_stages"
 """Folder of a run's journal."""
 
+REPORT = "report.html"
+"""The page about a run, in its folder."""
+
 EVALUATION = "evaluation.json"
 """Name of an evaluation's file where the user gives a folder, that of the run itself say."""
 
@@ -122,7 +125,7 @@ def _parsed(files: Files, path: str, name: str, place: str) -> dict[str, Any]:
 
 def delete_results(files: Files, folder: str) -> None:
     """Deletes what a run wrote into a folder, and an evaluation of it; other files stay."""
-    for name in (*RUN_RESULTS, EVALUATION):
+    for name in (*RUN_RESULTS, EVALUATION, REPORT):
         if "." in name:
             files.delete(join(folder, name))
         else:

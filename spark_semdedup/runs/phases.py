@@ -52,7 +52,7 @@ from spark_semdedup.spark.determinism import reads_only_files
 from spark_semdedup.spark.files import join
 from spark_semdedup.spark.ids import Ids
 
-_COMPARED = join(STAGES, "compared")
+COMPARED = join(STAGES, "compared")
 """Folder of the partial matches, which the phases after the comparison merge."""
 
 
@@ -130,7 +130,7 @@ class Deduplication:
         phases = [
             *embedding,
             Phase("fit", "fit centroids", partial(fit, self)),
-            Phase("compare", "assign and compare", partial(compare, self), (_COMPARED, self.place("similarities"))),
+            Phase("compare", "assign and compare", partial(compare, self), (COMPARED, self.place("similarities"))),
             Phase("identify", "identify duplicates", partial(identify, self), (self.place("duplicates"),)),
             Phase("keep", title, partial(keep, self), ("invalid", "deduplicated")),
         ]
@@ -232,7 +232,7 @@ class Deduplication:
     def matches(self) -> PartialMatches:
         """What the comparison wrote."""
         coverage = Coverage.of(self.estimator, self.estimator.similarity_threshold())
-        return PartialMatches(self.read(_COMPARED), Ranking.of(self.estimator), coverage.at_least)
+        return PartialMatches(self.read(COMPARED), Ranking.of(self.estimator), coverage.at_least)
 
     def invalid_rows(self) -> DataFrame:
         """The input's rows that could not be compared, with a reason."""
@@ -303,8 +303,8 @@ def compare(work: Deduplication, attempt: Attempt) -> None:
     # All tasks compute the matches once, into files. With an executor Spark would lose those in its memory, and compute
     # them again, from a source that may give other rows the second time.
     matches = comparison.entries.df
-    matches.write.mode("append").parquet(work.path(_COMPARED))
-    work.schemas[_COMPARED] = matches.schema
+    matches.write.mode("append").parquet(work.path(COMPARED))
+    work.schemas[COMPARED] = matches.schema
     metrics |= work.matches.counts()
     metrics["ids"] = Ids(metrics["rows"], metrics.pop("hashes")).facts()
     metrics["planned"] = comparison.workload.facts()

@@ -19,6 +19,7 @@ from spark_semdedup.runs.manifest import (
     EMBEDDINGS,
     EVALUATION,
     MANIFEST,
+    REPORT,
     RUN_MANIFEST,
     RUN_RESULTS,
     UNFINISHED,
@@ -52,8 +53,9 @@ class Job:
     progress: Progress
 
     @classmethod
-    def of(cls, spark: SparkSession) -> Job:
-        return cls(spark, Files(spark), Progress())
+    def of(cls, spark: SparkSession, *, quiet: bool = False) -> Job:
+        """``quiet``: without progress on stderr."""
+        return cls(spark, Files(spark), Progress(spark=spark, quiet=quiet))
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,7 @@ def refuse_foreign_names(job: Job, target: Target) -> None:
     """``ResultExistsError`` for a folder of another program in which a run would replace files."""
     if target.path is None or job.files.is_vacant(target.path) or is_own_run(job.files, target.path):
         return
-    alike = sorted({*RUN_RESULTS, EVALUATION} & set(job.files.names(target.path)))
+    alike = sorted({*RUN_RESULTS, EVALUATION, REPORT} & set(job.files.names(target.path)))
     if alike:
         raise ResultExistsError(
             f"output={shown(target.path, 400)} is no earlier run (it has no {RUN_MANIFEST} of one), and "

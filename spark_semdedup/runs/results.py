@@ -26,6 +26,7 @@ from spark_semdedup.runs.summary import Summary, versions
 from spark_semdedup.runs.target import Target
 from spark_semdedup.spark.columns import id_column
 from spark_semdedup.spark.files import Files
+from spark_semdedup.spark.hardware import hardware_of
 from spark_semdedup.spark.ids import Ids
 
 log = logging.getLogger("spark_semdedup")
@@ -238,4 +239,5 @@ def complete_summary(job: Job, summary: Summary, params: SemDedupParams) -> Summ
     summary.parameters = parameters_of(params)
     summary.seconds = {**job.progress.seconds, "in all": round(job.progress.elapsed, 3)}
     summary.versions = versions(summary.backend, summary.clusterer, job.spark.version)
+    summary.hardware = hardware_of(job.spark)
     return summary

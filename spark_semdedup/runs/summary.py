@@ -15,6 +15,9 @@ from spark_semdedup import _version
 from spark_semdedup.formatting import aligned
 from spark_semdedup.redaction import COLUMN_PARAMS, redacted, redacted_values
 
+SCHEMA_VERSION = 1
+"""Of ``summary.json``, which ``summary.schema.json`` describes: it rises when a field changes its meaning or goes."""
+
 COUNTS = (
     "rows_in",
     "invalid",
@@ -60,6 +63,8 @@ class Summary:
     clusterer: str | None = None
     input_version: int | None = None
     """The version of a Delta table that was read."""
+    hardware: dict[str, Any] | None = None
+    """Master, cores and GPUs of the session (``spark.hardware``)."""
     versions: dict[str, str] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
@@ -70,7 +75,9 @@ class Summary:
         del rest["complete_eps"]
         present = {name: value for name, value in rest.items() if value is not None}
         finished = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        whole = {"step": present.pop("step"), **counts, **present, **decided, "finished": finished}
+        step = present.pop("step")
+        schema = {"schema_version": SCHEMA_VERSION} if step == "run" else {}
+        whole = {**schema, "step": step, **counts, **present, **decided, "finished": finished}
         return dict(redacted_values(whole, verbatim=COLUMN_PARAMS))
 
     @classmethod

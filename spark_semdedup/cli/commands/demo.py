@@ -16,8 +16,10 @@ from spark_semdedup.cli.command import Command, Settings, Step
 from spark_semdedup.cli.options import INITIAL, RUN_PARAMS, UsageError
 from spark_semdedup.errors import ResultExistsError, shown
 from spark_semdedup.params import INIT_MODES, HasColumns, HasIdCol
+from spark_semdedup.report.html import require_libraries
 from spark_semdedup.runs.manifest import is_own_run
 from spark_semdedup.runs.preflight import Job
+from spark_semdedup.runs.report import ReportTarget, write_report
 from spark_semdedup.runs.source import Source
 from spark_semdedup.runs.steps import run
 from spark_semdedup.runs.target import Target
@@ -44,6 +46,7 @@ class Pair:
 def _options(parser: argparse.ArgumentParser) -> None:
     output_help = "folder to write, as run does (default: demo-output)"
     parser.add_argument("--output", default="demo-output", metavar="PATH", help=output_help)
+    parser.add_argument("--report", action="store_true", help="write report.html, too, a page about the result")
 
 
 def _prepare(args: argparse.Namespace, settings: Settings) -> Step:
@@ -51,7 +54,7 @@ def _prepare(args: argparse.Namespace, settings: Settings) -> Step:
         raise UsageError(
             f"argument --init-mode: {shown(settings[INITIAL])} cannot be used: it must be {' or '.join(INIT_MODES)}"
         )
-    return lambda job: run_demo(job, args.output, settings)
+    return lambda job: run_demo(job, args.output, settings, page=args.report)
 
 
 COMMAND = Command(
@@ -64,8 +67,10 @@ COMMAND = Command(
 )
 
 
-def run_demo(job: Job, output: str, settings: Settings) -> str:
+def run_demo(job: Job, output: str, settings: Settings, *, page: bool = False) -> str:
     """Deduplicates the sample into ``output``, replacing an earlier run's result. Returns the summary and some pairs.
+
+    ``page``: whether to write ``report.html``, too.
 
     Raises ``ResultExistsError`` where ``output`` is something else than a run's folder.
     """
@@ -75,7 +80,13 @@ def run_demo(job: Job, output: str, settings: Settings) -> str:
         )
     with resources.as_file(resources.files("spark_semdedup") / "data" / "debian-sample.parquet") as sample:
         source = Source((str(sample),))
+        report = ReportTarget(output, page=page)
+        if page:
+            require_libraries()
+        job.progress.later = report.phases
         summary = run(job, source, Target(output, overwrite=True), settings)
+        if page:
+            summary.results |= write_report(job, report, source)
         pairs = _pairs(job, source, output)
     width = min(shutil.get_terminal_size((100, 24)).columns, 160)
     return "\n".join([summary.as_text(), *_page(pairs, width)])

@@ -6,6 +6,7 @@ import argparse
 
 from spark_semdedup.cli import options
 from spark_semdedup.cli.command import Command, Settings, Step
+from spark_semdedup.cli.reporting import add_report, reported
 from spark_semdedup.duplicates.groups import KINDS
 from spark_semdedup.errors import SemDedupError
 from spark_semdedup.params import HasTextModel
@@ -32,13 +33,15 @@ def _options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--write-pairs", action="store_true", help="write pairs/ as well: all pairs of similar rows")
     groups_help = "what makes a group in groups/: tree (of max_id) or components (of the pairs) (default: tree)"
     group.add_argument("--groups-by", metavar="KIND", help=groups_help)
+    add_report(parser)
 
 
 def _prepare(args: argparse.Namespace, settings: Settings) -> Step:
     source, target, saved = options.source_from(args), options.target_from(args), options.saved_from(args, settings)
     wanted = wanted_from(args)
     embedder = _embedder(args, settings)
-    return lambda job: run(job, source, target, settings, saved, wanted, embedder).as_text()
+    step = reported(args, source, lambda job: run(job, source, target, settings, saved, wanted, embedder))
+    return lambda job: step(job).as_text()
 
 
 def wanted_from(args: argparse.Namespace) -> Wanted:
