@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-from spark_semdedup.cli.options import UsageError
 from spark_semdedup.report.html import require_libraries
 from spark_semdedup.runs.metrics import refuse_unwritable, write_metrics
 from spark_semdedup.runs.preflight import Job
@@ -15,10 +14,9 @@ from spark_semdedup.runs.summary import Summary
 
 
 def add_report(parser: argparse.ArgumentParser) -> None:
-    """Options of ``run``."""
+    """Options of ``run``, which has ``--text-col`` already."""
     group = parser.add_argument_group("report")
     group.add_argument("--report", action="store_true", help="write report.html, too, a page about the result")
-    add_text_col(group)
     add_atlas(group)
     metrics_help = "file to write the counts to, for Prometheus or OpenMetrics"
     group.add_argument("--metrics-prometheus", metavar="FILE", help=metrics_help)
@@ -43,8 +41,6 @@ def reported(args: argparse.Namespace, source: Source, run: Callable[[Job], Summ
         page=args.report,
         overwrite=args.overwrite or args.resume,
     )
-    if args.text_col and not target.phases:
-        raise UsageError("--text-col is for --report and --export-atlas: give one of them, too")
 
     def step(job: Job) -> Summary:
         if args.report:

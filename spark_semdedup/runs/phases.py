@@ -180,9 +180,9 @@ class Deduplication:
         summary.counts["duplicates"] = self.journal.metrics("identify")["ids"]["rows"]
         summary.counts["kept"] = self.journal.metrics("keep")["ids"]["rows"]
         summary.planned = compared["planned"]
-        for name in ("pairs", "groups"):
+        for name, metric in (("pairs", "rows"), ("groups", "groups")):
             if name in self.wanted:
-                summary.counts[name] = self.journal.metrics(name)["rows"]
+                summary.counts[name] = self.journal.metrics(name)[metric]
         names = ["centroids", "similarities", "duplicates", "pairs", "groups", "deduplicated", "invalid"]
         names += [EMBEDDINGS] if self.texts is not None and self.target.keep_embeddings else []
         summary.results = {name: self.path(name) for name in names if self.job.files.exists(self.path(name))}
@@ -383,7 +383,8 @@ def group(work: Deduplication, attempt: Attempt) -> None:
         attempt.assert_held()
 
     attempt.metrics["rows"] = results.write_dataset(work.job.files, groups, work.path("groups"), manifest, accept)
-    attempt.counts["groups"] = work.read("groups").select("group_id").distinct().count()
+    groups_written = work.read("groups").select("group_id").distinct().count()
+    attempt.counts["groups"] = attempt.metrics["groups"] = groups_written
 
 
 def check(work: Deduplication, attempt: Attempt) -> None:

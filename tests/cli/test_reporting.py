@@ -110,7 +110,9 @@ def test_what_cannot_be_used_is_one_line_before_any_work(
     inside = out / "duplicates" / "rows.parquet"
     assert "overlaps" in refusal(capsys, "report", out, "--export-atlas", inside)
     run = ["run", "--input", source, "--output", tmp_path / "new"]
-    assert "--text-col is for --report" in refusal(capsys, *run, "--text-col", "text")
+    assert "--model is missing: give the model to embed the texts with, or --report" in refusal(
+        capsys, *run, "--text-col", "text"
+    )
     assert "textCol='none' is not among" in refusal(capsys, *run, "--report", "--text-col", "none")
     assert "cannot be used" in refusal(capsys, *run, "--metrics-prometheus", "/proc/no/such/file")
     assert not (tmp_path / "new").exists()

@@ -65,8 +65,11 @@ def _embedder(args: argparse.Namespace, settings: Settings) -> DocumentEmbedder 
             raise options.UsageError(f"{', '.join(unused)}: for texts alone; name their column with --text-col")
         return None
     if "model" not in given:
+        if not given and (args.report or args.export_atlas):
+            return None  # the column of texts that the report shows
         raise options.UsageError(
-            f"--text-col {args.text_col}: --model is missing: give the model to embed the texts with"
+            f"--text-col {args.text_col}: --model is missing: give the model to embed the texts with, or --report or "
+            "--export-atlas to show them"
         )
     backend = {name: settings[name] for name in ("backend",) if name in settings}
     return DocumentEmbedder(args.text_col, given | backend)
