@@ -1,8 +1,8 @@
 """Communities as sentence-transformers' users know them, from exact pairs.
 
-Every row with at least ``min_community_size`` rows (itself counted) of a similarity from ``threshold`` on makes a
-community of them. The largest comes first; each later one loses the rows that an earlier one has, and goes if too few
-remain. A community's first row is its centre, unless an earlier one took that.
+Every row with at least ``min_community_size`` rows (itself counted) of a similarity from ``threshold`` on is the centre
+of a community of them. The largest comes first. Each later one loses the rows that earlier ones have; it goes if its
+centre is among those, or if too few rows remain.
 """
 
 from __future__ import annotations
@@ -42,15 +42,16 @@ def community_detection(
 ) -> Communities:
     """Groups of rows around a centre, all at least as similar to it as ``threshold`` (cosine).
 
-    Gives the communities of ``sentence_transformers.util.community_detection`` with the same settings; similarities are
-    exact, so a pair at the threshold lies on the same side on every machine. ``data`` and ``sampling`` as in
+    Gives the communities of ``sentence_transformers.util.community_detection`` (release 6; before, a centre could belong
+    to an earlier community) with the same settings. Similarities are exact, so a pair at the threshold lies on the same
+    side on every machine. ``data`` and ``sampling`` as in
     ``draw_sample``.
     """
     checks.number("threshold", threshold, -1, 1)
     checks.whole_number("min_community_size", min_community_size, 1)
     sample = draw_sample(data, seed=seed, **sampling)
     refuse_too_large(len(sample), sample.dim, purpose="community_detection")
-    found = detect(neighbours(sample.units, threshold), min(min_community_size, len(sample)))
+    found = detect(neighbours(sample.units, threshold), min_community_size)
     labels = np.full(len(sample), NOISE, np.int64)
     for number, rows in enumerate(found):
         labels[rows] = number
@@ -65,6 +66,8 @@ def detect(similar: Neighbours, min_community_size: int) -> list[np.ndarray]:
     taken = np.zeros(len(similar), bool)
     kept: list[np.ndarray] = []
     for centre in centres[np.argsort(-counts[centres], kind="stable")]:
+        if taken[centre]:
+            continue
         rows = similar.of(centre)
         rows = rows[~taken[rows]]
         if len(rows) >= min_community_size:

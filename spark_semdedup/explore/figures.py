@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
 from functools import cache
 from itertools import product
@@ -47,7 +48,9 @@ def save(made: Any, output_file: str | os.PathLike[str] | None, *, dpi: int = DP
     if output_file is not None:
         path = os.fspath(output_file)
         try:
-            made.savefig(path, dpi=dpi)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # drawn as boxes
+                made.savefig(path, dpi=dpi)
         except (OSError, ValueError) as error:
             raise SemDedupError(f"output_file={shown(path, 400)} cannot be written: {error}") from None
     return made

@@ -230,7 +230,7 @@ class ClusterRetriever:
         if not cells.spherical:
             scores = scores - np.einsum("ij,ij->i", cells.centroids, cells.centroids) / 2
         order = np.argsort(-scores, axis=1, kind="stable")
-        return order[(cells.sizes > 0)[order]].reshape(len(queries), -1)
+        return order[(cells.sizes > 0)[order]].reshape(len(queries), int((cells.sizes > 0).sum()))
 
     def _hits(self, found: NearestRows, row: int) -> list[Hit]:
         hits = []
