@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from spark_semdedup.explore.clusters import Clusters
     from spark_semdedup.explore.communities import community_detection
     from spark_semdedup.explore.density import hdbscan
+    from spark_semdedup.explore.draw import draw_sample
     from spark_semdedup.explore.hierarchy import Dendrogram, agglomerative
     from spark_semdedup.explore.kmeans import SphericalFit, mini_batch_kmeans, spherical_kmeans
     from spark_semdedup.explore.labelers import OpenAILabeler
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from spark_semdedup.explore.members import Members, outliers, representatives
     from spark_semdedup.explore.retrieval import RetrievalReport
     from spark_semdedup.explore.retriever import ClusterRetriever, Hit
-    from spark_semdedup.explore.sample import Sample, draw_sample
+    from spark_semdedup.explore.sample import Sample
     from spark_semdedup.explore.topics import TopicLabels, topic_labels
 
 __all__ = [
@@ -89,7 +90,7 @@ _HOME = {
     "agglomerative": "hierarchy",
     "choose_k": "cluster_count",
     "community_detection": "communities",
-    "draw_sample": "sample",
+    "draw_sample": "draw",
     "hdbscan": "density",
     "map_2d": "map2d",
     "mini_batch_kmeans": "kmeans",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spark_semdedup.errors import SemDedupError, shown
-from spark_semdedup.explore.clusters import cluster_means
+from spark_semdedup.explore.labels import cluster_means
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -13,15 +13,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spark_semdedup.explore import checks
-from spark_semdedup.explore.clusters import NOISE, Clusters
+from spark_semdedup.explore.clusters import Clusters
+from spark_semdedup.explore.draw import draw_sample
+from spark_semdedup.explore.labels import NOISE
 from spark_semdedup.explore.memory import refuse_too_large
 from spark_semdedup.explore.neighbours import Neighbours, neighbours
-from spark_semdedup.explore.sample import SEED, draw_sample
+from spark_semdedup.explore.sample import SEED
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from spark_semdedup.explore.sample import Sampling
+    from spark_semdedup.explore.draw import Sampling
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,10 +44,9 @@ def community_detection(
 ) -> Communities:
     """Groups of rows around a centre, all at least as similar to it as ``threshold`` (cosine).
 
-    Gives the communities of ``sentence_transformers.util.community_detection`` (release 6; before, a centre could belong
-    to an earlier community) with the same settings. Similarities are exact, so a pair at the threshold lies on the same
-    side on every machine. ``data`` and ``sampling`` as in
-    ``draw_sample``.
+    Gives the communities of ``sentence_transformers.util.community_detection`` with the same settings, as its release 6
+    does (before, a centre could belong to an earlier community). Similarities are exact: a pair at the threshold lies
+    on the same side on every machine. ``data`` and ``sampling`` as in ``draw_sample``.
     """
     checks.number("threshold", threshold, -1, 1)
     checks.whole_number("min_community_size", min_community_size, 1)

@@ -8,15 +8,17 @@ import numpy as np
 
 from spark_semdedup.errors import SemDedupError
 from spark_semdedup.explore import checks
-from spark_semdedup.explore.clusters import NOISE, Clusters
+from spark_semdedup.explore.clusters import Clusters
+from spark_semdedup.explore.draw import draw_sample
+from spark_semdedup.explore.labels import NOISE
 from spark_semdedup.explore.memory import refuse_too_large
 from spark_semdedup.explore.optional import gpu_is_present, require
-from spark_semdedup.explore.sample import SEED, Sample, draw_sample
+from spark_semdedup.explore.sample import SEED, Sample
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from spark_semdedup.explore.sample import Sampling
+    from spark_semdedup.explore.draw import Sampling
 
 METRICS = ("euclidean", "cosine", "manhattan")
 SELECTION = ("eom", "leaf")

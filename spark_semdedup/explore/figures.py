@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Callable
 from functools import cache
+from io import BytesIO
 from itertools import product
 from typing import Any
 
@@ -15,6 +16,10 @@ from spark_semdedup.errors import SemDedupError, shown
 from spark_semdedup.explore.optional import require
 
 DPI = 150
+"""Of files."""
+
+SCREEN_DPI = 90
+"""Of pictures in notebooks."""
 
 NOISE = "#b4b4b4"
 """The colour of rows in no cluster."""
@@ -24,13 +29,31 @@ INK, LINE, ACCENT = "#333333", "#1f6fb4", "#d1495b"
 
 def figure(rows: int = 1, columns: int = 1, *, size: tuple[float, float] = (8.0, 5.0)) -> tuple[Any, Any]:
     """A figure and its axes (one, or an array), without pyplot: nothing is registered, so nothing must be closed."""
+    made = _figure_class()(figsize=size, layout="constrained")
+    return made, made.subplots(rows, columns)
+
+
+@cache
+def _figure_class() -> type:
+    """A figure that draws itself without a display, and that notebooks show as a small picture."""
     require("matplotlib", "drawing")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    made = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(made)
-    return made, made.subplots(rows, columns)
+    class ExploreFigure(Figure):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            FigureCanvasAgg(self)
+
+        def _repr_png_(self) -> bytes:
+            from PIL import Image
+
+            drawn, small = BytesIO(), BytesIO()
+            save(self, drawn, dpi=SCREEN_DPI)
+            Image.open(drawn).convert("RGB").quantize(255).save(small, "png", optimize=True)
+            return small.getvalue()
+
+    return ExploreFigure
 
 
 def draw(paint: Callable[[Any], None], axes: Any, *, size: tuple[float, float] = (8.0, 5.0)) -> Any:
@@ -43,10 +66,10 @@ def draw(paint: Callable[[Any], None], axes: Any, *, size: tuple[float, float] =
     return made
 
 
-def save(made: Any, output_file: str | os.PathLike[str] | None, *, dpi: int = DPI) -> Any:
+def save(made: Any, output_file: str | os.PathLike[str] | BytesIO | None, *, dpi: int = DPI) -> Any:
     """The figure, written to ``output_file`` if that is not None."""
     if output_file is not None:
-        path = os.fspath(output_file)
+        path = output_file if isinstance(output_file, BytesIO) else os.fspath(output_file)
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # drawn as boxes

@@ -10,15 +10,17 @@ import numpy as np
 
 from spark_semdedup.errors import SemDedupError
 from spark_semdedup.explore import checks, figures
-from spark_semdedup.explore.clusters import Clusters, by_size
+from spark_semdedup.explore.clusters import Clusters
+from spark_semdedup.explore.draw import draw_sample
+from spark_semdedup.explore.labels import by_size
 from spark_semdedup.explore.memory import refuse_too_large
 from spark_semdedup.explore.optional import require
-from spark_semdedup.explore.sample import SEED, draw_sample
+from spark_semdedup.explore.sample import SEED
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from spark_semdedup.explore.sample import Sampling
+    from spark_semdedup.explore.draw import Sampling
 
 LINKAGES = ("average", "complete", "single", "ward")
 METRICS = ("cosine", "euclidean")

@@ -12,15 +12,16 @@ import numpy as np
 
 from spark_semdedup.errors import SemDedupError, shown
 from spark_semdedup.explore import checks, figures
-from spark_semdedup.explore.clusters import NOISE, checked_labels
+from spark_semdedup.explore.draw import draw_sample
+from spark_semdedup.explore.labels import NOISE, checked_labels
 from spark_semdedup.explore.memory import refuse_too_large
 from spark_semdedup.explore.optional import gpu_is_present, is_installed, require
-from spark_semdedup.explore.sample import SEED, Sample, draw_sample
+from spark_semdedup.explore.sample import SEED, Sample
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from spark_semdedup.explore.sample import Sampling
+    from spark_semdedup.explore.draw import Sampling
 
 log = logging.getLogger("spark_semdedup")
 
@@ -99,7 +100,7 @@ class Map2D:
             marks = self.duplicates
             axes.scatter(
                 x[marks], y[marks], s=size * 2.2, marker="o", facecolors="none", edgecolors=figures.INK,
-                linewidths=0.5, zorder=3, label=f"{int(marks.sum()):,} duplicates",
+                linewidths=0.5 if marks.sum() < 300 else 0.3, zorder=3, label=f"{int(marks.sum()):,} duplicates",
             )  # fmt: skip
             axes.legend(loc="lower right", frameon=False)
         self._paint_topics(axes, labels)
@@ -273,11 +274,6 @@ def _pca(vectors: np.ndarray) -> np.ndarray:
 
 def _umap(method: str, vectors: np.ndarray, metric: str, neighbours: int, min_dist: float, seed: int) -> np.ndarray:
     """UMAP's coordinates: float32 (n, 2)."""
-    module = require(
-        "umap" if method == "umap" else "cuml.manifold",
-        f"map_2d with method={method!r}",
-        install="pip install umap-learn" if method == "umap" else "pip install 'spark-semdedup[gpu-cu12]'",
-    )
     settings = {"n_neighbors": neighbours, "min_dist": min_dist, "metric": metric, "random_state": seed & 0x7FFFFFFF}
     if method == "umap":
         settings["init"] = "pca"  # the default, spectral, puts groups without neighbours elsewhere far off
@@ -285,6 +281,12 @@ def _umap(method: str, vectors: np.ndarray, metric: str, neighbours: int, min_di
         # A seed makes umap-learn use one thread, which it warns of each time; a few equal rows are no fault either.
         warnings.filterwarnings("ignore", module="umap")
         warnings.filterwarnings("ignore", message=".*n_jobs.*")
+        warnings.filterwarnings("ignore", message="IProgress")  # of tqdm, which umap-learn imports
+        module = require(
+            "umap" if method == "umap" else "cuml.manifold",
+            f"map_2d with method={method!r}",
+            install="pip install umap-learn" if method == "umap" else "pip install 'spark-semdedup[gpu-cu12]'",
+        )
         return _without_gaps(np.asarray(module.UMAP(**settings).fit_transform(vectors)))
 
 

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spark_semdedup.explore import checks, figures
-from spark_semdedup.explore.clusters import checked_labels, cluster_means
-from spark_semdedup.explore.sample import SEED, Sample, draw_sample
+from spark_semdedup.explore.draw import draw_sample
+from spark_semdedup.explore.labels import checked_labels, cluster_means
+from spark_semdedup.explore.sample import SEED, Sample
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from spark_semdedup.explore.sample import Sampling
+    from spark_semdedup.explore.draw import Sampling
 
 SHOWN_CLUSTERS = 30
 """Clusters that a plot has room for."""

@@ -16,14 +16,15 @@ import numpy as np
 from spark_semdedup.errors import SemDedupError, shown
 from spark_semdedup.explore import checks
 from spark_semdedup.explore.cells import ArrayCells, FolderCells, is_saved
+from spark_semdedup.explore.draw import draw_sample
 from spark_semdedup.explore.memory import refuse_too_large
-from spark_semdedup.explore.sample import SEED, Sample, clean_texts, draw_sample
+from spark_semdedup.explore.sample import SEED, Sample, clean_texts
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+    from spark_semdedup.explore.draw import Sampling
     from spark_semdedup.explore.retrieval import RetrievalReport
-    from spark_semdedup.explore.sample import Sampling
 
 Embedder = Callable[[list[str]], Any]
 """Texts → a matrix of one vector each."""

@@ -15,29 +15,17 @@ from spark_semdedup.explore.sample import Columns, Sample, from_arrow
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-    from spark_semdedup.clustering import EmbeddingKMeansModel
+    from spark_semdedup.clustering.centroids import Centroids
     from spark_semdedup.explore.clusters import Clusters
-
-
-def session() -> SparkSession:
-    """The session that is active, or a local one."""
-    from pyspark.sql import SparkSession
-
-    active = SparkSession.getActiveSession()
-    if active is not None:
-        return active
-    from spark_semdedup.session import local_session
-
-    return local_session("spark-semdedup explore")
 
 
 def of_dataframe(df: DataFrame, sample_rows: int, seed: int, columns: Columns) -> Sample:
     """The rows of ``df`` with the smallest ``xxhash64(id, seed)``: one job that counts, one that collects them."""
     from pyspark.sql import functions as F
 
-    from spark_semdedup.columns import embedding_column, field, id_column, quoted
-    from spark_semdedup.ids import collect_arrow
-    from spark_semdedup.validation import check_ids
+    from spark_semdedup.spark.arrow import collect_arrow
+    from spark_semdedup.spark.columns import embedding_column, field, id_column, quoted
+    from spark_semdedup.spark.ids import check_ids
 
     columns = columns.of(df.columns)
     id_ = id_column(df, columns.id)
@@ -80,7 +68,9 @@ def _lowest(rows: DataFrame, wanted: int, total: int) -> DataFrame:
 
 def of_path(path: str, sample_rows: int, seed: int, columns: Columns, *, input: Any = None) -> Sample:
     """The folder of a run, or a Parquet file or folder."""
-    spark = session()
+    from spark_semdedup.spark.session import current_or_local_session
+
+    spark = current_or_local_session("spark-semdedup explore")
     if is_run(spark, path):
         return of_run(spark, path, sample_rows, seed, text_col=columns.text, input=input)
     if input is not None:
@@ -101,8 +91,8 @@ def read_parquet(spark: SparkSession, path: str) -> DataFrame:
 
 def is_run(spark: SparkSession, path: str) -> bool:
     """Whether a run of the program wrote the folder."""
-    from spark_semdedup.datasets import RUN_MANIFEST
-    from spark_semdedup.files import Files, join
+    from spark_semdedup.runs.manifest import RUN_MANIFEST
+    from spark_semdedup.spark.files import Files, join
 
     files = Files(spark)
     return bool(files.exists(join(path, RUN_MANIFEST)))
@@ -116,8 +106,8 @@ def of_run(
     Without ``input`` they are the rows that it kept; with it, all rows of the input, those marked that it removed.
     Invalid rows, which no run compares, are left out.
     """
-    from spark_semdedup.datasets import read_run_manifest
-    from spark_semdedup.files import Files, join
+    from spark_semdedup.runs.manifest import read_run_manifest
+    from spark_semdedup.spark.files import Files, join
 
     files = Files(spark)
     settings = read_run_manifest(files, path, "result")["parameters"]
@@ -129,7 +119,7 @@ def of_run(
     removed = None
     if input is not None:
         removed = _removed(spark, join(path, "duplicates"), sample.ids)
-    labels = assigned_labels(load_model(join(path, "centroids")), sample.units)
+    labels = assigned_labels(load_centroids(join(path, "centroids")), sample.units)
     return replace(sample, labels=labels, duplicates=removed, source=path)
 
 
@@ -141,8 +131,7 @@ def _removed(spark: SparkSession, path: str, ids: np.ndarray) -> np.ndarray:
     """Which of the sampled ids are among a run's duplicates; a join with the sample, so that no more is collected."""
     from pyspark.sql import functions as F
 
-    from spark_semdedup.ids import collect_arrow
-    from spark_semdedup.persistence import local_frame
+    from spark_semdedup.spark.arrow import collect_arrow, local_frame
 
     duplicates = spark.read.parquet(path).select("id")
     sampled = local_frame(spark, pa.table({"sampled": pa.array(ids.tolist())}))
@@ -151,31 +140,31 @@ def _removed(spark: SparkSession, path: str, ids: np.ndarray) -> np.ndarray:
     return np.array([id_ in removed for id_ in ids], bool)
 
 
-def load_model(path: str) -> EmbeddingKMeansModel:
-    """The model that a run saved."""
-    from spark_semdedup.clustering import EmbeddingKMeansModel
+def load_centroids(path: str) -> Centroids:
+    """The centroids of the model that a run saved."""
+    from spark_semdedup.ml.kmeans import EmbeddingKMeansModel
 
-    model: EmbeddingKMeansModel = EmbeddingKMeansModel.load(path)
-    return model
+    centroids: Centroids = EmbeddingKMeansModel.load(path).fitted_centroids
+    return centroids
 
 
-def assigned_labels(model: EmbeddingKMeansModel, units: np.ndarray) -> np.ndarray:
+def assigned_labels(centroids: Centroids, units: np.ndarray) -> np.ndarray:
     """The nearest centroid of each unit vector, as the run assigns it: int64 (n,)."""
     from spark_semdedup.kernels.assignment import assign
 
-    if units.shape[1] != model.centroids.shape[1]:
+    if units.shape[1] != centroids.dim:
         raise SemDedupError(
-            f"embeddings have length {units.shape[1]}, but the run's centroids have {model.centroids.shape[1]}: "
-            "give the run's own input"
+            f"embeddings have length {units.shape[1]}, but the run's centroids have {centroids.dim}: give the "
+            "run's own input"
         )
-    return assign(units, model.cells, distances=()).centroid.astype(np.int64)
+    return assign(units, centroids.cells(), distances=()).centroid.astype(np.int64)
 
 
 def clustered_dataframe(spark: SparkSession, clusters: Clusters) -> DataFrame:
     """The columns that ``PairwiseSimilarity`` takes, of labels of any method; see ``Clusters.dataframe``."""
-    from spark_semdedup.columns import packed_rows
     from spark_semdedup.kernels import nearest_centroids
-    from spark_semdedup.persistence import local_frame
+    from spark_semdedup.spark.arrow import local_frame
+    from spark_semdedup.spark.vectors import packed_rows
 
     sample, numbers = clusters.sample, clusters.numbers
     l2, cosine = np.zeros(len(sample), np.float32), np.zeros(len(sample), np.float32)

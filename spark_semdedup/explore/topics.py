@@ -18,15 +18,16 @@ import numpy as np
 
 from spark_semdedup.errors import SemDedupError, shown
 from spark_semdedup.explore import checks, figures
-from spark_semdedup.explore.clusters import NOISE, checked_labels
+from spark_semdedup.explore.draw import draw_sample
+from spark_semdedup.explore.labels import NOISE, checked_labels
 from spark_semdedup.explore.members import similarity_to_centre
 from spark_semdedup.explore.optional import require
-from spark_semdedup.explore.sample import SEED, Sample, draw_sample
+from spark_semdedup.explore.sample import SEED, Sample
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from spark_semdedup.explore.sample import Sampling
+    from spark_semdedup.explore.draw import Sampling
 
 log = logging.getLogger("spark_semdedup")
 

@@ -17,8 +17,8 @@ from spark_semdedup.explore import (
     mini_batch_kmeans,
     spherical_kmeans,
 )
-from spark_semdedup.explore.clusters import by_size, checked_labels
 from spark_semdedup.explore.hierarchy import LINKAGES
+from spark_semdedup.explore.labels import by_size, checked_labels
 
 
 @pytest.fixture(scope="module")

@@ -41,7 +41,7 @@ def test_without_umap_the_map_says_that_it_is_pca(no_umap, blobs, caplog, tmp_pa
 
 
 def test_umap_that_is_asked_for_and_missing_is_an_error(no_umap, blobs):
-    with pytest.raises(SemDedupError, match="method='umap' needs umap, which .* pip install umap-learn"):
+    with pytest.raises(SemDedupError, match=r"method='umap' needs umap, which .* pip install umap-learn"):
         map_2d(blobs[0], method="umap", output_file=None)
 
 

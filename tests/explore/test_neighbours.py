@@ -55,5 +55,5 @@ def test_a_pair_at_the_threshold_is_decided_exactly(debian):
 def test_more_pairs_than_memory_holds_are_refused(monkeypatch):
     monkeypatch.setattr(module, "available_memory", lambda: 1000 * 2 * module.BYTES_PER_PAIR)
     equal = np.tile(np.array([[1.0, 0.0]], np.float32), (100, 1))
-    with pytest.raises(SemDedupError, match="threshold=0.5 makes more than 1,000 pairs of 100 rows"):
+    with pytest.raises(SemDedupError, match=r"threshold=0\.5 makes more than 1,000 pairs of 100 rows"):
         neighbours(equal, 0.5)

@@ -9,8 +9,7 @@ import pyarrow.parquet
 import pytest
 
 from spark_semdedup.errors import SemDedupError
-from spark_semdedup.explore import memory
-from spark_semdedup.explore.sample import Sample, draw_sample
+from spark_semdedup.explore import Sample, draw_sample, memory
 
 ROWS, DIM = 500, 32
 
@@ -148,7 +147,7 @@ def test_a_dataframe_s_faults_are_named(spark):
 @pytest.fixture(scope="module")
 def run_folder(spark, frame, tmp_path_factory) -> tuple[str, str]:
     """The folder of a run of the program over 500 rows, and its input."""
-    from spark_semdedup.cli import main
+    from spark_semdedup.cli.main import main
 
     folder = tmp_path_factory.mktemp("run")
     doubled = pd.concat([frame, frame.head(20).assign(id=[f"copy{i}" for i in range(20)])])
