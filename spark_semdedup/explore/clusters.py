@@ -91,7 +91,8 @@ class Clusters:
     def dataframe(self, spark: SparkSession) -> DataFrame:
         """The sample's rows as ``PairwiseSimilarity`` takes them: ``id``, ``embedding`` (the float32 unit vector),
         ``centroid`` (−1 for noise, which is kept and compared with nothing), ``l2_dist_to_cent`` and
-        ``cosine_dist_to_cent`` (to the mean of the cluster's unit vectors; for noise 0)."""
+        ``cosine_dist_to_cent`` (to the mean of the cluster's unit vectors; for noise 0). Set ``normalize`` of the
+        stage to false: vectors that are normalised twice may differ in the last bit."""
         from spark_semdedup.explore.spark_sample import clustered_dataframe
 
         return clustered_dataframe(spark, self)

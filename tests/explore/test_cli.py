@@ -81,7 +81,7 @@ def test_a_run_s_folder_has_clusters_of_its_own(spark, table, tmp_path, capsys):
         (["agglomerative", "--input", "TABLE"], "both unset: set one of them"),
         (["kmeans", "--k", "900", "--input", "TABLE"], "k=900 is larger than the sample's 400 rows"),
         (["topics", "--text-col", "body", "--input", "TABLE"], "text_col='body' is not among the columns"),
-        (["hdbscan", "--result", "TABLE/.."], "cannot be read as Parquet|is not the folder"),
+        (["hdbscan", "--result", "TABLE/.."], "is not the folder of a run"),
     ],
 )
 def test_refusals_are_one_line(table, arguments, message, capsys):

@@ -13,6 +13,7 @@ from spark_semdedup import explore
 from spark_semdedup.cli.command import Command, Settings, Step
 from spark_semdedup.cli.options import UsageError, add_source, option_name, positive_number, source_from, whole_number
 from spark_semdedup.errors import SemDedupError, shown
+from spark_semdedup.runs.manifest import read_run_manifest
 from spark_semdedup.runs.preflight import Job
 from spark_semdedup.runs.source import Source
 
@@ -204,6 +205,7 @@ def _sample(job: Job, args: argparse.Namespace, source: Source | None) -> Sample
     options: dict[str, Any] = {"sample_rows": args.sample_rows, "seed": args.seed, "text_col": args.text_col}
     rows = None if source is None else source.read(job.spark)
     if args.result is not None:
+        read_run_manifest(job.files, args.result, "result")
         return explore.draw_sample(args.result, input=rows, **options)
     return explore.draw_sample(rows, id_col=args.id_col, embedding_col=args.embedding_col, **options)
 
