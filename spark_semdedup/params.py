@@ -280,8 +280,9 @@ class ClusteringParams(HasBackend, HasSeed):
     clusterer = _param(
         "clusterer",
         "KMeans to use: rapids (spark-rapids-ml, on the GPUs), faiss (on the driver's CPU), mllib (pyspark.ml), "
-        "or auto (rapids with backend gpu, faiss with cpu)",
-        _one_of("clusterer", "auto", "rapids", "faiss", "mllib"),
+        "minibatch (scikit-learn's MiniBatchKMeans, on the driver's CPU), or auto (rapids with backend gpu, faiss with "
+        "cpu)",
+        _one_of("clusterer", "auto", "rapids", "faiss", "mllib", "minibatch"),
     )
     k = _param("k", "number of clusters (unset: the square root of the number of rows, rounded)", _integer("k", 1))
     maxIter = _param("maxIter", "KMeans iterations at most", _integer("maxIter", 0))

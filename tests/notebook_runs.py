@@ -2,11 +2,13 @@
 
     python tests/notebook_runs.py notebooks/databricks.ipynb …     # runs them, and keeps what they show in the files
 
-What a platform gives a notebook stands in here, in a cell before its first that is not kept.
+What a platform gives a notebook stands in here, in a cell before its first that is not kept. Pictures of a notebook in
+``GALLERY`` go to docs/images too.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import sys
@@ -23,6 +25,11 @@ from jupyter_client.kernelspec import KernelSpecManager
 from nbclient import NotebookClient
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+
+IMAGES = Path(__file__).parents[1] / "docs" / "images"
+
+GALLERY = ("explore",)
+"""Notebooks whose pictures the documentation shows, as ``docs/images/NOTEBOOK-CELL.png``."""
 
 BEFORE = {
     "databricks": f"import sys\n\nsys.path.insert(0, {str(Path(__file__).parent)!r})\n"
@@ -128,11 +135,25 @@ def output_kinds(cell: nbformat.NotebookNode) -> list[str]:
     return [kind for kind, _ in groupby(kinds)]
 
 
+def pictures(notebook: nbformat.NotebookNode) -> dict[str, bytes]:
+    """The PNG that each cell shows, by the cell's id."""
+    return {
+        cell.id: base64.b64decode(output.data["image/png"])
+        for cell in code_cells(notebook)
+        for output in cell.outputs
+        if "image/png" in output.get("data", {})
+    }
+
+
 def main(paths: list[str]) -> None:
     for path in map(Path, paths):
         with tempfile.TemporaryDirectory() as folder:
             notebook = execute(path.stem, Path(folder))
         nbformat.write(notebook, path)
+        if path.stem in GALLERY:
+            IMAGES.mkdir(parents=True, exist_ok=True)
+            for cell, picture in pictures(notebook).items():
+                (IMAGES / f"{path.stem}-{cell}.png").write_bytes(picture)
 
 
 if __name__ == "__main__":

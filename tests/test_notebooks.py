@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 from notebook_runs import assert_clean, code_cells, machine_paths, number, numbers, output_kinds, printed
 
-NAMES = ("quickstart", "databricks", "etl_pipeline", "text")
+NAMES = ("quickstart", "databricks", "etl_pipeline", "text", "explore")
 EPS = 0.05
 WAYS = ("hard", "easy", "first")
 

@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from spark_semdedup.clustering.faiss import fit_faiss
+from spark_semdedup.clustering.minibatch import fit_minibatch
 from spark_semdedup.clustering.mllib import fit_mllib
 from spark_semdedup.clustering.rapids import fit_lloyd_on_executor, fit_rapids, why_lloyd
 from spark_semdedup.clustering.settings import Fit, FitSettings, refuse_misfit, refuse_unsupported
@@ -26,6 +27,8 @@ def fit_centroids(clusterer: str, sample: FitSample, settings: FitSettings) -> F
     refuse_misfit(settings, sample.size, sample.dim)
     if clusterer == "faiss":
         found = fit_faiss(sample.array, settings)
+    elif clusterer == "minibatch":
+        found = fit_minibatch(sample.array, settings)
     elif clusterer == "mllib":
         found = fit_mllib(sample.dataframe(), settings)
     elif (reason := why_lloyd(settings)) is not None:

@@ -24,6 +24,11 @@ distanceMeasure     euclidean; cosine: Lloyd      both (spherical)              
 all other Params, too. oversamplingFactor matters to k-means|| alone. "error" is a ``SemDedupError`` that names the
 Param and the clusterer; it is raised for what the *user* has set, a default maps to its nearest equivalent.
 
+``minibatch`` is scikit-learn's MiniBatchKMeans on the driver's CPU (extra ``explore``). k, seed and nInit are used as
+they are, maxIter counts passes over the sample, maxSamplesPerBatch rows move the centres at once (unset: 4,096), tol is
+the relative move of the centres (unset: 0). initMode: k-means++ (unset, too), random, or an array; others, a set
+oversamplingFactor, the cosine and maxIter 0: error.
+
 FAISS starts from random rows unless told otherwise: at k = 1,000, on 64 rows per centroid, k-means++ took 1.5 to 2.7
 times as long and came to clusters as tight but less even, with 3 to 6 % more pairs to compare. Iterations improve the
 objective by less than 0.001 after 8 to 14 of them; going on changed inertia by 0.2 %, and the pairs not at all.
@@ -50,6 +55,9 @@ SCALABLE = ("k-means||", "scalable-k-means++")
 """The two names of one initialisation (Bahmani et al. 2012)."""
 
 _AN_ARRAY = "an array of centroids"
+
+ON_DRIVER = ("faiss", "minibatch")
+"""Clusterers that the sample is collected for."""
 
 INSTALL_RAPIDS = "pip install 'spark-semdedup[gpu-cu12]' (or gpu-cu13, by the CUDA version)"
 
@@ -119,13 +127,13 @@ class Fit:
     history: tuple[float, ...]
     """Per iteration: mean squared distance (euclidean) or mean similarity (cosine). Empty where none is reported."""
     clusterer: str
-    """``rapids``, ``rapids (Lloyd loop)``, ``faiss`` or ``mllib``."""
+    """``rapids``, ``rapids (Lloyd loop)``, ``faiss``, ``mllib`` or ``minibatch``."""
     rows: int
     """Number of rows fitted on."""
 
 
 def choose_clusterer(clusterer: str, backend: str, requested_backend: str = "auto") -> str:
-    """``rapids``, ``faiss`` or ``mllib``; logs why.
+    """``rapids``, ``faiss``, ``mllib`` or ``minibatch``; logs why.
 
     Parameters
     ----------
@@ -161,7 +169,7 @@ def refuse_unsupported(clusterer: str, settings: FitSettings) -> None:
         return
     _refuse_init(clusterer, settings)
     for name in ("oversamplingFactor", "maxSamplesPerBatch"):
-        if name in settings.set_by_user:
+        if name in settings.set_by_user and (clusterer, name) != ("minibatch", "maxSamplesPerBatch"):
             raise SemDedupError(
                 f"{name}={getattr(settings, name)} cannot be honoured by clusterer {clusterer!r}: leave it unset, or "
                 "set clusterer to rapids"
@@ -170,9 +178,20 @@ def refuse_unsupported(clusterer: str, settings: FitSettings) -> None:
         raise SemDedupError(
             f"nInit={settings.nInit} cannot be honoured by clusterer 'mllib': it must be 1 (faiss and rapids take more)"
         )
+    if clusterer == "minibatch" and settings.spherical:
+        raise SemDedupError(
+            "distanceMeasure='cosine' cannot be honoured by clusterer 'minibatch': it must be euclidean "
+            "(faiss, mllib and rapids take both)"
+        )
+    if clusterer == "minibatch" and not settings.maxIter:
+        raise SemDedupError("maxIter=0 cannot be honoured by clusterer 'minibatch': it must be at least 1")
 
 
-_INIT_MODES = {"faiss": ("k-means++", "random", _AN_ARRAY), "mllib": ("k-means||", "random")}
+_INIT_MODES = {
+    "faiss": ("k-means++", "random", _AN_ARRAY),
+    "mllib": ("k-means||", "random"),
+    "minibatch": ("k-means++", "random", _AN_ARRAY),
+}
 """What these clusterers honour; rapids, with the Lloyd loop, honours all."""
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
+from spark_semdedup.clustering.settings import ON_DRIVER
 from spark_semdedup.doctor.probe import Findings, Worker, probe_cluster
 from spark_semdedup.formatting import aligned
 from spark_semdedup.pairwise.task import precision_for
@@ -123,6 +124,7 @@ def _uses(found: Findings, wanted: Mapping[str, Any], backend: str, clusterer: s
         "rapids": "spark-rapids-ml (cuML) on the executors' GPUs",
         "faiss": f"FAISS on the driver, {found.driver.cores} cores",
         "mllib": "pyspark.ml on the executors' CPUs",
+        "minibatch": f"scikit-learn on the driver, {found.driver.cores} cores",
     }[clusterer]
     return {
         "fit": fit,
@@ -261,7 +263,7 @@ def _about_settings(found: Findings, wanted: Mapping[str, Any], backend: str, cl
                 else "batches of vectors take memory three times over"
             ),
         )
-    if clusterer == "faiss" and found.settings.get("spark.driver.maxResultSize", "1g") not in ("0", "0b"):
+    if clusterer in ON_DRIVER and found.settings.get("spark.driver.maxResultSize", "1g") not in ("0", "0b"):
         yield Advice(
             "spark.driver.maxResultSize 0",
             "the rows that centroids are fitted on are collected; fitSampleRows bounds them, and Spark's bound of "

@@ -19,6 +19,7 @@ from spark_semdedup.clustering.assign import Assigner
 from spark_semdedup.clustering.fit import fit_centroids
 from spark_semdedup.clustering.sample import fit_sample
 from spark_semdedup.clustering.settings import (
+    ON_DRIVER,
     SIZE_ROWS_PER_CENTROID,
     FitSettings,
     choose_clusterer,
@@ -78,7 +79,7 @@ class EmbeddingKMeans(Estimator, _EmbeddingKMeansParams, StageReadable, DefaultP
         k = number_of_clusters(self, total)
         settings = FitSettings.from_params(self, k)
         refuse_unsupported(clusterer, settings)
-        spare = max(VISIT_ROWS, SIZE_ROWS_PER_CENTROID * k) if self.visits and clusterer == "faiss" else 0
+        spare = max(VISIT_ROWS, SIZE_ROWS_PER_CENTROID * k) if self.visits and clusterer in ON_DRIVER else 0
         sample = fit_sample(
             documents,
             total=total,
@@ -86,7 +87,7 @@ class EmbeddingKMeans(Estimator, _EmbeddingKMeansParams, StageReadable, DefaultP
             seed=self.value("seed"),
             dim=self.value("embeddingDim"),
             handle_invalid=self.value("handleInvalid"),
-            on_driver=clusterer == "faiss",
+            on_driver=clusterer in ON_DRIVER,
             spare=spare,
         )
         if k > sample.size:
@@ -96,7 +97,7 @@ class EmbeddingKMeans(Estimator, _EmbeddingKMeansParams, StageReadable, DefaultP
         fit = fit_centroids(clusterer, sample, settings)
         model = EmbeddingKMeansModel.fitted(self, fit.centroids, fit.history)
         model.fitted_rows = total
-        if clusterer == "faiss":  # the sample is on the driver: what it says of the clusters costs no job
+        if clusterer in ON_DRIVER:  # the sample is on the driver: what it says of the clusters costs no job
             # Rows fitted on lie nearer to their centroids than others do, and visit fewer further cells; but where few
             # others are there, those fitted on are nearly all.
             seen = sample.spare if 2 * len(sample.spare) >= spare > 0 else sample.array

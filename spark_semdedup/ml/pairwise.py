@@ -7,6 +7,7 @@ from typing import Any
 from pyspark.ml import Transformer
 from pyspark.ml.util import DefaultParamsWritable
 from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from spark_semdedup.duplicates.greedy import decide, links_for
@@ -19,6 +20,7 @@ from spark_semdedup.pairwise.execute import (
     compare,
 )
 from spark_semdedup.pairwise.ranking import Ranking
+from spark_semdedup.pairwise.route import tile_hash
 from spark_semdedup.pairwise.rows import AssignedRows
 from spark_semdedup.pairwise.schema import SIMILARITY_COLUMNS
 from spark_semdedup.params import (
@@ -52,7 +54,8 @@ class PairwiseSimilarity(
     Takes what ``EmbeddingKMeansModel`` gives: an id, an embedding, ``centroid`` and the distances. Gives one row for
     each: ``id``; ``max_id``, the most similar of the rows of its cluster that are preferred to it; and
     ``cosine_sim_score`` (float), the similarity to that row. The most preferred row of a cluster has its own id and 0.
-    Rows with a null ``centroid`` (invalid ones that were kept) are left out.
+    Rows with a null ``centroid`` (invalid ones that were kept) are left out. Rows with a negative one (−1: noise, as
+    HDBSCAN labels it) are kept and compared with nothing: they have their own id and 0.
 
     ``normalize`` false: the embeddings are unit vectors already, as the ``cluster`` step or NeMo Curator stores them,
     and are used as they are (float16 bits in integer lists, which are rounded, are normalised).
@@ -110,6 +113,8 @@ class PairwiseSimilarity(
         rows = dataset.where(centroid.isNotNull()).select(
             documents.id.alias("id"), *keys, documents.embedding.alias("embedding"), centroid.alias("centroid")
         )
+        if not coverage.visits:  # where rows visit further clusters, a row without one of its own is an error
+            rows = _with_noise(rows)
         float16 = stored and is_float16_bits(rows.schema["embedding"].dataType)
         decode = array_decoder(documents.embedding_col, stored=stored, float16=float16)
         source = AssignedRows(rows, total, decode, self, centroids)
@@ -124,6 +129,15 @@ class PairwiseSimilarity(
                 f"setCentroids are {state}"
             )
         return self._centroids or EmbeddingKMeansModel.load(path)
+
+
+def _with_noise(rows: DataFrame) -> DataFrame:
+    """Noise as the comparison takes rows that it keeps and compares with nothing: a column ``reason``, null as nothing
+    is wrong with them, and many different negative numbers, so that they spread over tasks."""
+    centroid = F.col("centroid").cast("bigint")
+    scattered = -1 - tile_hash(F.col("id")) % 1000
+    kept = rows.withColumn("centroid", F.when(centroid < 0, scattered).otherwise(centroid))
+    return kept.withColumn("reason", F.lit(None).cast("string"))
 
 
 def _centroid_column(df: DataFrame) -> Any:

@@ -42,7 +42,7 @@ class PartialMatches:
         found = self.df.agg(
             F.count(F.when(own, 1)).alias("rows"),
             F.count(F.when(~valid, 1)).alias("invalid"),
-            F.size(F.collect_set(F.when(valid, F.col("centroid")))).alias("clusters"),
+            F.size(F.collect_set(F.when(valid & (F.col("centroid") >= 0), F.col("centroid")))).alias("clusters"),
             F.coalesce(F.sum("compared"), F.lit(0)).alias("pairs"),
             F.count(F.when(~own, 1)).alias("further"),
             F.count(F.when(self.claim, 1)).alias("claims"),

@@ -188,7 +188,7 @@ class AssignedRows:
         return route(source.withColumn("hash", tile_hash(F.col("id"))), locate, router, lists=router.lists)
 
     def sizes(self) -> ClusterSizes:
-        sample = self.df.where(in_lowest(F.col("id"), _SIZE_FRACTION))
+        sample = self.df.where(in_lowest(F.col("id"), _SIZE_FRACTION) & (F.col("centroid") >= 0))
         counts = sample.groupBy("centroid").agg(
             F.count(F.lit(1)).alias("rows"), F.max(F.size("embedding")).alias("dim")
         )

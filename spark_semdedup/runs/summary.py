@@ -131,6 +131,7 @@ def versions(backend: str | None = None, clusterer: str | None = None, spark: st
         installed["spark"] = spark
     packages = ["pyspark", "pyarrow", "numpy", "pandas"]
     packages += ["faiss-cpu"] if clusterer == "faiss" else []
+    packages += ["scikit-learn"] if clusterer == "minibatch" else []
     packages += ["spark-rapids-ml", "cuml-cu12", "cuml-cu13"] if clusterer == "rapids" else []
     packages += ["cupy-cuda12x", "cupy-cuda13x"] if backend == "gpu" else []
     for package in packages:

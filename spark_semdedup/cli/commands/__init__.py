@@ -20,7 +20,19 @@ without Spark; the step it returns gets a ``Job`` and returns the text to print.
 from __future__ import annotations
 
 from spark_semdedup.cli.command import Command
-from spark_semdedup.cli.commands import demo, doctor, evaluate, explain, plan, relations, report, run, steps, sweep
+from spark_semdedup.cli.commands import (
+    demo,
+    doctor,
+    evaluate,
+    explain,
+    explore,
+    plan,
+    relations,
+    report,
+    run,
+    steps,
+    sweep,
+)
 
 COMMANDS: dict[str, Command] = {
     command.name: command
@@ -33,6 +45,7 @@ COMMANDS: dict[str, Command] = {
         evaluate.COMMAND,
         report.COMMAND,
         plan.COMMAND,
+        explore.COMMAND,
         doctor.COMMAND,
         demo.COMMAND,
     )

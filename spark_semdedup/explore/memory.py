@@ -1,0 +1,39 @@
+"""What fits in this machine's memory, so that a sample that does not is refused before it is drawn."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+from spark_semdedup.errors import SemDedupError
+
+MEMORY_SHARE = 0.5
+"""Share of the memory that is free, that a sample and what is computed from it may take."""
+
+
+def available_memory() -> int:
+    """Bytes of memory that this machine can still give; as many as it has where it does not say."""
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    try:
+        return int(os.sysconf("SC_PAGE_SIZE")) * int(os.sysconf("SC_PHYS_PAGES"))
+    except (AttributeError, OSError, ValueError):
+        return 8 << 30
+
+
+def refuse_too_large(rows: int, dim: int, *, bytes_per_pair: float = 0.0, purpose: str = "the sample") -> None:
+    """A ``SemDedupError`` where ``rows`` vectors, and ``bytes_per_pair`` for each pair, would not fit in memory."""
+    needed = 16 * rows * dim + bytes_per_pair * rows * (rows - 1) / 2  # float32, its float64 source and a copy
+    limit = MEMORY_SHARE * available_memory()
+    if needed <= limit:
+        return
+    fits = int(limit / (16 * dim)) if not bytes_per_pair else int(math.sqrt(2 * limit / bytes_per_pair))
+    raise SemDedupError(
+        f"{purpose} of {rows:,} rows needs {needed / 2**30:,.1f} GiB, and {limit / 2**30:,.1f} GiB of memory may be "
+        f"used: lower sample_rows to {max(fits, 1):,} or less"
+    )
