@@ -1066,7 +1066,7 @@ SETTINGS = [
         "unknown option",
         "`--batch 7`",
         options("--batch", "7"),
-        "unrecognized arguments: --batch 7 (spark-semdedup --help tells all options)",
+        "unrecognized arguments: --batch 7 (spark-semdedup --help lists all options)",
     ),
     refused(
         "unknown Param",
@@ -1402,7 +1402,7 @@ STEPS = [
         "plan for fewer than one row",
         "`plan --rows -5`",
         after(sound, lambda p: ["plan", "--input", p / "in", "--rows", "-5"]),
-        "argument --rows: -5 cannot be used: it must be a number above 0 (spark-semdedup plan --help tells all options)",
+        "argument --rows: -5 cannot be used: it must be a number above 0 (spark-semdedup plan --help lists all options)",
     ),
 ]
 

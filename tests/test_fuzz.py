@@ -249,7 +249,7 @@ def assert_told_in_one_line(status: int, said: list[str], *, verbose: bool = Fal
     assert len(errors) == (status != 0), said
     assert verbose or not any("Traceback" in line for line in said), said
     # What only a fault in the program explains ends with this hint.
-    assert verbose or not any(line.endswith("(--verbose tells more)") for line in said), said
+    assert verbose or not any(line.endswith("(--verbose shows more)") for line in said), said
 
 
 class _Checked(SemDedupError):

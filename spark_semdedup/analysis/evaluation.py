@@ -101,7 +101,7 @@ class Evaluation:
 
     @property
     def faults(self) -> list[str]:
-        """What contradicts that the input is the run's and its result unchanged; in words."""
+        """Contradictions that show another input, or a result that was changed."""
         faults = []
         if self.removed > self.found:
             ids = ", ".join(shown(id_) for id_ in self.unexpected)

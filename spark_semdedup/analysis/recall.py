@@ -1,7 +1,7 @@
 """The recall of a run: a random sample of its rows, compared exactly with *all* rows.
 
-A row is *to be removed* when its similarity to a row that precedes it in the run's rank order, in whatever cluster, is
-at least the run's threshold (order, arithmetic and decision as docs/how-it-works.md defines them, over all pairs).
+A row is *to be removed* when a row that precedes it in the run's rank order is at least as similar as the threshold.
+Here the other row may be in any cluster; otherwise docs/how-it-works.md defines order, arithmetic and decision.
 Recall is the share of these rows that the run removed.
 
 For a sample of m rows out of n that costs at most m · n products instead of n², and one pass over the input. A task
@@ -212,7 +212,7 @@ class Evaluator:
         if sorted(ids) != sorted(wanted):
             present = set(ids)
             missing = [id_ for id_ in wanted if id_ not in present]
-            what = f"the row with id {shown(missing[0])} is not there, or not valid" if missing else "ids are repeated"
+            what = f"the row with id {shown(missing[0])} is missing or invalid" if missing else "ids are repeated"
             raise self._not_its_input(what)
 
     def compare(self, sample: Sample, missed: int = MISSED) -> Evaluation:

@@ -34,6 +34,6 @@ class Command:
     add_options: Callable[[argparse.ArgumentParser], None]
     """Adds the options that are no Params."""
     prepare: Callable[[argparse.Namespace, Settings], Step]
-    """Reads the options. Raises ``UsageError`` for those that contradict each other; no session has begun yet."""
+    """Reads the options. Raises ``UsageError`` for a contradiction; no session has begun yet."""
     without_session: Callable[[Settings, SemDedupError], Diagnosis] | None = None
     """What to print where no session can be started; None: the error."""

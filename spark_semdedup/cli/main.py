@@ -35,7 +35,7 @@ class _Parser(argparse.ArgumentParser):
     """An ArgumentParser whose errors are one line."""
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message} ({self.prog} --help tells all options)")
+        raise UsageError(f"{message} ({self.prog} --help lists all options)")
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -65,7 +65,7 @@ def _add_session_options(parser: argparse.ArgumentParser) -> None:
     memory_help = "memory of its JVM (default: one per core, at least 4, at most a third of the machine's)"
     group.add_argument("--local-memory", metavar="GIB", type=whole_number, help=memory_help)
     group.add_argument("--quiet", action="store_true", help="no progress, only the summary and errors")
-    group.add_argument("--verbose", action="store_true", help="tell more, with tracebacks and Spark's own log")
+    group.add_argument("--verbose", action="store_true", help="print more: tracebacks and Spark's own log")
 
 
 def job(command: str | None = None) -> None:
@@ -94,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:  # whatever it is, the user gets one line and a status
         if verbose:
             sys.stderr.write(redacted(traceback.format_exc()))
-        hint = "" if is_expected(error) or verbose else " (--verbose tells more)"
+        hint = "" if is_expected(error) or verbose else " (--verbose shows more)"
         _say(f"error: {one_line(error)}{hint}")
         return 1 if session.began_work or not is_expected(error) else 2
     finally:

@@ -181,7 +181,7 @@ def add_output(parser: argparse.ArgumentParser, what: str) -> None:
 
 
 def add_output_format(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("output of the rows that remain")
+    group = parser.add_argument_group("output of the kept rows")
     format_help = "any format Spark writes (default: parquet)"
     group.add_argument("--output-format", metavar="FORMAT", default="parquet", help=format_help)
     option_help = "option of the writer; may be repeated"
@@ -216,7 +216,7 @@ def target_from(args: argparse.Namespace, *, needs_folder: bool = True) -> Targe
         raise UsageError("--output is missing: give the folder to write to")
     resume = getattr(args, "resume", False)
     if resume and args.overwrite:
-        raise UsageError("--resume and --overwrite are both set: one goes on with a run, the other begins again")
+        raise UsageError("--resume and --overwrite are both set: one continues a run, the other begins again")
     return Target(
         path=args.output,
         format=getattr(args, "output_format", "parquet"),

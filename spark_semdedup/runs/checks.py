@@ -1,6 +1,6 @@
 """Integrity checks of a run: every row of the input is in exactly one result, and for a reason.
 
-Each raises ``AccountingError`` for numbers that do not add up. They count and hash rows in the *written* results.
+Each raises ``AccountingError`` for inconsistent counts. They count and hash rows in the *written* results.
 ``pairwise.integrity`` checks the neighbours.
 """
 
@@ -28,7 +28,7 @@ def check_rows(all_: Ids, kept: Ids, duplicates: Ids, skipped: Ids) -> None:
     counts = f"{kept.rows} kept + {duplicates.rows} duplicates + {skipped.rows} skipped"
     results = kept + duplicates + skipped
     _require(results.rows == all_.rows, f"{_CHANGED}: {all_.rows} rows were compared, but {counts}")
-    others = f"{all_.rows} rows were compared, and {counts}, but their ids are not those that were compared"
+    others = f"{all_.rows} rows were compared, and {counts}, but their ids differ from those compared"
     _require(results.hashes == all_.hashes, f"{_CHANGED}: {others}")
 
 
@@ -80,5 +80,5 @@ def check_merged(similarities: int, counts: Mapping[str, int]) -> None:
 
 
 def check_skipped(skipped: int, invalid: int) -> None:
-    """All ``invalid`` rows were skipped: another would be among the kept rows, and all other numbers would add up."""
-    _require(skipped == invalid, f"{_WRONG}: {invalid} rows are invalid, but {skipped} were set aside")
+    """All ``invalid`` rows were skipped: any other would be kept, and all other counts would be consistent."""
+    _require(skipped == invalid, f"{_WRONG}: {invalid} rows are invalid, but {skipped} were skipped")

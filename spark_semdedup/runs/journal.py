@@ -1,9 +1,9 @@
 """The journal of a run, ``OUT/_stages``: which phases are done, so that ``--resume`` continues after the last of them.
 
-``run.json`` holds the run's identity: its input, settings and versions. Each finished phase has a record beside it,
-``fit.json`` say, with the phase's metrics; it is written after all results of the phase. A run repeats a phase without
-a record from its beginning and first deletes what an earlier attempt left. Manifests (``runs.manifest``), not the
-journal, make a folder a result.
+``run.json`` holds the run's identity: its input, settings and versions. Each finished phase has a record, ``fit.json``
+say, with the phase's metrics; it is written after all results of the phase. A run repeats a phase without a record from
+its beginning and first deletes what an earlier attempt left. Manifests (``runs.manifest``), not the journal, make a
+folder a result.
 """
 
 from __future__ import annotations

@@ -142,7 +142,7 @@ class Lock:
 
     def _in_use(self, holder: dict[str, Any], since: str) -> FolderInUseError:
         who = f"process {holder['pid']} on {holder['host']}" if {"pid", "host"} <= holder.keys() else "another process"
-        hint = "; if that has ended, --resume goes on where it stopped, or --overwrite begins again"
+        hint = "; if that has ended, --resume continues its run, or --overwrite begins again"
         return FolderInUseError(
             f"output={shown(self._folder, 400)} is being written by {who}{since}: wait for its end, or give another "
             f"folder{'' if self._takeover else hint}"

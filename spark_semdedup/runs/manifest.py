@@ -1,7 +1,7 @@
 """The files that make a folder a result of this program, or an unfinished one.
 
-A folder of rows holds, beside its data, files that Spark's readers skip because of the underscore. ``_semdedup.json``
-says what the rows are; a step writes it last, so a folder with it is whole, on object stores too. A step writes
+A folder of rows also holds files that Spark's readers skip because of the underscore. ``_semdedup.json`` says what the
+rows are; a step writes it last, so a folder with it is whole, on object stores too. A step writes
 ``_semdedup.unfinished`` first and deletes it last. The folder of a run has ``_manifest.json`` instead.
 """
 
@@ -19,7 +19,7 @@ from spark_semdedup.spark.files import Files, join
 MANIFEST = "_semdedup.json"
 
 RUN_MANIFEST = "_manifest.json"
-"""The manifest of a whole run, beside the folders of its results."""
+"""The manifest of a whole run, in the folder above its results."""
 
 UNFINISHED = "_semdedup.unfinished"
 

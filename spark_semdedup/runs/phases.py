@@ -1,4 +1,4 @@
-"""What the phases of a run compute: embed (texts alone), fit, compare, identify, keep, check.
+"""What the phases of a run compute: embed (texts only), fit, compare, identify, keep, pairs, groups, check.
 
 Each phase writes its results to the run's folder and its metrics to the journal, and reads those of earlier phases from
 there. So a run continues wherever another stopped.
@@ -6,262 +6,46 @@ there. So a run continues wherever another stopped.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
-from typing import Any
+from dataclasses import replace
+from functools import partial
 
-from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
-from pyspark.sql import types as T
 
 from spark_semdedup.duplicates.greedy import decided
 from spark_semdedup.duplicates.groups import component_groups, tree_groups
 from spark_semdedup.duplicates.threshold import without_ids
-from spark_semdedup.errors import AccountingError, SemDedupError, shown
+from spark_semdedup.errors import AccountingError, shown
 from spark_semdedup.formatting import short
-from spark_semdedup.ml.kmeans import EmbeddingKMeansModel
-from spark_semdedup.ml.semdedup import SemDedup, SemDedupModel
-from spark_semdedup.pairwise.coverage import Coverage
+from spark_semdedup.ml.semdedup import SemDedupModel
 from spark_semdedup.pairwise.integrity import check_neighbours
-from spark_semdedup.pairwise.merge import PartialMatches
 from spark_semdedup.pairwise.pairs import refuse_more_pairs
-from spark_semdedup.pairwise.ranking import Ranking
-from spark_semdedup.runs import preflight, results
-from spark_semdedup.runs.checks import (
-    check_grouped,
-    check_pairs,
-    check_read,
-    check_representatives,
-    check_rows,
-    check_skipped,
-    check_unchanged,
-)
-from spark_semdedup.runs.identity import FREE_PARAMS, VERSION, digest, fingerprint, identity_of, output_of
-from spark_semdedup.runs.journal import WRITING, Journal
-from spark_semdedup.runs.manifest import EMBEDDINGS, RUN_MANIFEST, STAGES
-from spark_semdedup.runs.preflight import Job, SavedCentroids, Settings
+from spark_semdedup.runs import checks, preflight, results
+from spark_semdedup.runs.deduplication import COMPARED, Deduplication
+from spark_semdedup.runs.identity import fingerprint
+from spark_semdedup.runs.journal import WRITING
+from spark_semdedup.runs.manifest import EMBEDDINGS, RUN_MANIFEST
 from spark_semdedup.runs.run import Attempt, Phase
-from spark_semdedup.runs.source import Source
-from spark_semdedup.runs.summary import Summary, versions
-from spark_semdedup.runs.target import Target
-from spark_semdedup.runs.texts import DocumentEmbedder, RunTexts
-from spark_semdedup.runs.wanted import Wanted
+from spark_semdedup.runs.texts import RunTexts
 from spark_semdedup.spark.columns import id_column
 from spark_semdedup.spark.determinism import reads_only_files
-from spark_semdedup.spark.files import join
 from spark_semdedup.spark.ids import Ids
 
-COMPARED = join(STAGES, "compared")
-"""Folder of the partial matches, which the phases after the comparison merge."""
 
-
-@dataclass
-class Deduplication:
-    """The work of a run (``run.Work``): its input, settings and output, all checked."""
-
-    job: Job
-    journal: Journal
-    source: Source
-    target: Target
-    estimator: SemDedup
-    saved: SavedCentroids
-    given: EmbeddingKMeansModel | None
-    """Saved centroids to use instead of a fit."""
-    rows: DataFrame
-    summary: Summary
-    wanted: Wanted = field(default_factory=Wanted)
-    texts: RunTexts | None = None
-    """How texts are embedded; None: the input has embeddings."""
-    fitted: SemDedupModel | None = None
-    """The model, where this very process has fitted it: it knows the sizes of clusters."""
-    schemas: dict[str, T.StructType] = field(default_factory=dict)
-    """Of results written or read before: Spark needs a job to read them from the files again."""
-
-    @classmethod
-    def of(
-        cls,
-        job: Job,
-        source: Source,
-        target: Target,
-        settings: Settings,
-        saved: SavedCentroids,
-        wanted: Wanted | None = None,
-        embedder: DocumentEmbedder | None = None,
-    ) -> Deduplication:
-        """Checks paths, settings and columns, in this order."""
-        wanted = wanted or Wanted()
-        if target.table is not None and "deduplicated" not in wanted:
-            raise SemDedupError(
-                f"outputTable={shown(target.table)} is for the kept rows, but results leaves deduplicated out: add it, "
-                "or drop outputTable"
-            )
-        preflight.check_paths(job, target, source=source, reads=saved.reads(), replaces_folder=False)
-        preflight.refuse_foreign_names(job, target)
-        given, settings = saved.load(job, settings)
-        estimator = SemDedup(**settings)
-        threshold = estimator.similarity_threshold()
-        Coverage.of(estimator, threshold)
-        ranking = Ranking.of(estimator)
-        journal = Journal(job.files, target.folder, output_of(target))
-        # A resumed run reads the version of a Delta table that it read before.
-        resumes = target.resume and not job.files.exists(join(target.folder, RUN_MANIFEST))
-        source = source.pinned(job.spark, journal.identity.get(VERSION) if resumes else None)
-        reserved = ["reason"] if estimator.value("handleInvalid") == "skip" else []
-        args = (job, source, target, estimator, ranking, given, reserved, "handleInvalid='skip'")
-        opened = preflight.open_input(*args, embedded=embedder is None)
-        texts = None
-        if embedder is not None:
-            preflight.refuse_foreign_embeddings(job, target)
-            texts = RunTexts.load(embedder, job, opened.rows, estimator, ranking)
-            texts.refuse_other_length(estimator, given, saved)
-        summary = Summary("run", backend=opened.backend, clusterer=opened.clusterer)
-        summary.threshold, summary.eps = threshold, results.reported_eps(estimator)
-        summary.input_version = source.version
-        results.describe_coverage(summary, estimator)
-        return cls(job, journal, source, target, estimator, saved, given, opened.rows, summary, wanted, texts)
-
-    @property
-    def phases(self) -> Sequence[Phase]:
-        wanted = self.wanted
-        keeps = "deduplicated" in wanted
-        title = "write the rows that remain" if keeps else "set invalid rows aside"
-        embedding = [Phase("embed", "embed texts", partial(embed, self, self.texts))] if self.texts else []
-        phases = [
-            *embedding,
-            Phase("fit", "fit centroids", partial(fit, self)),
-            Phase("compare", "assign and compare", partial(compare, self), (COMPARED, self.place("similarities"))),
-            Phase("identify", "identify duplicates", partial(identify, self), (self.place("duplicates"),)),
-            Phase("keep", title, partial(keep, self), ("invalid", "deduplicated")),
-        ]
-        if "pairs" in wanted:
-            phases.append(Phase("pairs", "list similar pairs", partial(list_pairs, self), ("pairs",)))
-        if "groups" in wanted:
-            phases.append(Phase("groups", "group the rows", partial(group, self), ("groups",)))
-        return [*phases, Phase(None, "check that it adds up", partial(check, self))]
-
-    @cached_property
-    def identity(self) -> Mapping[str, Any]:
-        params = results.parameters_of(self.estimator)
-        initial = self.estimator.value("initMode")
-        about = {
-            **{name: value for name, value in params.items() if name not in FREE_PARAMS},
-            "centroids": None if self.given is None else digest(self.given.centroids.tolist()),
-            "initial centroids": None if isinstance(initial, str) else digest(initial),
-            "clusterer": self.summary.clusterer,
-            "spark_semdedup": versions()["spark_semdedup"],
-            **self.wanted.described(),
-            **(self.texts.identity() if self.texts else {}),
-        }
-        return identity_of(self.job.files, self.source, self.target, self.rows, self.estimator, about, self.text_col)
-
-    @property
-    def may_replace(self) -> bool:
-        return self.target.overwrite or (self.target.table is not None and self.journal.may_replace)
-
-    def adopt(self, identity: Mapping[str, Any]) -> None:
-        embedded_only = self.texts is not None and self.journal.begun and self.journal.record("fit") is None
-        if not embedded_only:
-            self.summary.clusterer = identity.get("clusterer")
-
-    def check_output(self, *, resumes: bool) -> None:
-        if not self.may_replace:
-            self.target.refuse_existing_table(self.job.spark)
-        if not resumes:
-            self.target.refuse_written_meanwhile(self.job.files)
-            self.target.try_writing(self.job.files, self.rows)
-
-    def summarize(self) -> Summary:
-        summary, compared = self.summary, self.journal.metrics("compare")
-        metrics = {"rows_in": "rows", "invalid": "invalid", "clusters": "clusters", "pairs_compared": "pairs"}
-        summary.counts = {name: compared[metric] for name, metric in metrics.items()}
-        if self.texts is not None:
-            summary.counts |= {name: self.journal.metrics("embed")[name] for name in ("embedded", "truncated")}
-        summary.counts["duplicates"] = self.journal.metrics("identify")["ids"]["rows"]
-        summary.counts["kept"] = self.journal.metrics("keep")["ids"]["rows"]
-        summary.planned = compared["planned"]
-        for name, metric in (("pairs", "rows"), ("groups", "groups")):
-            if name in self.wanted:
-                summary.counts[name] = self.journal.metrics(name)[metric]
-        names = ["centroids", "similarities", "duplicates", "pairs", "groups", "deduplicated", "invalid"]
-        names += [EMBEDDINGS] if self.texts is not None and self.target.keep_embeddings else []
-        summary.results = {name: self.path(name) for name in names if self.job.files.exists(self.path(name))}
-        if self.target.table is not None:
-            summary.results["deduplicated"] = f"table {self.target.table}"
-        summary.results["summary"] = self.path("summary.json")
-        results.complete_summary(self.job, summary, self.estimator)
-        summary.parameters = self.saved.described(summary.parameters, self.journal.metrics("fit")["centroids"])
-        if self.texts is not None:
-            summary.parameters |= self.texts.described()
-        return summary
-
-    # --- what phases share ---
-
-    @property
-    def text_col(self) -> str | None:
-        return self.texts.embedder.text_col if self.texts else None
-
-    @cached_property
-    def documents(self) -> DataFrame:
-        """The rows to compare: the input's, or ids and embeddings that ``embed`` has written."""
-        return self.rows if self.texts is None else self.read(EMBEDDINGS)
-
-    def path(self, name: str) -> str:
-        return join(self.journal.folder, name)
-
-    def place(self, name: str) -> str:
-        """Where a result of that name is, below the run's folder: one that is not wanted, but needed, in the journal's,
-        which goes at the end."""
-        needed = ("similarities", "duplicates")
-        return join(STAGES, name) if name in needed and name not in self.wanted else name
-
-    def manifest(self, holds: str) -> dict[str, Any]:
-        return results.manifest_for(holds, self.summary, self.estimator)
-
-    def with_centroids(self, clustering: EmbeddingKMeansModel) -> SemDedupModel:
-        settings = {name: value for name, value in self.estimator.settings().items() if name != "initMode"}
-        return SemDedupModel(centroids=clustering.centroids, history=clustering.history, **settings)
-
-    @property
-    def model(self) -> SemDedupModel:
-        if self.fitted is not None:
-            return self.fitted
-        return self.with_centroids(self.given or preflight.load_model(self.job, self.path("centroids"), "output"))
-
-    @property
-    def matches(self) -> PartialMatches:
-        """What the comparison wrote."""
-        coverage = Coverage.of(self.estimator, self.estimator.similarity_threshold())
-        return PartialMatches(self.read(COMPARED), Ranking.of(self.estimator), coverage.at_least)
-
-    def invalid_rows(self) -> DataFrame:
-        """The input's rows that could not be compared, with a reason."""
-        invalid = self.model.result_of(self.rows, self.matches.df.where(F.col("own"))).invalid
-        return invalid if self.texts is None else self.texts.with_reasons(invalid)
-
-    @property
-    def skipped(self) -> int:
-        """Invalid rows that the run moves to ``invalid``."""
-        skips = self.estimator.value("handleInvalid") == "skip"
-        return int(self.journal.metrics("compare")["invalid"]) if skips else 0
-
-    def remaining(self, skipped: Ids) -> Ids:
-        """The kept rows, where they are not written: all that are neither duplicates nor skipped."""
-        all_, duplicates = (Ids.read(self.journal.metrics(phase)["ids"]) for phase in ("compare", "identify"))
-        gone = duplicates + skipped
-        return Ids(all_.rows - gone.rows, all_.hashes ^ gone.hashes)
-
-    def write(self, name: str, rows: DataFrame, id_col: str) -> Ids:
-        """Writes rows whose ids count. Returns these."""
-        self.schemas[name] = rows.schema
-        return results.write_with_ids(self.job.files, rows, self.path(self.place(name)), self.manifest(name), id_col)
-
-    def read(self, name: str) -> DataFrame:
-        """A result that this run, or the one it continues, has written."""
-        reader, schema = self.job.spark.read, self.schemas.get(name)
-        rows = (reader if schema is None else reader.schema(schema)).parquet(self.path(self.place(name)))
-        self.schemas.setdefault(name, rows.schema)
-        return rows
+def phases_of(work: Deduplication) -> list[Phase]:
+    """The phases of a run, in order, for the results that it is to write."""
+    similarities, duplicates, wanted = work.place("similarities"), work.place("duplicates"), work.wanted
+    keep_title = "write the rows that remain" if "deduplicated" in wanted else "set invalid rows aside"
+    phases = [
+        Phase("embed", "embed texts", partial(embed, work, work.texts)) if work.texts else None,
+        Phase("fit", "fit centroids", partial(fit, work)),
+        Phase("compare", "assign and compare", partial(compare, work), (COMPARED, similarities)),
+        Phase("identify", "identify duplicates", partial(identify, work), (duplicates,)),
+        Phase("keep", keep_title, partial(keep, work), ("invalid", "deduplicated")),
+        Phase("pairs", "list similar pairs", partial(list_pairs, work), ("pairs",)) if "pairs" in wanted else None,
+        Phase("groups", "group the rows", partial(group, work), ("groups",)) if "groups" in wanted else None,
+        Phase(None, "check that it adds up", partial(check, work)),
+    ]
+    return [phase for phase in phases if phase is not None]
 
 
 def embed(work: Deduplication, texts: RunTexts, attempt: Attempt) -> None:
@@ -271,7 +55,7 @@ def embed(work: Deduplication, texts: RunTexts, attempt: Attempt) -> None:
     if work.estimator.value("handleInvalid") == "error":
         texts.embedder.refuse_blank(rows, work.estimator.value("idCol"))
     attempt.replace_result()
-    about, check = texts.manifest("run"), partial(check_read, total)
+    about, check = texts.manifest("run"), partial(checks.check_read, total)
     counts = texts.embedder.write(files, rows, path, work.estimator, about=about, carried=texts.carried, check=check)
     attempt.counts |= counts
     attempt.metrics |= counts
@@ -319,10 +103,10 @@ def identify(work: Deduplication, attempt: Attempt) -> None:
     compared = work.journal.metrics("compare")
     valid = compared["rows"] - compared["invalid"]
     similarities = work.job.spark.read.parquet(work.path(work.place("similarities")))
-    # A row whose similarity was lost would be kept, and all numbers would add up.
+    # A row whose similarity was lost would be kept, and all counts would be consistent.
     if (rows := similarities.count()) != valid:
         raise AccountingError(
-            f"output={shown(work.journal.folder, 400)}: {valid} similarities were written, but {rows} are there: "
+            f"output={shown(work.journal.folder, 400)}: {valid} similarities were written, but it has {rows}: "
             "files were lost or added; begin again with --overwrite"
         )
     ids = work.write("duplicates", results.duplicates_to_write(similarities, valid, work.estimator), "id")
@@ -379,7 +163,7 @@ def group(work: Deduplication, attempt: Attempt) -> None:
     manifest = {**work.manifest("groups"), "groups_by": work.wanted.groups_by}
 
     def accept(written: int) -> None:
-        check_grouped(written, compared["rows"] - compared["invalid"])
+        checks.check_grouped(written, compared["rows"] - compared["invalid"])
         attempt.assert_held()
 
     attempt.metrics["rows"] = results.write_dataset(work.job.files, groups, work.path("groups"), manifest, accept)
@@ -392,14 +176,14 @@ def check(work: Deduplication, attempt: Attempt) -> None:
     compared, kept = work.journal.metrics("compare"), work.journal.metrics("keep")
     check_neighbours(work.matches, compared)
     duplicates, skipped = Ids.read(work.journal.metrics("identify")["ids"]), Ids.read(kept["skipped"])
-    check_rows(Ids.read(compared["ids"]), Ids.read(kept["ids"]), duplicates, skipped)
-    check_skipped(skipped.rows, work.skipped)
+    checks.check_rows(Ids.read(compared["ids"]), Ids.read(kept["ids"]), duplicates, skipped)
+    checks.check_skipped(skipped.rows, work.skipped)
     removed = work.read("duplicates")
     if work.estimator.value("keepRule") == "greedy":
-        check_representatives(removed)
+        checks.check_representatives(removed)
     if "pairs" in work.wanted:
-        check_pairs(work.read("pairs"), removed)
+        checks.check_pairs(work.read("pairs"), removed)
     if reads_only_files(work.rows):
         now = work.source.read(work.job.spark, work.rows.schema)
         after = fingerprint(work.job.files, work.source, now, work.estimator, work.text_col)
-        check_unchanged(work.identity["input's data"], after)
+        checks.check_unchanged(work.identity["input's data"], after)

@@ -38,7 +38,7 @@ from spark_semdedup.spark.files import Files, is_within, join
 from spark_semdedup.spark.ids import check_ids
 
 Settings = Mapping[str, Any]
-"""Values by the names of Params, only of those that the user has set."""
+"""Values by the names of Params; only Params that the user has set."""
 
 FIT_PARAMS = frozenset(name for name, param in vars(ClusteringParams).items() if isinstance(param, Param))
 """The Params that only a fit uses; they contradict given centroids."""
@@ -175,7 +175,7 @@ def refuse_foreign_names(job: Job, target: Target) -> None:
 
 
 def _is_same_table(spark: SparkSession, one: str | None, other: str | None) -> bool:
-    """Whether two names stand for one table, which may be spelled with or without catalog and schema."""
+    """Whether two names mean one table, which may be spelled with or without catalog and schema."""
     if one is None or other is None or not (spark.catalog.tableExists(one) and spark.catalog.tableExists(other)):
         return False
     tables = [spark.catalog.getTable(name) for name in (one, other)]

@@ -15,8 +15,8 @@ from spark_semdedup.report.atlas import atlas_rows, refuse_other_names
 from spark_semdedup.report.data import RunResults, gather
 from spark_semdedup.report.html import is_report, render, require_libraries
 from spark_semdedup.report.rows import Columns, refuse_no_text
+from spark_semdedup.runs.deduplication import COMPARED
 from spark_semdedup.runs.manifest import EVALUATION, REPORT, RUN_RESULTS, read_run_manifest
-from spark_semdedup.runs.phases import COMPARED
 from spark_semdedup.runs.preflight import Job
 from spark_semdedup.runs.source import Source
 from spark_semdedup.spark.files import Files, is_within, join

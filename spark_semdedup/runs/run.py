@@ -1,12 +1,12 @@
 """A run: phases in order, each committed to a journal before the next begins, in a folder that one process holds.
 
-``Run`` knows files, the journal, the lock and progress. What the phases compute is their own affair
-(``runs.phases``), so tests run it without Spark and kill it before and after every change to a file.
+``Run`` knows files, the journal, the lock and progress; ``runs.phases`` has what the phases compute. So tests run it
+without Spark, and kill it before, amid and after every change to a file.
 
     vacant ── first phase ──▶ begun: mark, run.json ── fit.json, compare.json, … ──▶ manifest written, mark deleted
 
 An interrupted run is begun. ``resume`` skips its committed phases; a phase that was interrupted deletes its results
-and starts again. A run whose results do not add up is forgotten: ``resume`` begins again.
+and starts again. A run whose row counts are inconsistent is forgotten: ``resume`` begins again.
 """
 
 from __future__ import annotations
@@ -55,10 +55,7 @@ class Phase:
 
 
 class Work(Protocol):
-    """What a run does, with which input and settings."""
-
-    @property
-    def phases(self) -> Sequence[Phase]: ...
+    """The input and settings of a run, as ``Run`` sees them."""
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -85,6 +82,7 @@ class Run:
     journal: Journal
     progress: Progress
     work: Work
+    phases: Sequence[Phase]
     resume: bool = False
     overwrite: bool = False
     keep_journal: bool = False
@@ -101,9 +99,9 @@ class Run:
                 return self._finished_before()
             resumes = self.resume and self.journal.begun
             self._check(resumes)
-            self.progress.begin(len(self.work.phases))
+            self.progress.begin(len(self.phases))
             try:
-                for phase in self.work.phases:
+                for phase in self.phases:
                     if not (resumes and self._is_done(phase)):
                         self._attempt(phase, lock)
             except AccountingError:
@@ -116,7 +114,7 @@ class Run:
     def _check(self, resumes: bool) -> None:
         if resumes:
             before = self.journal.identity
-            if self.journal.record(self.work.phases[0].name or "") is not None:
+            if self.journal.record(self.phases[0].name or "") is not None:
                 self.work.adopt(before)
             refuse_other_run(self.work.identity, before, self.folder)
         self.work.check_output(resumes=resumes)

@@ -24,9 +24,10 @@ from spark_semdedup.pairwise.schema import ASSIGNED
 from spark_semdedup.params import DecisionParams, HasColumns
 from spark_semdedup.runs import preflight, results
 from spark_semdedup.runs.checks import check_read, check_removed, check_unchanged
+from spark_semdedup.runs.deduplication import Deduplication
 from spark_semdedup.runs.identity import fingerprint_of_files
 from spark_semdedup.runs.manifest import EMBEDDINGS, MANIFEST, begin, finish
-from spark_semdedup.runs.phases import Deduplication
+from spark_semdedup.runs.phases import phases_of
 from spark_semdedup.runs.preflight import Job, SavedCentroids, Settings
 from spark_semdedup.runs.results import StepResult
 from spark_semdedup.runs.run import Run
@@ -59,7 +60,7 @@ def run(
     work = Deduplication.of(job, source, target, settings, saved or SavedCentroids(), wanted, embedder)
     discards = [EMBEDDINGS] if embedder is not None and not target.keep_embeddings else []
     flags = (target.resume, target.overwrite, target.keep_stages)
-    return Run(work.journal, job.progress, work, *flags, discards).execute()
+    return Run(work.journal, job.progress, work, phases_of(work), *flags, discards).execute()
 
 
 class _Unchanged:

@@ -66,7 +66,7 @@ class Target:
             return
         what, hint = "exists already", ""
         if of_run and (begun or (STAGES in names and (UNFINISHED in names or RUN_MANIFEST not in names))):
-            what, hint = "holds a run that has not ended", "--resume to go on with it, "
+            what, hint = "holds a run that has not ended", "--resume to continue it, "
         elif UNFINISHED in names:
             what = "holds a result that is not finished"
         raise ResultExistsError(
@@ -79,7 +79,7 @@ class Target:
         if self.path is None or self.overwrite or self.resume or all(map(is_mark, files.names(self.path))):
             return
         raise FolderInUseError(
-            f"output={shown(self.path, 400)} was written by another run or step meanwhile: give another folder, or "
+            f"output={shown(self.path, 400)} was written by another run or step in between: give another folder, or "
             "--overwrite to replace it"
         )
 

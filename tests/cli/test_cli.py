@@ -145,7 +145,7 @@ def test_options_become_the_params_values():
         ),
         ("--input-table t", "--input and --input-table are both set: give one"),
         ("--input-option header", "--input-option header: it must be NAME=VALUE"),
-        ("--batch 7", "unrecognized arguments: --batch 7 (spark-semdedup --help tells all options)"),
+        ("--batch 7", "unrecognized arguments: --batch 7 (spark-semdedup --help lists all options)"),
         (
             "--local-cores 0",
             "argument --local-cores: 0 cannot be used: it must be a whole number of at least 1 (spark-semdedup run",
@@ -536,7 +536,7 @@ def test_a_folder_that_another_step_wrote_meanwhile_is_left_as_it_is(capsys, spa
     monkeypatch.setattr(steps, "count_similarities", count_while_another_writes)
     message = refusal(capsys, *arguments, status=1)
     assert message == (
-        f"output='{tmp_path}/out' was written by another run or step meanwhile: give another folder, or --overwrite to "
+        f"output='{tmp_path}/out' was written by another run or step in between: give another folder, or --overwrite to "
         "replace it"
     )
     assert rows(tmp_path / "out") == rows(done / "duplicates")

@@ -1,4 +1,7 @@
-"""Runs that are killed, and go on: the same answer, or a refusal that says what differs."""
+"""Runs on Spark that are killed and resumed: the same answer, or a refusal that says what differs.
+
+``test_state_machine`` kills runs at every change to a file, without Spark.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ from program import call, refusal, rows
 from spark_semdedup.cli import main as cli
 from spark_semdedup.errors import AccountingError
 from spark_semdedup.ml.semdedup import SemDedup, SemDedupModel
-from spark_semdedup.runs import identity, phases, preflight
+from spark_semdedup.runs import deduplication, identity, phases, preflight
 from spark_semdedup.runs import lock as locking
 from spark_semdedup.runs import run as whole_run
 from spark_semdedup.runs.identity import fingerprint, fingerprint_of_files
@@ -138,7 +141,7 @@ def check_resumed(capsys, monkeypatch, data, output, expected, moment) -> bool:
     return True
 
 
-@pytest.mark.parametrize("moment", [pytest.param(5, marks=pytest.mark.slow), 19])
+@pytest.mark.parametrize("moment", [5, 19, 30], ids=["replaces", "compares", "keeps"])
 def test_a_run_that_was_killed_goes_on(capsys, spark, monkeypatch, data, tmp_path, expected, moment):
     assert check_resumed(capsys, monkeypatch, data, tmp_path / "out", expected, moment)
 
@@ -226,7 +229,7 @@ def test_another_run_is_refused_by_what_differs(capsys, monkeypatch, data, tmp_p
 def test_an_unfinished_run_is_not_touched_unasked(capsys, data, unfinished, expected):
     before = snapshot(unfinished)
     said = refusal(capsys, "run", "--input", data, "--output", unfinished, *ARGUMENTS)
-    assert "holds a run that has not ended: give another folder, --resume to go on with it, or --overwrite" in said
+    assert "holds a run that has not ended: give another folder, --resume to continue it, or --overwrite" in said
     assert snapshot(unfinished) == before
     said = refusal(capsys, "evaluate", "--input", data, "--result", unfinished)
     assert "is not finished: the run that wrote it did not end" in said
@@ -282,17 +285,17 @@ def test_similarities_that_are_lost_meanwhile_are_missed(capsys, data, unfinishe
     pq.write_table(pq.read_table(file).slice(1), file)
     file.with_name(f".{file.name}.crc").unlink()
     said = refusal(capsys, "run", "--input", data, "--output", unfinished, *ARGUMENTS, "--resume", status=1)
-    assert "60 similarities were written, but 59 are there: files were lost or added; begin again with --over" in said
+    assert "60 similarities were written, but it has 59: files were lost or added; begin again with --over" in said
     assert not (unfinished / "_manifest.json").exists()
 
 
 @pytest.mark.slow
 def test_invalid_rows_that_are_lost_meanwhile_are_missed(capsys, monkeypatch, data, unfinished):
     """They would remain, and the numbers would add up."""
-    invalid = phases.Deduplication.invalid_rows
-    monkeypatch.setattr(phases.Deduplication, "invalid_rows", lambda self: invalid(self).limit(1))
+    invalid = deduplication.Deduplication.invalid_rows
+    monkeypatch.setattr(deduplication.Deduplication, "invalid_rows", lambda self: invalid(self).limit(1))
     said = refusal(capsys, "run", "--input", data, "--output", unfinished, *ARGUMENTS, "--resume", status=1)
-    assert said.startswith("the comparison does not add up: 2 rows are invalid, but 1 were set aside")
+    assert said.startswith("the comparison does not add up: 2 rows are invalid, but 1 were skipped")
     assert not (unfinished / "_manifest.json").exists()
 
 
@@ -314,7 +317,7 @@ def test_a_result_that_came_before_the_lock_was_had_is_not_touched(
 
     monkeypatch.setattr(preflight, "read_input", read_slowly)
     said = refusal(capsys, "run", "--input", data, "--output", output, *ARGUMENTS)
-    assert "was written by another run or step meanwhile: give another folder" in said
+    assert "was written by another run or step in between: give another folder" in said
     assert snapshot(output) == others[1]
     assert answer(output) == expected
 
@@ -360,7 +363,7 @@ def test_a_run_killed_while_it_deletes_an_earlier_one_is_known_for_a_run(capsys,
     said = refusal(capsys, "cluster", "--input", data, "--output", output, "--overwrite")
     assert "is the folder of a whole run and is not deleted" in said
     said = refusal(capsys, "run", "--input", data, "--output", output, *ARGUMENTS)
-    assert "holds a run that has not ended: give another folder, --resume to go on with it, or" in said
+    assert "holds a run that has not ended: give another folder, --resume to continue it, or" in said
     assert snapshot(output) == before
     run(capsys, data, output, "--resume")
     assert answer(output) == expected

@@ -197,7 +197,7 @@ def files() -> FakeFiles:
 
 def execute(work: FakeWork, *, resume: bool = False, keep_journal: bool = False) -> Summary:
     progress = Progress(io.StringIO())
-    return Run(work.journal, progress, work, resume, work.overwrite, keep_journal).execute()
+    return Run(work.journal, progress, work, work.phases, resume, work.overwrite, keep_journal).execute()
 
 
 def answer(files: FakeFiles) -> dict[str, str]:
@@ -305,7 +305,7 @@ def test_progress_counts_skipped_phases_too(files):
         execute(FakeWork(files, fails={"identify": KeyError()}))
     progress = Progress(io.StringIO())
     work = FakeWork(files)
-    Run(work.journal, progress, work, resume=True).execute()
+    Run(work.journal, progress, work, work.phases, resume=True).execute()
     lines = progress._stream.getvalue().splitlines()
     assert lines[:3] == ["[1/5] fit ... done before", "[2/5] compare ... done before", "[3/5] identify ..."]
     assert lines[3].startswith("[3/5] identify ... 8 letters, 0.0 s")
@@ -526,7 +526,7 @@ def test_a_run_that_has_lost_its_folder_before_it_replaces_a_result_leaves_that(
 
 def test_a_dead_lock_is_taken_over_only_by_a_run_that_may(files):
     lose(files)
-    with pytest.raises(FolderInUseError, match="if that has ended, --resume goes on where it stopped"):
+    with pytest.raises(FolderInUseError, match="if that has ended, --resume continues its run"):
         execute(FakeWork(files))
     execute(FakeWork(files), resume=True)
     assert answer(files) == expected()

@@ -25,7 +25,7 @@ def _without_session(settings: Settings, error: SemDedupError) -> Diagnosis:
 
 COMMAND = Command(
     "doctor",
-    "say what is there, what a run will use of it, and what to change; status 1 where a run would fail",
+    "report what the cluster offers, what a run would use, and what to fix; status 1 where a run would fail",
     "",
     {name: param for name, param in RUN_PARAMS.items() if name in PARAMS},
     _options,

@@ -25,7 +25,7 @@ def _options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--missed", metavar="N", type=whole_number, default=MISSED, help=missed_help)
     output_help = "JSON file to write too, or a folder to write evaluation.json in"
     group.add_argument("--output", metavar="PATH", help=output_help)
-    group.add_argument("--overwrite", action="store_true", help="replace a file that is there already")
+    group.add_argument("--overwrite", action="store_true", help="replace an existing file")
 
 
 def _prepare(args: argparse.Namespace, settings: Settings) -> Step:

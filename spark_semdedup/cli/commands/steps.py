@@ -64,7 +64,7 @@ def _remove_options(parser: argparse.ArgumentParser) -> None:
     options.add_source(parser)
     parser.add_argument("--duplicates", required=True, metavar="PATH", help="folder of the duplicates to remove")
     parser.add_argument("--invalid", metavar="PATH", help="folder of skipped invalid rows: remove them too")
-    options.add_output(parser, "the rows that remain")
+    options.add_output(parser, "the kept rows")
     options.add_output_format(parser)
 
 

@@ -1,0 +1,223 @@
+"""``Deduplication``: the work of a run, which its phases share (``runs.phases``)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+from pyspark.sql import types as T
+
+from spark_semdedup.errors import SemDedupError, shown
+from spark_semdedup.ml.kmeans import EmbeddingKMeansModel
+from spark_semdedup.ml.semdedup import SemDedup, SemDedupModel
+from spark_semdedup.pairwise.coverage import Coverage
+from spark_semdedup.pairwise.merge import PartialMatches
+from spark_semdedup.pairwise.ranking import Ranking
+from spark_semdedup.runs import preflight, results
+from spark_semdedup.runs.identity import FREE_PARAMS, VERSION, digest, identity_of, output_of
+from spark_semdedup.runs.journal import Journal
+from spark_semdedup.runs.manifest import EMBEDDINGS, RUN_MANIFEST, STAGES
+from spark_semdedup.runs.preflight import Job, SavedCentroids, Settings
+from spark_semdedup.runs.source import Source
+from spark_semdedup.runs.summary import Summary, versions
+from spark_semdedup.runs.target import Target
+from spark_semdedup.runs.texts import DocumentEmbedder, RunTexts
+from spark_semdedup.runs.wanted import Wanted
+from spark_semdedup.spark.files import join
+from spark_semdedup.spark.ids import Ids
+
+COMPARED = join(STAGES, "compared")
+"""Folder of the partial matches, which the phases after the comparison merge."""
+
+
+@dataclass
+class Deduplication:
+    """The work of a run (``run.Work``): its input, settings and output, all checked."""
+
+    job: Job
+    journal: Journal
+    source: Source
+    target: Target
+    estimator: SemDedup
+    saved: SavedCentroids
+    given: EmbeddingKMeansModel | None
+    """Saved centroids to use instead of a fit."""
+    rows: DataFrame
+    summary: Summary
+    wanted: Wanted = field(default_factory=Wanted)
+    texts: RunTexts | None = None
+    """How texts are embedded; None: the input has embeddings."""
+    fitted: SemDedupModel | None = None
+    """The model, where this very process has fitted it: it knows the sizes of clusters."""
+    schemas: dict[str, T.StructType] = field(default_factory=dict)
+    """Of results written or read before: Spark needs a job to read them from the files again."""
+
+    @classmethod
+    def of(
+        cls,
+        job: Job,
+        source: Source,
+        target: Target,
+        settings: Settings,
+        saved: SavedCentroids,
+        wanted: Wanted | None = None,
+        embedder: DocumentEmbedder | None = None,
+    ) -> Deduplication:
+        """Checks paths, settings and columns, in this order."""
+        wanted = wanted or Wanted()
+        if target.table is not None and "deduplicated" not in wanted:
+            raise SemDedupError(
+                f"outputTable={shown(target.table)} is for the kept rows, but results leaves deduplicated out: add it, "
+                "or drop outputTable"
+            )
+        preflight.check_paths(job, target, source=source, reads=saved.reads(), replaces_folder=False)
+        preflight.refuse_foreign_names(job, target)
+        given, settings = saved.load(job, settings)
+        estimator = SemDedup(**settings)
+        threshold = estimator.similarity_threshold()
+        Coverage.of(estimator, threshold)
+        ranking = Ranking.of(estimator)
+        journal = Journal(job.files, target.folder, output_of(target))
+        # A resumed run reads the version of a Delta table that it read before.
+        resumes = target.resume and not job.files.exists(join(target.folder, RUN_MANIFEST))
+        source = source.pinned(job.spark, journal.identity.get(VERSION) if resumes else None)
+        reserved = ["reason"] if estimator.value("handleInvalid") == "skip" else []
+        args = (job, source, target, estimator, ranking, given, reserved, "handleInvalid='skip'")
+        opened = preflight.open_input(*args, embedded=embedder is None)
+        texts = None
+        if embedder is not None:
+            preflight.refuse_foreign_embeddings(job, target)
+            texts = RunTexts.load(embedder, job, opened.rows, estimator, ranking)
+            texts.refuse_other_length(estimator, given, saved)
+        summary = Summary("run", backend=opened.backend, clusterer=opened.clusterer)
+        summary.threshold, summary.eps = threshold, results.reported_eps(estimator)
+        summary.input_version = source.version
+        results.describe_coverage(summary, estimator)
+        return cls(job, journal, source, target, estimator, saved, given, opened.rows, summary, wanted, texts)
+
+    @cached_property
+    def identity(self) -> Mapping[str, Any]:
+        params = results.parameters_of(self.estimator)
+        initial = self.estimator.value("initMode")
+        about = {
+            **{name: value for name, value in params.items() if name not in FREE_PARAMS},
+            "centroids": None if self.given is None else digest(self.given.centroids.tolist()),
+            "initial centroids": None if isinstance(initial, str) else digest(initial),
+            "clusterer": self.summary.clusterer,
+            "spark_semdedup": versions()["spark_semdedup"],
+            **self.wanted.described(),
+            **(self.texts.identity() if self.texts else {}),
+        }
+        return identity_of(self.job.files, self.source, self.target, self.rows, self.estimator, about, self.text_col)
+
+    @property
+    def may_replace(self) -> bool:
+        return self.target.overwrite or (self.target.table is not None and self.journal.may_replace)
+
+    def adopt(self, identity: Mapping[str, Any]) -> None:
+        embedded_only = self.texts is not None and self.journal.begun and self.journal.record("fit") is None
+        if not embedded_only:
+            self.summary.clusterer = identity.get("clusterer")
+
+    def check_output(self, *, resumes: bool) -> None:
+        if not self.may_replace:
+            self.target.refuse_existing_table(self.job.spark)
+        if not resumes:
+            self.target.refuse_written_meanwhile(self.job.files)
+            self.target.try_writing(self.job.files, self.rows)
+
+    def summarize(self) -> Summary:
+        summary, compared = self.summary, self.journal.metrics("compare")
+        metrics = {"rows_in": "rows", "invalid": "invalid", "clusters": "clusters", "pairs_compared": "pairs"}
+        summary.counts = {name: compared[metric] for name, metric in metrics.items()}
+        if self.texts is not None:
+            summary.counts |= {name: self.journal.metrics("embed")[name] for name in ("embedded", "truncated")}
+        summary.counts["duplicates"] = self.journal.metrics("identify")["ids"]["rows"]
+        summary.counts["kept"] = self.journal.metrics("keep")["ids"]["rows"]
+        summary.planned = compared["planned"]
+        for name, metric in (("pairs", "rows"), ("groups", "groups")):
+            if name in self.wanted:
+                summary.counts[name] = self.journal.metrics(name)[metric]
+        names = ["centroids", "similarities", "duplicates", "pairs", "groups", "deduplicated", "invalid"]
+        names += [EMBEDDINGS] if self.texts is not None and self.target.keep_embeddings else []
+        summary.results = {name: self.path(name) for name in names if self.job.files.exists(self.path(name))}
+        if self.target.table is not None:
+            summary.results["deduplicated"] = f"table {self.target.table}"
+        summary.results["summary"] = self.path("summary.json")
+        results.complete_summary(self.job, summary, self.estimator)
+        summary.parameters = self.saved.described(summary.parameters, self.journal.metrics("fit")["centroids"])
+        if self.texts is not None:
+            summary.parameters |= self.texts.described()
+        return summary
+
+    # --- what phases share ---
+
+    @property
+    def text_col(self) -> str | None:
+        return self.texts.embedder.text_col if self.texts else None
+
+    @cached_property
+    def documents(self) -> DataFrame:
+        """The rows to compare: the input's, or ids and embeddings that ``embed`` has written."""
+        return self.rows if self.texts is None else self.read(EMBEDDINGS)
+
+    def path(self, name: str) -> str:
+        return join(self.journal.folder, name)
+
+    def place(self, name: str) -> str:
+        """Where a result of that name is, below the run's folder: one that is not wanted, but needed, in the journal's,
+        which goes at the end."""
+        needed = ("similarities", "duplicates")
+        return join(STAGES, name) if name in needed and name not in self.wanted else name
+
+    def manifest(self, holds: str) -> dict[str, Any]:
+        return results.manifest_for(holds, self.summary, self.estimator)
+
+    def with_centroids(self, clustering: EmbeddingKMeansModel) -> SemDedupModel:
+        settings = {name: value for name, value in self.estimator.settings().items() if name != "initMode"}
+        return SemDedupModel(centroids=clustering.centroids, history=clustering.history, **settings)
+
+    @property
+    def model(self) -> SemDedupModel:
+        if self.fitted is not None:
+            return self.fitted
+        return self.with_centroids(self.given or preflight.load_model(self.job, self.path("centroids"), "output"))
+
+    @property
+    def matches(self) -> PartialMatches:
+        """What the comparison wrote."""
+        coverage = Coverage.of(self.estimator, self.estimator.similarity_threshold())
+        return PartialMatches(self.read(COMPARED), Ranking.of(self.estimator), coverage.at_least)
+
+    def invalid_rows(self) -> DataFrame:
+        """The input's rows that could not be compared, with a reason."""
+        invalid = self.model.result_of(self.rows, self.matches.df.where(F.col("own"))).invalid
+        return invalid if self.texts is None else self.texts.with_reasons(invalid)
+
+    @property
+    def skipped(self) -> int:
+        """Invalid rows that the run moves to ``invalid``."""
+        skips = self.estimator.value("handleInvalid") == "skip"
+        return int(self.journal.metrics("compare")["invalid"]) if skips else 0
+
+    def remaining(self, skipped: Ids) -> Ids:
+        """The kept rows, where they are not written: all that are neither duplicates nor skipped."""
+        all_, duplicates = (Ids.read(self.journal.metrics(phase)["ids"]) for phase in ("compare", "identify"))
+        gone = duplicates + skipped
+        return Ids(all_.rows - gone.rows, all_.hashes ^ gone.hashes)
+
+    def write(self, name: str, rows: DataFrame, id_col: str) -> Ids:
+        """Writes rows whose ids count. Returns these."""
+        self.schemas[name] = rows.schema
+        return results.write_with_ids(self.job.files, rows, self.path(self.place(name)), self.manifest(name), id_col)
+
+    def read(self, name: str) -> DataFrame:
+        """A result that this run, or the one it continues, has written."""
+        reader, schema = self.job.spark.read, self.schemas.get(name)
+        rows = (reader if schema is None else reader.schema(schema)).parquet(self.path(self.place(name)))
+        self.schemas.setdefault(name, rows.schema)
+        return rows
