@@ -28,7 +28,7 @@ from spark_semdedup.errors import shown
 from spark_semdedup.redaction import redacted
 from spark_semdedup.runs.preflight import Job
 from spark_semdedup.spark.failures import is_expected, one_line
-from spark_semdedup.spark.session import SessionError, given_session, local_session, stop_session
+from spark_semdedup.spark.session import SessionError, given_session, local_session
 
 
 class _Parser(argparse.ArgumentParser):
@@ -150,7 +150,7 @@ class _Session:
     def end(self) -> None:
         """Stops the session if it is this program's own."""
         if self._own is not None:
-            stop_session(self._own)
+            self._own.stop()
 
 
 def _interrupted(*_: object) -> NoReturn:

@@ -8,9 +8,8 @@ import os
 import shutil
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import pyspark
 from pyspark import SparkContext
@@ -33,6 +32,17 @@ COMPILE_LATER = " ".join(
 It competes with the tasks for a few cores, and most of what it compiles in a run of minutes, Spark's planner and the
 code generated for one query, is hardly called again: on two cores 35 of 241 CPU seconds of a run of 1,000,000 rows,
 16 with these thresholds. ``conf/local.properties`` has the same for spark-submit."""
+
+
+KEEP_FREED_MEMORY = {
+    "spark.executorEnv.MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+    "spark.executorEnv.MALLOC_TRIM_THRESHOLD_": str(64 << 20),
+}
+"""Has glibc use the memory of freed arrays for the next ones, in Python workers.
+
+By default it returns large arrays to the system, which then clears every page of the next: up to a quarter of the time
+for 4,096 rows of 384 numbers and 1,000 cells. 32 MiB is the most that glibc allows; both are set because one alone ends
+glibc's own choice of both (mallopt(3)). ``conf/*.properties`` have the same."""
 
 
 class SessionError(SemDedupError):
@@ -73,9 +83,9 @@ def local_session(
     The rest is for the Python workers' arrays, one worker per core, and for the page cache. The JVM needs its part per
     task, whatever the number of rows, and a heap that may grow without need does.
 
-    ``quiet``: the JVM logs nothing, and what it prints while it starts is dropped, for a program that reports errors
-    itself; Spark's errors do not say, in this process from then on, which line of Python made an expression: to
-    note that takes time for each. Raises ``SessionError`` where Spark cannot be started, for want of Java say.
+    ``quiet``: the JVM neither logs nor prints, for a program that reports errors itself; Spark's errors do not say
+    which line of Python made an expression, since noting that takes time for each. Raises ``SessionError`` where Spark
+    cannot be started, for want of Java say.
     """
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     cores = cores or os.cpu_count() or 1
@@ -104,22 +114,9 @@ def local_session(
     )
     if quiet:
         builder = builder.config("spark.python.sql.dataFrameDebugging.enabled", "false")
-    for name, value in {**_worker_sockets(), **(conf or {})}.items():
+    for name, value in {**KEEP_FREED_MEMORY, **_worker_sockets(), **(conf or {})}.items():
         builder = builder.config(name, value)
     return _started(builder, quiet)
-
-
-def stop_session(session: SparkSession) -> None:
-    """Stops a session, without the second that pyspark's ``stop`` waits for its server of accumulators to look up: that
-    ends by itself, or with this process. (It is to end before the JVM does, or tells that it lost it.)"""
-    context = session.sparkContext
-    server = getattr(context, "_accumulatorServer", None)  # None where the session has been stopped
-    context._accumulatorServer = None  # type: ignore[assignment]
-    try:
-        session.stop()
-    finally:
-        if server is not None:
-            threading.Thread(target=server.shutdown, name="semdedup-accumulators", daemon=True).start()
 
 
 def _started(builder: SparkSession.Builder, quiet: bool) -> SparkSession:
@@ -160,49 +157,30 @@ def total_memory_gib() -> int:
 
 @contextmanager
 def _starting(quiet: bool) -> Iterator[None]:
-    """Makes one line of what goes wrong while the JVM starts; ``quiet``: drops what it prints until it is up."""
-    heard: list[bytes] = []
-    try:
-        with _stderr_held_back(heard) if quiet else _untouched():
+    """Makes one line of what goes wrong while the JVM starts. ``quiet``: the JVM's stderr, for as long as it lives, is
+    a temporary file without a name, so what Java and Spark print there precedes no output of ours."""
+    with tempfile.TemporaryFile() as log, _stderr_to(log.fileno()) if quiet else nullcontext():
+        try:
             yield
-    except Exception as error:
-        said = [line for line in b"".join(heard).decode(errors="replace").splitlines() if line.strip()]
-        telling = [line for line in said if "Error" in line or "Exception" in line or "JAVA_HOME" in line]
-        reason = (telling or str(error).strip().splitlines() or [type(error).__name__])[0].strip()
-        raise SessionError(
-            f"Spark cannot be started: {reason}; it needs Java 17 or newer, found by JAVA_HOME or on the PATH"
-        ) from error
+        except Exception as error:
+            log.seek(0)
+            lines = log.read().decode(errors="replace").splitlines()
+            telling = [line for line in lines if "Error" in line or "Exception" in line or "JAVA_HOME" in line]
+            reason = (telling or str(error).strip().splitlines() or [type(error).__name__])[0].strip()
+            raise SessionError(
+                f"Spark cannot be started: {reason}; it needs Java 17 or newer, found by JAVA_HOME or on the PATH"
+            ) from error
 
 
 @contextmanager
-def _untouched() -> Iterator[None]:
-    yield
-
-
-@contextmanager
-def _stderr_held_back(heard: list[bytes]) -> Iterator[None]:
-    """Collects in ``heard`` what this process and the JVM it starts write to stderr while the block runs.
-
-    The JVM inherits file descriptor 2 for good, so it gets a pipe: after the block its lines are passed on.
-    """
-    terminal = os.dup(2)
-    reader, writer = os.pipe()
-    started = threading.Event()
-
-    def forward() -> None:
-        while said := os.read(reader, 65536):
-            if started.is_set():
-                os.write(terminal, said)
-            else:
-                heard.append(said)
-
+def _stderr_to(descriptor: int) -> Iterator[None]:
+    """Sends this process's stderr elsewhere; a JVM started meanwhile inherits that for good."""
     sys.stderr.flush()
-    os.dup2(writer, 2)
-    os.close(writer)
-    threading.Thread(target=forward, name="jvm-stderr", daemon=True).start()
+    terminal = os.dup(2)
+    os.dup2(descriptor, 2)
     try:
         yield
     finally:
         sys.stderr.flush()
         os.dup2(terminal, 2)
-        started.set()
+        os.close(terminal)

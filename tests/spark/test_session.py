@@ -1,57 +1,99 @@
-"""How a local session of the program ends."""
+"""How a local session of the program starts, is set up and ends."""
 
 from __future__ import annotations
 
-import threading
-from types import SimpleNamespace
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
-from spark_semdedup.spark.session import stop_session
+from spark_semdedup.spark.session import KEEP_FREED_MEMORY, SessionError, _starting
 
 
-class Server:
-    """As pyspark's of accumulators: ``shutdown`` waits until the thread that serves looks up."""
+def test_workers_keep_the_memory_of_freed_arrays(spark):
+    """glibc reads these variables as a process starts, so the daemon that forks the workers must have them."""
 
-    def __init__(self) -> None:
-        self.looked_up, self.ended = threading.Event(), threading.Event()
+    def look(batches):
+        import os
 
-    def shutdown(self) -> None:
-        assert self.looked_up.wait(60)
-        self.ended.set()
+        for batch in batches:
+            yield pa.RecordBatch.from_pydict({"environment": [json.dumps(dict(os.environ))] * len(batch)})
 
-
-class Session:
-    def __init__(self, server: Server | None, error: Exception | None = None) -> None:
-        self.sparkContext = SimpleNamespace(_accumulatorServer=server)
-        self.error = error
-        self.stopped_without_server = False
-
-    def stop(self) -> None:
-        self.stopped_without_server = self.sparkContext._accumulatorServer is None
-        if self.error is not None:
-            raise self.error
+    environment = json.loads(spark.range(1).mapInArrow(look, "environment string").first().environment)
+    for setting, value in KEEP_FREED_MEMORY.items():
+        assert environment[setting.removeprefix("spark.executorEnv.")] == value
 
 
-def test_a_session_ends_before_its_accumulators_do():
-    server = Server()
-    session = Session(server)
-    stop_session(session)
-    assert session.stopped_without_server
-    assert not server.ended.is_set()
-    server.looked_up.set()
-    assert server.ended.wait(60)
+JVM = "import os; os.write(2, b'WARNING: Using incubator modules\\nError: JAVA_HOME is not set\\n')"
 
 
-def test_accumulators_end_where_the_session_cannot_be_stopped():
-    server = Server()
-    server.looked_up.set()
-    with pytest.raises(ConnectionRefusedError):
-        stop_session(Session(server, ConnectionRefusedError()))
-    assert server.ended.wait(60)
+def fail_to_start() -> None:
+    with _starting(quiet=True):
+        subprocess.run([sys.executable, "-c", JVM], check=True)
+        raise RuntimeError("Java gateway process exited")
 
 
-def test_a_session_that_was_stopped_is_stopped_again():
-    session = Session(None)
-    stop_session(session)
-    assert session.stopped_without_server
+def test_what_the_jvm_prints_is_quoted_where_the_start_fails_and_dropped_otherwise(capfd):
+    with _starting(quiet=True):
+        process = subprocess.Popen([sys.executable, "-c", f"input(); {JVM}"], stdin=subprocess.PIPE)
+    process.communicate(b"\n")
+    with pytest.raises(SessionError, match=r"^Spark cannot be started: Error: JAVA_HOME is not set; it needs Java 17"):
+        fail_to_start()
+    assert capfd.readouterr().err == ""
+
+
+def test_a_session_that_is_not_quiet_leaves_stderr_alone(capfd):
+    with _starting(quiet=False):
+        os.write(2, b"WARNING: Using incubator modules\n")
+    assert capfd.readouterr().err == "WARNING: Using incubator modules\n"
+    with pytest.raises(SessionError, match="RuntimeError; it needs Java 17"), _starting(quiet=False):
+        raise RuntimeError
+
+
+ENDINGS = """
+import pyarrow as pa
+from spark_semdedup.spark.session import local_session
+from spark_semdedup.spark.worker import prepare_worker
+
+def identity(batches):
+    prepare_worker()
+    yield from batches
+
+def failing(batches):
+    prepare_worker()
+    for batch in batches:
+        if 300 in batch.column("id").to_pylist():
+            raise ValueError("row 300")
+        yield batch
+
+for run in range(6):
+    spark = local_session(cores=2, memory_gib=1)
+    rows = spark.range(0, 600, 1, 4)
+    rows.mapInArrow(identity, "id long").count()
+    try:
+        rows.mapInArrow(failing, "id long").collect()
+    except Exception:
+        print("failed", end=" ")
+    rows.mapInArrow(identity, "id long").limit(1).collect()
+    spark.stop()
+"""
+
+
+@pytest.mark.slow
+def test_sessions_end_without_tracebacks_of_their_workers():
+    """Before, from Spark 4.1 on, every other idle worker told on stderr that its JVM had closed the connection."""
+    ended = subprocess.run(
+        [sys.executable, "-c", ENDINGS],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[2],
+        timeout=600,
+    )
+    assert ended.stdout.split() == ["failed"] * 6
+    assert "BrokenPipeError" not in ended.stderr
+    assert "daemon.py" not in ended.stderr
