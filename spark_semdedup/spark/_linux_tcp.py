@@ -43,11 +43,13 @@ def prevent_standstill() -> None:
 
 @functools.cache  # one thread a process
 def _watch() -> None:
-    def relieve_for_ever(fills: Fills) -> None:
-        while time.sleep(LOOK_SECONDS) is None:
-            fills = relieve(fills)
+    threading.Thread(target=_relieve_for_ever, daemon=True).start()
 
-    threading.Thread(target=relieve_for_ever, args=({},), daemon=True).start()
+
+def _relieve_for_ever(fills: Fills | None = None) -> None:
+    while True:
+        time.sleep(LOOK_SECONDS)
+        fills = relieve(fills or {})
 
 
 def relieve(before: Fills) -> Fills:
