@@ -2,9 +2,9 @@
 
     python benchmarks/endings.py [RUNS] [--spark-submit] [--interrupt]
 
-``--spark-submit``: each run by a spark-submit of its own, whose JVM prints to the terminal. ``--interrupt``: each run gets
-Ctrl-C (SIGINT to its process group) while it compares. Prints a line for each run, and ends with status 1 where any stderr
-had a traceback or a run ended with another status than expected (0, 1; interrupted: 130).
+``--spark-submit``: each run by a spark-submit of its own, whose JVM prints to the terminal. ``--interrupt``: each run
+gets Ctrl-C (SIGINT to its process group) while it compares. Prints a line for each run, and ends with status 1 where
+any stderr had a traceback or a run ended with another status than expected (0, 1; interrupted: 130).
 """
 
 from __future__ import annotations
