@@ -437,8 +437,8 @@ class _Curve:
         )
 
     def _interpolated(self, k: int, name: str, *, steepest: float) -> float:
-        """A count at ``k``: linear in logarithms through the counts that are not 0, of which the outer two go on; beyond
-        the largest k they fall no steeper than by the power ``steepest``, which a single count follows."""
+        """A count at ``k``: linear in logarithms through the counts above 0 and beyond them; beyond the largest k it
+        falls no steeper than by the power ``steepest``, which a single count follows."""
         counts = sorted((math.log(point.k), getattr(point, name)) for point in self.points if getattr(point, name) > 0)
         if not counts:
             return 0.0
