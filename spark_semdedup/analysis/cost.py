@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 from pyspark.errors import PySparkException
@@ -320,8 +321,9 @@ def _some_files(dataset: DataFrame, count: int, wanted: int) -> tuple[DataFrame,
         number = max(_LEAST_FILES, math.ceil(len(files) * 2 * wanted / count))
         if number >= len(files):
             return dataset, count
-        chosen = np.random.default_rng(0).choice(files, number, replace=False)
-        some = dataset.where(F.col("_metadata.file_path").isin(chosen.tolist()))
+        chosen = np.random.default_rng(0).choice(files, number, replace=False).tolist()
+        # By ``_metadata`` Spark opens no other files. It has a blank where inputFiles has %20, in some versions.
+        some = dataset.where(F.col("_metadata.file_path").isin([*chosen, *map(unquote, chosen)]))
         rows = some.count()
     except PySparkException:  # after a join or a union there is no one file that a row is of
         return dataset, count

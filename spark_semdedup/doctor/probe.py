@@ -27,14 +27,14 @@ from spark_semdedup.spark.backend import PLUGIN, slots
 from spark_semdedup.spark.failures import one_line
 
 SETTINGS = (
-    *("spark.master", "spark.driver.memory", "spark.driver.maxResultSize", "spark.executor.memory"),
-    *("spark.executor.memoryOverhead", "spark.executor.cores", "spark.executor.resource.gpu.amount"),
-    *("spark.task.resource.gpu.amount", "spark.dynamicAllocation.enabled"),
+    *("spark.master", "spark.driver.memory", "spark.driver.maxResultSize"),
+    *("spark.executor.memory", "spark.executor.memoryOverhead", "spark.executor.cores"),
+    *("spark.executor.resource.gpu.amount", "spark.task.resource.gpu.amount", "spark.dynamicAllocation.enabled"),
     *("spark.sql.execution.arrow.maxRecordsPerBatch", "spark.sql.execution.arrow.maxBytesPerBatch"),
-    *("spark.sql.adaptive.enabled", "spark.sql.shuffle.partitions", "spark.python.unix.domain.socket.enabled"),
-    *("spark.shuffle.compress", "spark.shuffle.manager", "spark.rapids.sql.enabled", "spark.rapids.sql.mode"),
+    *("spark.sql.adaptive.enabled", "spark.sql.shuffle.partitions", "spark.shuffle.compress", "spark.shuffle.manager"),
+    *("spark.python.unix.domain.socket.enabled", "spark.plugins", "spark.rapids.sql.enabled", "spark.rapids.sql.mode"),
     *("spark.rapids.memory.gpu.allocFraction", "spark.rapids.sql.python.gpu.enabled"),
-    *("spark.rapids.python.memory.gpu.pooling.enabled"),
+    *("spark.rapids.python.memory.gpu.pooling.enabled",),
 )
 """Settings that bear on a run; what is asked of a session."""
 
