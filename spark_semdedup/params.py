@@ -8,6 +8,7 @@ A wrong value is refused when it is set, by an error that names the Param, the v
 
 from __future__ import annotations
 
+import difflib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -187,9 +188,14 @@ class SemDedupParams(Params):
         """Sets several Params at once, by keyword; ``None`` leaves a Param as it is."""
         for name in kwargs:
             if not self.hasParam(name):
-                known = ", ".join(sorted(p.name for p in self.params))
-                raise SemDedupError(f"{type(self).__name__} has no Param {name!r}; it has {known}")
+                raise SemDedupError(f"{type(self).__name__} has no Param {name!r}; {self._nearest(name)}")
         return self._set(**{name: value for name, value in kwargs.items() if value is not None})
+
+    def _nearest(self, name: str) -> str:
+        """What to say instead of a name that no Param has: the most alike, or all there are."""
+        names = {p.name.lower(): p.name for p in self.params}
+        alike = difflib.get_close_matches(name.replace("_", "").lower(), names, 1, 0.75)
+        return f"did you mean {names[alike[0]]}?" if alike else f"it has {', '.join(sorted(names.values()))}"
 
     def set(self, param: Param[Any], value: Any) -> None:
         """Sets a Param. A wrong value is a ``SemDedupError``; pyspark's own method would make another error of it."""

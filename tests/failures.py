@@ -180,6 +180,6 @@ FAILURES: list[Failure] = [
         "Linux blocks a connection",
         "Linux from 6.17 on drops acknowledgements at a full receive buffer; a worker and its JVM wait for each other",
         "tasks detect the blocked connection and enlarge its buffer, and the job continues",
-        "tests/test_transport.py::test_a_connection_that_stands_still_moves_on",
+        "tests/spark/test_linux_tcp.py::test_a_connection_that_stands_still_moves_on",
     ),
 ]

@@ -173,8 +173,8 @@ BY_PATTERN = (
 )
 """Keys that Spark makes up from names: docs/configuration.html."""
 
-BY_SUBMIT = {"spark.master", "spark.jars", "spark.files", "spark.submit.deployMode"}
-"""Keys that spark-submit reads by its own list (SparkSubmitArguments)."""
+BY_SUBMIT = {"spark.master", "spark.jars", "spark.files", "spark.submit.deployMode", "spark.driver.defaultJavaOptions"}
+"""Keys that spark-submit reads by its own list (SparkSubmitArguments, SparkLauncher)."""
 
 
 def test_sparks_keys_are_declared_by_spark(spark):

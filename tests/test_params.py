@@ -243,3 +243,15 @@ def test_an_error_of_ours_is_found_in_what_spark_makes_of_it():
     assert error_from_worker(RuntimeError("java.lang.OutOfMemoryError")) is None
     ours = SemDedupError("x")
     assert error_from_worker(ours) is ours
+
+
+def test_a_name_almost_right_is_answered_by_the_one_that_was_meant():
+    for name, meant in (("id_col", "idCol"), ("embedding_col", "embeddingCol"), ("espilon", None), ("epss", "eps")):
+        said = f"did you mean {meant}\\?$" if meant else "it has backend, "
+        with pytest.raises(SemDedupError, match=f"^SemDedup has no Param '{name}'; {said}"):
+            SemDedup(**{name: 1})
+
+
+def test_a_models_repr_says_what_it_is(spark):
+    assert repr(SemDedupModel(centroids=np.eye(3, 4), eps=0.1)) == "SemDedupModel(k=3, dim=4, eps=0.1)"
+    assert str(EmbeddingKMeansModel(centroids=np.eye(3, 4))) == "EmbeddingKMeansModel(k=3, dim=4)"

@@ -1,9 +1,8 @@
 """What a deduplication will cost, before it runs: ``spark-semdedup plan`` and ``SemDedup.plan``.
 
-A sample of the rows is clustered, into as many clusters as will be used or as the sample can tell, and into a half and
-a quarter of that. Rows that no fit has seen then say how full clusters are and how many of them rows visit. From the
-sample to all rows, pairs grow with the square; from these numbers of clusters to others, counts are taken to follow
-powers of k (plans beside runs: benchmarks/RESULTS.md).
+A sample of the rows is clustered, into as many clusters as a run will use or the sample can tell, and into a half and
+a quarter of that. Rows that no fit has seen then give cluster sizes and visits. Pairs grow with the square of the rows;
+other numbers of clusters are interpolated in logarithms (plans beside runs: benchmarks/RESULTS.md).
 """
 
 from __future__ import annotations
@@ -11,12 +10,15 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
+from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
 
 from spark_semdedup.clustering.faiss import fit_faiss
 from spark_semdedup.clustering.sample import fit_sample
@@ -39,6 +41,9 @@ PROBES = (1, 2, 3, 4)
 
 _MOST_FITTED = 1000
 """Clusters at most that are fitted for a plan, so that it takes seconds."""
+
+_LEAST_FILES = 12
+"""Files that a plan looks at, at least: rows of one file are often alike."""
 
 _MOST_ROWS = 1e15
 """Rows at most that are planned for; squares of more are no float64 numbers of use."""
@@ -103,6 +108,8 @@ class Sizing:
     hardware: Hardware
     fit: FitCost | None
     """None where centroids are those of a model."""
+    unknown: frozenset[str] = frozenset()
+    """Labels of coverages of which the sample, with rows for one cluster alone, tells nothing but their least."""
 
     def as_text(self) -> str:
         """A table with one line for each coverage."""
@@ -117,6 +124,7 @@ class Sizing:
         table = ["  ".join([line[0].ljust(width[0]), *map(str.rjust, line[1:], width[1:])]) for line in lines]
         return "\n".join(
             [*(f"  {name:<8}  {text}" for name, text in facts), "", *(f"  {t}" for t in table), "", _NOTES]
+            + ["  ?: too few rows were looked at to tell which clusters are near each other."] * bool(self.unknown)
         )
 
     def _sizes(self) -> str:
@@ -135,6 +143,8 @@ class Sizing:
         ]
 
     def _line(self, work: WorkEstimate) -> tuple[str, ...]:
+        if work.coverage.label in self.unknown:
+            return (work.coverage.label, *["?"] * (len(_HEAD) - 1))
         return (
             work.coverage.label,
             f"{work.cells_per_row:.1f}",
@@ -216,21 +226,19 @@ def estimate_cost(
     ``centroids``: float32 (k, d), of a fitted model, instead of fitting any for its k. Raises ``SemDedupError`` where
     the input is empty, has more than ``rows`` rows, or fewer than k, and where Params contradict each other.
     """
-    there = dataset.count()
-    if not there:
+    count = dataset.count()
+    if not count:
         raise SemDedupError("the input is empty: it must have at least one row")
-    total = float(there if rows is None else rows)
-    if not there <= total <= _MOST_ROWS:
+    total = float(count if rows is None else rows)
+    if not count <= total <= _MOST_ROWS:
         raise SemDedupError(
-            f"rows={total:g} cannot be used: it must be at least {there}, the rows of the input, which are a part of "
+            f"rows={total:g} cannot be used: it must be at least {count}, the rows of the input, which are a part of "
             f"them, and at most {_MOST_ROWS:g}"
         )
     fit = FitCost.of(params)
     k = len(centroids) if centroids is not None else _target_k(params, round(total))
-    ladder = _ladder(k, there, whole=total == there)
-    fitted, unseen, valid = _sample(
-        params, Documents.of(dataset, params.value("idCol"), params.value("embeddingCol")), there, ladder[-1]
-    )
+    ladder = _ladder(k, count, whole=total == count)
+    fitted, unseen, valid = _sample(params, dataset, count, ladder[-1])
     if centroids is not None and centroids.shape[1] != fitted.shape[1]:
         raise SemDedupError(
             f"embeddings have length {fitted.shape[1]}, but the centroids have {centroids.shape[1]}: give their own"
@@ -239,25 +247,28 @@ def estimate_cost(
     if centroids is None and k > total:
         k = number_of_clusters(params, round(total), valid=True)
         ladder = _ladder(k, len(fitted), whole=True)
-    ladder = sorted({min(size, len(fitted)) for size in ladder})
-    cells = {size: _fitted_cells(params, fitted, size) for size in ladder if centroids is None or size != k}
+    spherical = params.value("distanceMeasure") == "cosine"
+    sizes = {min(size, len(fitted)) for size in ladder} - (set() if centroids is None else {k})
+    cells = {size: Cells.of(_fitted(params, fitted, size), spherical=spherical) for size in sorted(sizes)}
     if centroids is not None:
-        cells[k] = Cells.of(centroids, spherical=_spherical(params))
+        cells[k] = Cells.of(centroids, spherical=spherical)
     hardware = hardware or Hardware.here(slots(dataset.sparkSession))
     max_rows = params.value("maxClusterRows") or default_max_rows(fitted.shape[1])
     frame = _Frame(total, fitted.shape[1], max_rows, hardware.slots)
-    workloads, best = [], {}
-    for coverage in _coverages(params):
-        samples = {size: _visits(unseen, these, coverage, total) for size, these in cells.items()}
-        top = max(cells)
-        cut = frame.cut(coverage, samples[top], cells[top])
-        curve = _Curve(coverage, frame, [_point(size, sample) for size, sample in samples.items()], cut)
+    workloads, best, top = [], {}, max(cells)
+    coverages = [*(Coverage(others=n - 1) for n in PROBES), Coverage(None, params.similarity_threshold())]
+    for coverage in coverages:
+        samples = {n: FittedSample(unseen, total / len(unseen)).visits(each, coverage) for n, each in cells.items()}
+        points = [_Point.of(size, sample) for size, sample in samples.items()]
+        curve = _Curve(coverage, frame, points, frame.cut(coverage, samples[top], cells[top]))
         measured = frame.measured(coverage, samples[k], cells[k]) if k in cells else None
         workloads.append(measured or curve.at(k))
         best[coverage.label] = curve.best_k(k, hardware, fit)
-    spread = _spread(samples[k].natives(k)) if k in cells else None
+    natives = samples[k].natives(k) if k in cells else None
+    spread = None if natives is None else (float(natives.min()), float(np.median(natives)), float(natives.max()))
     looked_at = len(fitted) + (len(unseen) if unseen is not fitted else 0)
-    return Sizing(tuple(workloads), best, spread, looked_at, hardware, None if centroids is not None else fit)
+    unknown = frozenset({coverages[-1].label} if top == 1 < k else ())
+    return Sizing(tuple(workloads), best, spread, looked_at, hardware, None if centroids is not None else fit, unknown)
 
 
 def _target_k(params: ClusteringParams, total: int) -> int:
@@ -266,27 +277,29 @@ def _target_k(params: ClusteringParams, total: int) -> int:
     return k
 
 
-def _ladder(k: int, there: int, *, whole: bool) -> list[int]:
+def _ladder(k: int, count: int, *, whole: bool) -> list[int]:
     """Numbers of clusters to fit, the largest last: k, or as many as a few seconds and the rows allow, and fewer.
 
-    A run fits on all rows where there are few, and so does a plan for them. Otherwise rows must be left that no fit has
-    seen: those that it has lie nearer to their centroids than others do, and visit fewer cells.
+    A run fits on all rows where they are few, and so does a plan for them. Otherwise some rows must be left that no fit
+    has seen: rows of the fit lie nearer to their centroids than others do, and visit fewer cells.
     """
     k = min(k, _MOST_FITTED)
-    most = there if whole and there <= FIT_ROWS_PER_CENTROID * k else (there - there // 4) // FIT_ROWS_PER_CENTROID
-    top = max(1, min(k, most))
+    all_fitted = whole and count <= FIT_ROWS_PER_CENTROID * k
+    top = max(1, min(k, count if all_fitted else (count - count // 4) // FIT_ROWS_PER_CENTROID))
     return sorted({max(1, top // 4), max(1, top // 2), top})
 
 
 def _sample(
-    params: SemDedupStageParams, documents: Documents, there: int, top: int
+    params: SemDedupStageParams, dataset: DataFrame, count: int, top: int
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """Unit vectors to fit, and unit vectors that no fit sees, or the same where all are fitted: float32 (n, d). And
     the share of all rows that can be compared."""
+    wanted = min(FIT_ROWS_PER_CENTROID * top, count)
+    dataset, count = _some_files(dataset, count, wanted + VISIT_ROWS)
     sample = fit_sample(
-        documents,
-        total=there,
-        wanted=min(FIT_ROWS_PER_CENTROID * top, there),
+        Documents.of(dataset, params.value("idCol"), params.value("embeddingCol")),
+        total=count,
+        wanted=wanted,
         seed=params.value("seed"),
         dim=params.value("embeddingDim"),
         handle_invalid=params.value("handleInvalid"),
@@ -295,32 +308,33 @@ def _sample(
     )
     # A handful of rows tells nothing: hardly two of them are in one cluster.
     unseen = sample.spare if 8 * len(sample.spare) >= len(sample.array) else sample.array
-    return sample.array, unseen, sample.valid_rows / there
+    return sample.array, unseen, sample.valid_rows / count
 
 
-def _fitted_cells(params: SemDedupStageParams, sample: np.ndarray, k: int) -> Cells:
+def _some_files(dataset: DataFrame, count: int, wanted: int) -> tuple[DataFrame, int]:
+    """Part of a dataset's files, chosen at random, and their rows, where all have many times the rows ``wanted``: to
+    sample rows Spark decodes the vectors of all. The dataset itself where it does not read files as they are."""
+    if count < 4 * wanted or dataset.is_cached:
+        return dataset, count
+    try:
+        files = sorted(dataset.inputFiles())
+        number = max(_LEAST_FILES, math.ceil(len(files) * 2 * wanted / count))
+        if number >= len(files):
+            return dataset, count
+        chosen = np.random.default_rng(0).choice(files, number, replace=False).tolist()
+        # By ``_metadata`` Spark opens no other files. It has a blank where inputFiles has %20, in some versions.
+        some = dataset.where(F.col("_metadata.file_path").isin([*chosen, *map(unquote, chosen)]))
+        rows = some.count()
+    except PySparkException:  # after a join or a union there is no one file that a row is of
+        return dataset, count
+    return (some, rows) if rows >= wanted else (dataset, count)
+
+
+def _fitted(params: SemDedupStageParams, sample: np.ndarray, k: int) -> np.ndarray:
     plain = params.copy()
     plain.clear(plain.getParam("initMode"))
     settings = replace(FitSettings.from_params(plain, k), initMode="random", nInit=1)
-    fit = fit_faiss(sample[: FIT_ROWS_PER_CENTROID * k], settings)
-    return Cells.of(fit.centroids, spherical=_spherical(params))
-
-
-def _spherical(params: SemDedupStageParams) -> bool:
-    return bool(params.value("distanceMeasure") == "cosine")
-
-
-def _coverages(params: SemDedupStageParams) -> list[Coverage]:
-    found = [Coverage(others=probes - 1) for probes in PROBES]
-    return [*found, Coverage(None, params.similarity_threshold())]
-
-
-def _visits(unseen: np.ndarray, cells: Cells, coverage: Coverage, total: float) -> VisitSample:
-    return FittedSample(unseen, total / len(unseen)).visits(cells, coverage)
-
-
-def _spread(natives: np.ndarray) -> tuple[float, float, float]:
-    return float(natives.min()), float(np.median(natives)), float(natives.max())
+    return fit_faiss(sample[: FIT_ROWS_PER_CENTROID * k], settings).centroids
 
 
 @dataclass(frozen=True)
@@ -383,11 +397,11 @@ class _Point:
     guest_share: float
     """The same of a native and a guest."""
 
-
-def _point(k: int, sample: VisitSample) -> _Point:
-    rows = len(sample.own) * sample.scale
-    native, guest = sample.pairs(k)
-    return _Point(k, sample.cells_per_row, 2 * native / rows**2, guest / rows**2)
+    @classmethod
+    def of(cls, k: int, sample: VisitSample) -> _Point:
+        native, guest = sample.pairs(k)
+        rows = len(sample.own) * sample.scale
+        return cls(k, sample.cells_per_row, 2 * native / rows**2, guest / rows**2)
 
 
 @dataclass(frozen=True)
@@ -402,12 +416,13 @@ class _Curve:
 
     def at(self, k: int) -> WorkEstimate:
         """The workload at any k, regions by what they would hold."""
-        rows = self.frame.rows
-        cells = self._cells(k)
-        # Natives and guests that a row finds in its cell, on average; itself at least.
-        natives = max(1.0, rows * min(1.0, self._power(k, lambda point: point.native_share, least_slope=-1)))
-        guests = rows * self._power(k, lambda point: point.guest_share, least_slope=-1) if k > 1 else 0.0
-        guests = min(guests, rows - natives)
+        rows, others = self.frame.rows, self.coverage.others
+        cells = 1.0 + others if others is not None else self._interpolated(k, "cells_per_row", steepest=0)
+        cells = max(1.0, min(k, cells))
+        # Natives and guests that a row meets in its cell, on average; itself at least.
+        natives = max(1.0, rows * min(1.0, self._interpolated(k, "native_share", steepest=-1)))
+        guests = rows * self._interpolated(k, "guest_share", steepest=-1) or natives * (cells - 1)
+        guests = min(guests if k > 1 else 0.0, rows - natives)
         tasks, sent, largest = self._tasks(k, cells, natives, guests)
         return WorkEstimate(
             coverage=self.coverage,
@@ -423,57 +438,37 @@ class _Curve:
             rows_of_largest_task=int(min(2 * self.frame.max_rows, largest)),
         )
 
-    def _cells(self, k: float) -> float:
-        """Clusters per row. Beyond the largest k counted they are not taken to get fewer."""
-        return max(1.0, min(k, self._power(k, lambda point: point.cells_per_row, least_slope=0)))
+    def _interpolated(self, k: int, name: str, *, steepest: float) -> float:
+        """A count at ``k``: linear in logarithms through the counts above 0 and beyond them; beyond the largest k it
+        falls no steeper than by the power ``steepest``, which a single count follows."""
+        counts = sorted((math.log(point.k), getattr(point, name)) for point in self.points if getattr(point, name) > 0)
+        if not counts:
+            return 0.0
+        x, y = np.array([at for at, _ in counts]), np.log([count for _, count in counts])
+        slopes = np.diff(y) / np.diff(x) if len(x) > 1 else np.array([steepest])
+        far = math.log(_MOST_ROWS)
+        ends = y[0] - slopes[0] * x[0], y[-1] + max(slopes[-1], steepest) * (far - x[-1])
+        low = ([0.0], [ends[0]]) if x[0] else ([], [])
+        return math.exp(np.interp(math.log(k), [*low[0], *x, far], [*low[1], *y, ends[1]]))
 
     def _tasks(self, k: int, cells: float, natives: float, guests: float) -> tuple[int, float, float]:
         """Number of tasks, to how many of them a row is sent, and rows of the largest."""
-        max_rows = self.frame.max_rows
+        rows, max_rows = self.frame.rows, self.frame.max_rows
         if (natives > max_rows and not guests) or natives + guests > 2 * max_rows:  # cells are tiled
             tiles, guest_tiles = math.ceil(natives / max_rows), math.ceil(guests / max_rows)
             pairs_of_tiles = tiles * (tiles + 1) // 2 + tiles * guest_tiles
-            sent = tiles + guest_tiles + (cells - 1) * tiles
-            return math.ceil(self.frame.rows / natives * pairs_of_tiles), sent, 2 * max_rows
+            return math.ceil(rows / natives * pairs_of_tiles), tiles * cells + guest_tiles, 2 * max_rows
         if not self.coverage.visits:
             return k, 1.0, 2 * natives  # the largest cluster has about three times the mean's rows
-        regions, sent = self._regions(k, cells)
-        return regions, sent, 1.5 * self.frame.rows * sent / regions
-
-    def _regions(self, k: int, cells: float) -> tuple[int, float]:
-        """Number of regions, and to how many of them a row is sent."""
-        least = default_partitions(4.0 * self.frame.dim * self.frame.rows, self.frame.slots)
-        regions, sent = 1, 1.0
-        for _ in range(20):
-            filled = self.frame.rows * sent / (1.5 * self.frame.max_rows)
-            regions = min(k, math.ceil(max(filled, 1.5 * least)))
-            sent = self._sent(regions, k, cells)
-        return regions, sent
-
-    def _sent(self, regions: int, k: int, cells: float) -> float:
-        """To how many of ``regions`` a row is sent that visits so many of ``k`` ``cells``: in logarithms, on the lines
-        from one region through those that were cut to regions of one cell."""
-        known, sent = min(self.cut[0], k), min(self.cut[1], cells)
-        if regions >= k:
-            return cells
-        if regions <= known:
-            return float(sent ** (math.log(regions) / math.log(known))) if known > 1 else sent
-        return float(sent * (cells / sent) ** (math.log(regions / known) / math.log(k / known)))
-
-    def _power(self, k: float, of: Callable[[_Point], float], *, least_slope: float) -> float:
-        """A count at ``k``: in logarithms, on the straight line through the nearest two points, which beyond the
-        largest falls at most as steeply as ``least_slope`` says, and through a single one exactly so. Counts of nothing
-        have no logarithm and are left out."""
-        points = sorted((point for point in self.points if of(point) > 0), key=lambda point: point.k)
-        values = [of(point) for point in points]
-        if len(points) < 2:
-            return sum(value * (k / point.k) ** least_slope for value, point in zip(values, points, strict=True))
-        i = int(np.clip(np.searchsorted([point.k for point in points], k), 1, len(points) - 1))
-        low, high = points[i - 1].k, points[i].k
-        slope = math.log(values[i] / values[i - 1]) / math.log(high / low)
-        if k > points[-1].k:
-            slope = max(slope, least_slope)
-        return float(values[i] * (k / high) ** slope)
+        # Regions of any number, from all cells in one to one for each cell, and rows sent to each by interpolation.
+        regions = np.unique(np.geomspace(1, k, 500).round())
+        known, sent_known = min(self.cut[0], k), min(self.cut[1], cells)
+        x, y = np.log([1, known, k]), np.log([1.0, sent_known if known > 1 else 1.0, cells if k > 1 else 1.0])
+        sent = np.exp(np.interp(np.log(regions), x, y))
+        least = 1.5 * default_partitions(4.0 * self.frame.dim * rows, self.frame.slots)
+        fits = (regions >= min(k, least)) & (1.5 * max_rows * regions >= rows * sent)
+        i = int(np.argmax(fits)) if fits.any() else -1
+        return int(regions[i]), float(sent[i]), 1.5 * rows * float(sent[i]) / regions[i]
 
     def best_k(self, k: int, hardware: Hardware, fit: FitCost) -> int:
         """Of k and its multiples by powers of √2 from 1/16 to 16, as far as they can be fitted, that of least time."""

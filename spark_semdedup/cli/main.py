@@ -8,9 +8,11 @@ begun; 1 where a run failed, or would (``doctor``); 130 where it was interrupted
 from __future__ import annotations
 
 import argparse
+import difflib
 import io
 import logging
 import os
+import re
 import signal
 import sys
 import traceback
@@ -22,20 +24,37 @@ from pyspark.sql import SparkSession
 from spark_semdedup._version import __version__
 from spark_semdedup.cli.command import Step
 from spark_semdedup.cli.commands import COMMANDS
-from spark_semdedup.cli.options import PROGRAM, UsageError, add_params, all_settings_from, whole_number
+from spark_semdedup.cli.options import PROGRAM, UsageError, add_params, all_settings_from, option_name, whole_number
 from spark_semdedup.doctor.rules import Diagnosis
 from spark_semdedup.errors import shown
 from spark_semdedup.redaction import redacted
 from spark_semdedup.runs.preflight import Job
 from spark_semdedup.spark.failures import is_expected, one_line
-from spark_semdedup.spark.session import SessionError, given_session, local_session, stop_session
+from spark_semdedup.spark.session import SessionError, given_session, local_session
 
 
 class _Parser(argparse.ArgumentParser):
     """An ArgumentParser whose errors are one line."""
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message} ({self.prog} --help lists all options)")
+        raise UsageError(f"{message}{_did_you_mean(message)} ({self.prog} --help lists all options)")
+
+
+def _did_you_mean(message: str) -> str:
+    """The option most like the first that argparse does not know."""
+    unknown = re.match(r"unrecognized arguments: (--[\w-]+)", message)
+    if unknown is None:
+        return ""
+    options = sorted({option_name(name) for command in COMMANDS.values() for name in command.params} | _OTHERS)
+    alike = difflib.get_close_matches(unknown[1].replace("_", "-"), options, 1, 0.75)
+    return f"; did you mean {alike[0]}?" if alike else ""
+
+
+_OTHERS = {
+    *("--input", "--input-table", "--input-format", "--input-option", "--input-glob", "--output", "--output-table"),
+    *("--output-format", "--overwrite", "--resume", "--centroids", "--rows", "--gpus", "--local-cores", "--verbose"),
+}
+"""Options that are no Params and are worth a suggestion."""
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -124,6 +143,15 @@ def _refuse_broken(arguments: Sequence[str]) -> None:
             raise UsageError(f"argument {shown(argument)} cannot be used: it is not valid Unicode")
 
 
+def _refuse_missing_inputs(args: argparse.Namespace) -> None:
+    """Says at once what the session would say seconds later: that a local file or folder does not exist."""
+    inputs = getattr(args, "input", None) or ()
+    for path in (inputs,) if isinstance(inputs, str) else inputs:
+        is_plain = not re.search(r"^\w[\w+.-]*:|[{}\[\]*?\\]", path)  # neither a URI nor a pattern
+        if is_plain and path and "HADOOP_CONF_DIR" not in os.environ and not os.path.exists(path):
+            raise UsageError(f"input={shown(path, 400)} does not exist: give a file, a folder or a pattern")
+
+
 class _Session:
     """The Spark session of one call of ``main``: the one given, or a local one of its own."""
 
@@ -139,6 +167,7 @@ class _Session:
     def run(self, step: Step, args: argparse.Namespace) -> str | Diagnosis:
         spark = given_session()
         if spark is None:
+            _refuse_missing_inputs(args)
             spark = local_session(cores=args.local_cores, memory_gib=args.local_memory, quiet=not args.verbose)
             self._own = spark
             signal.signal(signal.SIGINT, _interrupted)
@@ -150,7 +179,7 @@ class _Session:
     def end(self) -> None:
         """Stops the session if it is this program's own."""
         if self._own is not None:
-            stop_session(self._own)
+            self._own.stop()
 
 
 def _interrupted(*_: object) -> NoReturn:

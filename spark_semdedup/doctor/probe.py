@@ -27,27 +27,14 @@ from spark_semdedup.spark.backend import PLUGIN, slots
 from spark_semdedup.spark.failures import one_line
 
 SETTINGS = (
-    "spark.master",
-    "spark.driver.memory",
-    "spark.driver.maxResultSize",
-    "spark.executor.memory",
-    "spark.executor.memoryOverhead",
-    "spark.executor.cores",
-    "spark.executor.resource.gpu.amount",
-    "spark.task.resource.gpu.amount",
-    "spark.dynamicAllocation.enabled",
-    "spark.sql.execution.arrow.maxRecordsPerBatch",
-    "spark.sql.execution.arrow.maxBytesPerBatch",
-    "spark.sql.adaptive.enabled",
-    "spark.sql.shuffle.partitions",
-    "spark.shuffle.compress",
-    "spark.shuffle.manager",
-    "spark.plugins",
-    "spark.rapids.sql.enabled",
-    "spark.rapids.sql.mode",
-    "spark.rapids.memory.gpu.allocFraction",
-    "spark.rapids.sql.python.gpu.enabled",
-    "spark.rapids.python.memory.gpu.pooling.enabled",
+    *("spark.master", "spark.driver.memory", "spark.driver.maxResultSize"),
+    *("spark.executor.memory", "spark.executor.memoryOverhead", "spark.executor.cores"),
+    *("spark.executor.resource.gpu.amount", "spark.task.resource.gpu.amount", "spark.dynamicAllocation.enabled"),
+    *("spark.sql.execution.arrow.maxRecordsPerBatch", "spark.sql.execution.arrow.maxBytesPerBatch"),
+    *("spark.sql.adaptive.enabled", "spark.sql.shuffle.partitions", "spark.shuffle.compress", "spark.shuffle.manager"),
+    *("spark.python.unix.domain.socket.enabled", "spark.plugins", "spark.rapids.sql.enabled", "spark.rapids.sql.mode"),
+    *("spark.rapids.memory.gpu.allocFraction", "spark.rapids.sql.python.gpu.enabled"),
+    *("spark.rapids.python.memory.gpu.pooling.enabled",),
 )
 """Settings that bear on a run; what is asked of a session."""
 
@@ -73,6 +60,8 @@ class Worker:
     nvidia_driver: str | None = None
     addresses: tuple[str, ...] = ()
     """GPUs that Spark assigned to the task."""
+    kernel: str = ""
+    """Name and release of the operating system's kernel."""
     gpu_lacking: str | None = None
     """What keeps CuPy from a GPU, in words; None where nothing does."""
     inexact: tuple[str, ...] = ()
@@ -167,18 +156,13 @@ def executor_probe() -> Callable[[], str]:
         }.items():
             if importlib.util.find_spec(module) is not None:
                 packages[module] = next(filter(None, map(installed, distributions)), "of unknown version")
-        fields = "--query-gpu=index,name,memory.total,driver_version"
+        command = ["nvidia-smi", "--query-gpu=index,name,memory.total,driver_version", "--format=csv,noheader"]
         try:
-            asked = subprocess.run(  # noqa: S603
-                ["nvidia-smi", fields, "--format=csv,noheader"],  # noqa: S607
-                capture_output=True,
-                text=True,
-                timeout=30,
-            )
-            listed = [line.split(", ") for line in asked.stdout.splitlines()] if asked.returncode == 0 else []
+            asked = subprocess.run(command, capture_output=True, text=True, timeout=30)  # noqa: S603
+            rows = [line.split(", ") for line in asked.stdout.splitlines()] if asked.returncode == 0 else []
         except (OSError, subprocess.TimeoutExpired):
-            listed = []
-        listed = [line for line in listed if len(line) == 4]
+            rows = []
+        listed = [row for row in rows if len(row) == 4]
         lacking: str | None = "spark_semdedup cannot be imported"
         inexact: list[str] = []
         if "spark_semdedup" in packages:
@@ -207,6 +191,7 @@ def executor_probe() -> Callable[[], str]:
                 "gpus": [f"{index} {name}, {memory}" for index, name, memory, _ in listed],
                 "nvidia_driver": listed[0][3] if listed else None,
                 "addresses": addresses,
+                "kernel": f"{platform.system()} {platform.release()}",
                 "gpu_lacking": lacking,
                 "inexact": inexact,
             }
@@ -218,62 +203,54 @@ def executor_probe() -> Callable[[], str]:
 def ask_executors(spark: SparkSession) -> tuple[Worker, ...]:
     """One ``Worker`` for each executor: as many tasks at once as there is room for, so that all have one."""
     look, tasks = executor_probe(), max(1, slots(spark))
+    context = getattr(spark, "sparkContext", None)
+    if context is not None:  # needs neither pandas nor Arrow
+        with _patience(context):
+            answers = context.parallelize(range(tasks), tasks).mapPartitions(lambda _: [look()]).collect()
+    else:
+        answers = [
+            row[0] for row in spark.range(0, tasks, 1, tasks).mapInPandas(_each(look), "answer string").collect()
+        ]
+    by_executor: dict[tuple[str, int], Worker] = {}
+    for worker in map(Worker.from_json, answers):
+        other = by_executor.get((worker.host, worker.process), worker)
+        addresses = tuple(sorted({*other.addresses, *worker.addresses}))
+        by_executor[worker.host, worker.process] = replace(worker, addresses=addresses)
+    return tuple(by_executor[key] for key in sorted(by_executor))
 
-    def look_from_rows(_: Iterable[Any]) -> Iterator[str]:
-        yield look()
 
+def _each(look: Callable[[], str]) -> Callable[[Iterable[pd.DataFrame]], Iterator[pd.DataFrame]]:
     def look_from_frames(frames: Iterable[pd.DataFrame]) -> Iterator[pd.DataFrame]:
         import pandas
 
         for _ in frames:
-            yield pandas.DataFrame({"found": [look()]})
+            yield pandas.DataFrame({"answer": [look()]})
 
-    context = getattr(spark, "sparkContext", None)
-    if context is not None:  # needs neither pandas nor Arrow
-        with _patience(context):
-            told = context.parallelize(range(tasks), tasks).mapPartitions(look_from_rows).collect()
-    else:
-        told = [
-            row.found for row in spark.range(0, tasks, 1, tasks).mapInPandas(look_from_frames, "found string").collect()
-        ]
-    by_executor: dict[tuple[str, int], Worker] = {}
-    for worker in map(Worker.from_json, told):
-        known = by_executor.get((worker.host, worker.process), worker)
-        addresses = tuple(sorted({*known.addresses, *worker.addresses}))
-        by_executor[worker.host, worker.process] = replace(worker, addresses=addresses)
-    return tuple(by_executor[key] for key in sorted(by_executor))
+    return look_from_frames
 
 
 @contextmanager
 def _patience(context: SparkContext) -> Iterator[None]:
     """Ends the jobs of the block, with an error, where they take longer than ``PATIENCE``: no executor has room."""
-    group, over = f"doctor-{os.getpid()}", threading.Event()
-    expired = False
-
-    def cancel_until_over() -> None:
-        nonlocal expired
-        if over.wait(PATIENCE):
-            return
-        expired = True
-        while not over.wait(0.5):
-            context.cancelJobGroup(group)
-
-    names = ("spark.jobGroup.id", "spark.job.description", "spark.job.interruptOnCancel")
+    group, names = (
+        f"doctor-{os.getpid()}",
+        ("spark.jobGroup.id", "spark.job.description", "spark.job.interruptOnCancel"),
+    )
     before = {name: context.getLocalProperty(name) for name in names}  # a notebook has its own
     context.setJobGroup(group, "spark-semdedup doctor asks the executors")
-    threading.Thread(target=cancel_until_over, daemon=True).start()
+    timer = threading.Timer(PATIENCE, context.cancelJobGroup, [group])
+    timer.start()
     try:
         yield
     except Exception as error:
-        if not expired:
+        if not timer.finished.is_set():
             raise
         raise SemDedupError(
-            f"no executor had room for a task within {PATIENCE:g} s: look at what the cluster offers, and at "
-            "spark.executor.cores, spark.executor.memory and spark.executor.resource.gpu.amount, which it must be able "
-            "to give"
+            f"no executor had room for a task within {PATIENCE:g} s: compare what the cluster offers with "
+            "spark.executor.cores, spark.executor.memory and spark.executor.resource.gpu.amount"
         ) from error
     finally:
-        over.set()
+        timer.cancel()
         for name, value in before.items():
             context.setLocalProperty(name, value)  # type: ignore[arg-type]  # None removes it
 
@@ -288,7 +265,7 @@ def probe_cluster(spark: SparkSession) -> Findings:
         unasked = one_line(error)
     return Findings(
         driver=Worker.from_json(executor_probe()()),
-        java=_java_of(spark),
+        java=_jvm(spark, lambda jvm: jvm.java.lang.System.getProperty("java.version")),
         spark=spark.version,
         scala=_jvm(spark, lambda jvm: jvm.scala.util.Properties.versionNumberString()),
         plugin=_jvm(spark, _plugin_version),
@@ -316,10 +293,6 @@ def java_on_path() -> str | None:
         return None
     found = re.search(r'version "([^"]+)"', asked.stderr + asked.stdout)
     return found[1] if found and asked.returncode == 0 else None
-
-
-def _java_of(spark: SparkSession) -> str | None:
-    return _jvm(spark, lambda jvm: jvm.java.lang.System.getProperty("java.version"))
 
 
 def _plugin_version(jvm: Any) -> str | None:

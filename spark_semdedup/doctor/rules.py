@@ -1,6 +1,6 @@
-"""``spark-semdedup doctor``: what is there, what each stage will use of it, and what to change before a run.
+"""``spark-semdedup doctor``: what each stage will use of a cluster, and what to change before a run.
 
-``surroundings`` finds out; what is made of that (``diagnose``) is a pure function of it.
+``probe`` collects the facts; ``diagnose`` is a pure function of them.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from pyspark.sql import SparkSession
@@ -18,6 +19,7 @@ from spark_semdedup.doctor.probe import Findings, Worker, probe_cluster
 from spark_semdedup.formatting import aligned
 from spark_semdedup.pairwise.task import precision_for
 from spark_semdedup.params import DEFAULTS
+from spark_semdedup.spark._linux_tcp import BROKEN_FROM, FIXED_IN
 
 PARAMS = ("backend", "deviceMemoryFraction", "clusterer", "precision", "execution")
 """Params that decide what a run uses: those that the command takes."""
@@ -46,6 +48,9 @@ class Advice:
     reason: str
     needed: bool = False
     """Whether a run would fail without."""
+
+
+need = partial(Advice, needed=True)
 
 
 @dataclass(frozen=True)
@@ -137,19 +142,18 @@ def _uses(found: Findings, wanted: Mapping[str, Any], backend: str, clusterer: s
 def _about_starting(found: Findings) -> Iterator[Advice]:
     major = _java_major(found.java)
     if found.java is None and found.failure is not None:
-        yield Advice(f"install Java {JAVA[0]} to {JAVA[1]}, or set JAVA_HOME", "no java runs here", needed=True)
+        yield need(f"install Java {JAVA[0]} to {JAVA[1]}, or set JAVA_HOME", "no java runs here")
     elif found.failure is not None and not JAVA[0] <= major <= JAVA[1]:
-        yield Advice(f"use Java {JAVA[0]} to {JAVA[1]} (JAVA_HOME)", f"the java found is {found.java}", needed=True)
+        yield need(f"use Java {JAVA[0]} to {JAVA[1]} (JAVA_HOME)", f"the java found is {found.java}")
     elif found.failure is not None:
-        yield Advice("mend what keeps Spark from starting", found.failure, needed=True)
+        yield need("fix what keeps Spark from starting", found.failure)
     if not (3, 5) <= _version(found.spark) < (4, 2):
-        yield Advice("use Spark 3.5, 4.0 or 4.1", f"this is {found.spark}", needed=True)
+        yield need("use Spark 3.5, 4.0 or 4.1", f"this is {found.spark}")
     if found.unasked is not None:
-        yield Advice(
+        yield need(
             f"PYSPARK_PYTHON: a Python of the driver's version ({_minor(found.driver.python)}) with this package on "
             f"every executor, or {SHIPPING}",
             f"no Python task runs on the executors: {found.unasked}",
-            needed=True,
         )
 
 
@@ -158,13 +162,12 @@ def _about_packages(found: Findings) -> Iterator[Advice]:
         wrong = sorted({_of(each, name) for each in found.executors if not least <= _version(_of(each, name)) < below})
         if wrong:
             bounds = f"{_dotted(least)} or newer" + (f", below {_dotted(below)}" if below != ANY else "")
-            yield Advice(f"executors: {name} {bounds}; {SHIPPING}", f"they have: {', '.join(wrong)}", needed=True)
+            yield need(f"executors: {name} {bounds}; {SHIPPING}", f"they have: {', '.join(wrong)}")
     without = sorted({each.host for each in found.executors if "spark_semdedup" not in each.packages})
     if without:
-        yield Advice(
+        yield need(
             f"executors: this package, as a zip by --py-files, or {SHIPPING}",
             f"spark_semdedup cannot be imported on {', '.join(without)}",
-            needed=True,
         )
     for name in ("spark_semdedup", *BOUNDS):
         theirs = {each.packages[name] for each in found.executors if name in each.packages}
@@ -181,32 +184,30 @@ def _about_backend(found: Findings, wanted: Mapping[str, Any], backend: str, clu
     without = [each for each in found.executors if each.gpu_lacking is not None]
     extra = _extra([*found.executors, found.driver])
     if backend == "gpu" and without:
-        yield Advice(f"executors: {extra}, or set backend to cpu or auto", without[0].gpu_lacking or "", needed=True)
+        yield need(f"executors: {extra}, or set backend to cpu or auto", without[0].gpu_lacking or "")
     elif wanted["backend"] == "auto" and without and any(each.gpus or each.addresses for each in found.executors):
         yield Advice(f"executors: {extra}", f"there are GPUs, but the CPU will be used: {without[0].gpu_lacking}")
     if clusterer == "rapids" and backend == "cpu":
-        yield Advice("clusterer: faiss or auto", "rapids needs GPUs, and the backend is cpu", needed=True)
+        yield need("clusterer: faiss or auto", "rapids needs GPUs, and the backend is cpu")
     if clusterer != "rapids" and wanted["backend"] == "gpu":
-        yield Advice("clusterer: rapids or auto", f"{clusterer} runs on CPUs, backend gpu asks for GPUs", needed=True)
+        yield need("clusterer: rapids or auto", f"{clusterer} runs on CPUs, backend gpu asks for GPUs")
     if clusterer == "rapids" and "spark_rapids_ml" not in found.driver.packages:
-        yield Advice(f"driver: {extra}", "the fit needs spark-rapids-ml there, too", needed=True)
+        yield need(f"driver: {extra}", "the fit needs spark-rapids-ml there, too")
     if clusterer == "rapids" and any("cuml" not in each.packages for each in found.executors if each not in without):
-        yield Advice(f"executors: {extra}", "the fit needs cuML", needed=True)
+        yield need(f"executors: {extra}", "the fit needs cuML")
     if clusterer == "faiss" and "faiss" not in found.driver.packages:
-        yield Advice("driver: pip install 'faiss-cpu>=1.14.2'", "the fit runs there", needed=True)
+        yield need("driver: pip install 'faiss-cpu>=1.14.2'", "the fit runs there")
     settings = sorted({name for each in found.executors for name in each.inexact})
     if settings and backend == "gpu":
-        yield Advice(
+        yield need(
             f"executors' environment: unset {', '.join(settings)}",
             "products would be off by more than candidates are screened by",
-            needed=True,
         )
     if clusterer == "rapids" and found.settings.get("spark.dynamicAllocation.enabled") == "true":
         # Spark refuses barrier stages there (SPARK-24942), and cuML's fit is one.
-        yield Advice(
+        yield need(
             "spark.dynamicAllocation.enabled false",
             "cuML fits in one stage whose tasks start together, which Spark refuses where executors come and go",
-            needed=True,
         )
 
 
@@ -251,6 +252,12 @@ def _about_settings(found: Findings, wanted: Mapping[str, Any], backend: str, cl
         yield Advice(
             "--jars rapids-4-spark_…jar for this Scala, " + ".".join(found.scala.split(".")[:2]),
             "spark.plugins names the plugin, but its jar is not on the class path",
+        )
+    hosts = [each for each in found.executors if BROKEN_FROM <= _kernel(each.kernel) < FIXED_IN]
+    if hosts and found.settings.get("spark.python.unix.domain.socket.enabled") == "false":
+        yield Advice(
+            "spark.python.unix.domain.socket.enabled true",
+            f"on {hosts[0].kernel} TCP between worker and JVM may stand still; tasks watch it, Unix sockets do without",
         )
     rows, wished = found.number("spark.sql.execution.arrow.maxRecordsPerBatch"), 32768 if backend == "gpu" else 4096
     if rows is not None and (rows <= 0 or rows > 2 * wished or (backend == "gpu" and rows < 8192)):
@@ -318,6 +325,8 @@ def _found_lines(found: Findings) -> Iterator[tuple[str, str]]:
     yield "Spark", found.spark + (f", Scala {found.scala}" if found.scala else "")
     configured = "" if found.has_plugin else ", but spark.plugins does not name it"
     yield "RAPIDS plugin", f"{found.plugin}{configured}" if found.plugin else "none"
+    sockets = found.settings.get("spark.python.unix.domain.socket.enabled") == "true"
+    yield "kernel", f"{driver.kernel or 'unknown'}; workers speak {'over Unix sockets' if sockets else 'TCP'}"
     yield "driver", f"{driver.host}, {driver.cores} cores, {driver.memory_gib:g} GiB"
     yield "driver's Python", f"{driver.python} ({driver.executable})"
     yield "its packages", _packages(driver)
@@ -355,6 +364,10 @@ def _version(text: str) -> tuple[int, ...]:
     """
     leading = re.match(r"\d+(?:\.\d+)*", text)
     return tuple(map(int, leading[0].split("."))) if leading else ()
+
+
+def _kernel(name: str) -> tuple[int, ...]:
+    return _version(name.removeprefix("Linux "))[:2]
 
 
 def _minor(python: str) -> str:

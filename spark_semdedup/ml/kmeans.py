@@ -36,6 +36,7 @@ from spark_semdedup.params import ClusteringParams, HasColumns, HasInvalid
 from spark_semdedup.spark.backend import resolve_backend
 from spark_semdedup.spark.columns import field, quoted, refuse_shadowed
 from spark_semdedup.spark.documents import Documents
+from spark_semdedup.spark.interpreter import names_lacking_packages
 from spark_semdedup.spark.vectors import list_array, matrix, refuse_invalid
 from spark_semdedup.spark.worker import prepare_worker
 
@@ -71,6 +72,7 @@ class EmbeddingKMeans(Estimator, _EmbeddingKMeansParams, StageReadable, DefaultP
     """Whether the model's rows will visit further clusters: then rows are looked at beside those that are fitted on,
     where that costs little (``FittedSample``)."""
 
+    @names_lacking_packages
     def _fit(self, dataset: DataFrame) -> EmbeddingKMeansModel:
         documents = Documents.of(dataset, self.value("idCol"), self.value("embeddingCol"))
         backend = resolve_backend(dataset.sparkSession, self.value("backend"))

@@ -214,6 +214,11 @@ class CentroidsModel(Model, SemDedupParams, MLReadable, MLWritable):
             model.clear(model.getParam("initMode"))
         return model
 
+    def __repr__(self) -> str:
+        k, dim = self._centroids.shape
+        eps = f", eps={self.value('eps')}" if self.hasParam("eps") else ""
+        return f"{type(self).__name__}(k={k}, dim={dim}{eps})"
+
     @property
     def centroids(self) -> np.ndarray:
         """float32 (k, d); row number is the centroid's id."""

@@ -1,142 +1,81 @@
-"""The connection between a task's Python worker and its JVM, over which all vectors go.
+"""Ends standstills of the TCP connection between a Python worker and its JVM, from Linux 6.17 on.
 
-It can stand still for ever. Where a receive buffer is over-full, Linux takes back the window that it had offered; and
-since 6.17 (its commit 9ca48d616ed7, "tcp: do not accept packets beyond window") it then drops what is under way beyond
-that window together with the acknowledgements in it. If the worker waits to write, and so does not read, it never
-learns that the JVM has room for more, and the JVM waits for the worker's answer. Seen on Linux 6.18 with Spark 4.0.3
-and 4.1.1 in about one of ten identity ``mapInArrow`` passes over 5 GB or more; and in a model of both sides in plain
-Python, with buffers of every size from 256 KiB to 1 MiB.
-
-Room in the buffer ends it: Linux offers a new window, and takes what arrives. So the buffers, which otherwise grow by
-themselves to 32 MiB (``net.ipv4.tcp_rmem``), are held at a size below what a process may ask for
-(``net.core.rmem_max``), and a connection that stands still is given more. Functions of others in the job, those of
-spark-rapids-ml say, are not ours to watch.
+A worker that waits to write reads nothing. Where its receive buffer is over-full, Linux takes back the window and,
+since commit 9ca48d616ed7, drops what lies beyond it with the acknowledgements therein: both sides wait for ever (1 of
+10 passes over 5 GB on 6.18). So buffers are held below ``net.core.rmem_max`` and enlarged where nothing moves. Linux
+0e24d17bd9 (2026) may end it: set ``FIXED_IN`` once its release has passed the test. ``SEMDEDUP_TCP_WATCH=0`` in the
+executors' environment turns this off; Unix sockets (Spark 4.1) do without.
 """
-
-from __future__ import annotations
 
 import contextlib
 import functools
 import os
 import re
 import socket
-import stat
 import struct
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from typing import NamedTuple
+from pathlib import Path
 
 from pyspark import TaskContext
 
 RECEIVE_BYTES = 1 << 20
-"""What the receive buffer is held at. A process may ask for ``net.core.rmem_max``, 4 MiB on the Linux 6.18 of these
-measurements, so there is room to give for some seven times; where that was set to less, there is less. A larger buffer
-is no faster."""
-
-LOSES_ACKNOWLEDGEMENTS = (6, 17)
-"""The first Linux that does."""
-
+BROKEN_FROM, FIXED_IN = (6, 17), (sys.maxsize, 0)
 LOOK_SECONDS = 0.5
-"""Between two looks at the connections. What stands still at both is helped."""
-
-_SO_MEMINFO = 55  # asm-generic/socket.h; Python has no name for it
-
-
-class Stand(NamedTuple):
-    """How full a connection's buffers are, in bytes of memory (``SO_MEMINFO``, linux/sock_diag.h)."""
-
-    received: int
-    may_receive: int
-    to_send: int
-
-    @property
-    def is_over_full(self) -> bool:
-        """It takes nothing more, while there is something to send."""
-        return self.received >= self.may_receive and self.to_send > 0
-
-
-def prevent_standstill() -> None:
-    """Holds the receive buffers of this worker's connections to its JVM, and watches them for the rest of its life,
-    where Linux would lose acknowledgements. Nothing happens outside of a task: connections of the driver are others'.
-    Nor where a user's code has set a timeout for all sockets of the process: a socket that is looked at would be given
-    it."""
-    if TaskContext.get() is None or linux_release() < LOSES_ACKNOWLEDGEMENTS:
-        return
-    for _, connection in _connections():
-        _hold(connection, RECEIVE_BYTES)
-    _watch()
-
-
-@functools.cache  # a process needs one
-def _watch() -> None:
-    threading.Thread(target=_relieve_for_ever, name="semdedup-transport", daemon=True).start()
-
-
-def _relieve_for_ever() -> None:
-    before: dict[int, Stand] = {}
-    while True:
-        time.sleep(LOOK_SECONDS)
-        before = relieve(before)
-
-
-def relieve(before: dict[int, Stand]) -> dict[int, Stand]:
-    """Gives connections that stand still more room. Returns how all of them stand, by file descriptor, for the next
-    look; ``before`` is what the last one returned."""
-    found = {}
-    for fd, connection in _connections():
-        found[fd] = stand = _stand(connection)
-        if stand.is_over_full and stand == before.get(fd):
-            # Room for some segments of 64 KiB, and for more than the 16th below which Linux offers no window.
-            room = stand.received + stand.received // 8 + (256 << 10)
-            _hold(connection, room // 2)  # Linux doubles it
-    return found
+Fills = dict[int, tuple[int, ...]]  # by file descriptor: bytes received, most to receive, bytes to send
 
 
 @functools.cache
-def linux_release() -> tuple[int, int]:
+def linux_release() -> tuple[int, ...]:
     """Major and minor version of Linux; (0, 0) elsewhere."""
-    found = re.match(r"(\d+)\.(\d+)", os.uname().release) if sys.platform == "linux" else None
-    return (int(found[1]), int(found[2])) if found else (0, 0)
+    return tuple(map(int, re.findall(r"\d+", os.uname().release)[:2])) if sys.platform == "linux" else (0, 0)
+
+
+def prevent_standstill() -> None:
+    """Holds and watches a task's connections, on a Linux that needs it."""
+    if TaskContext.get() and BROKEN_FROM <= linux_release() < FIXED_IN and os.getenv("SEMDEDUP_TCP_WATCH") != "0":
+        for _, connection in _connections():
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)
+        _watch()
+
+
+@functools.cache  # one thread a process
+def _watch() -> None:
+    threading.Thread(target=_relieve_for_ever, daemon=True).start()
+
+
+def _relieve_for_ever(fills: Fills | None = None) -> None:
+    while True:
+        time.sleep(LOOK_SECONDS)
+        fills = relieve(fills or {})
+
+
+def relieve(before: Fills) -> Fills:
+    """Enlarges over-full buffers that have not moved since ``before``, the last call's answer."""
+    fills: Fills = {}
+    for fd, connection in _connections():
+        fills[fd] = received, limit, to_send = _fill(connection)
+        if received >= limit and to_send and fills[fd] == before.get(fd):
+            room = received + received // 8 + (256 << 10)  # more than the 16th below which Linux offers no window
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, room // 2)  # Linux doubles it
+    return fills
+
+
+def _fill(connection: socket.socket) -> tuple[int, int, int]:
+    fields = struct.unpack("6I", connection.getsockopt(socket.SOL_SOCKET, 55, 24))  # SO_MEMINFO, no name in Python
+    return fields[0], fields[1], fields[5]
 
 
 def _connections() -> Iterator[tuple[int, socket.socket]]:
-    """File descriptors of this process that are connections to this very machine, each with a copy to ask and set."""
-    if socket.getdefaulttimeout() is None:
-        for fd in _sockets():
-            with contextlib.suppress(OSError), socket.socket(fileno=os.dup(fd)) as connection:
-                if _is_local_tcp(connection):
-                    yield fd, connection
-
-
-def _hold(connection: socket.socket, size: int) -> None:
-    with contextlib.suppress(OSError):  # a task does not fail for it
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
-
-
-def _stand(connection: socket.socket) -> Stand:
-    received, may_receive, _, _, _, to_send = struct.unpack(
-        "6I", connection.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 24)
-    )
-    return Stand(received, may_receive, to_send)
+    """Copies of this process's TCP connections to this machine, which a default timeout of the user's would alter."""
+    for fd in _sockets() if socket.getdefaulttimeout() is None else ():
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(fd)) as copy:
+            tcp = copy.family in (socket.AF_INET, socket.AF_INET6) and copy.type == socket.SOCK_STREAM
+            if tcp and copy.getpeername()[0] == copy.getsockname()[0]:  # raises where it only listens
+                yield fd, copy
 
 
 def _sockets() -> list[int]:
-    """File descriptors of this process that are sockets."""
-    with contextlib.suppress(OSError):
-        return [fd for fd in map(int, os.listdir("/proc/self/fd")) if _is_socket(fd)]
-    return []
-
-
-def _is_socket(fd: int) -> bool:
-    with contextlib.suppress(OSError):  # that of the listing itself is closed by now
-        return stat.S_ISSOCK(os.fstat(fd).st_mode)
-    return False
-
-
-def _is_local_tcp(connection: socket.socket) -> bool:
-    """Whether a socket is connected, by TCP, to this very machine."""
-    if connection.family not in (socket.AF_INET, socket.AF_INET6) or connection.type != socket.SOCK_STREAM:
-        return False
-    return connection.getpeername()[0] == connection.getsockname()[0]  # raises where it only listens
+    return [int(fd.name) for fd in Path("/proc/self/fd").glob("*") if fd.is_socket()]

@@ -1,4 +1,4 @@
-"""What the program tells its user: progress while it works, a summary at the end, errors in one line."""
+"""Errors of Spark, Java and Python workers in one line."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ def one_line(error: BaseException) -> str:
     ours = error_from_worker(error)
     if ours is not None:
         return _printable(str(ours))
+    missing = missing_module(error)
+    if missing is not None:
+        return _printable(missing)
     text = str(error).strip()
     if isinstance(error, Py4JJavaError):
         text = str(error.java_exception.getMessage() or error.java_exception.toString()).strip()
@@ -26,6 +29,26 @@ def one_line(error: BaseException) -> str:
     if "Traceback (most recent call last)" in text:
         return _printable(f"a Python worker failed: {_last_of_traceback(text)}")
     return _printable(_told_by_java(text, error)) if text else type(error).__name__
+
+
+def missing_module(error: BaseException) -> str | None:
+    """One line for a Python worker that cannot import a module or is of another version; None for other errors."""
+    text = str(error)
+    module = _NO_MODULE.search(text)
+    if module is None and "PYTHON_VERSION_MISMATCH" not in text:
+        return None
+    python = _WORKER_PYTHON.search(text)  # of the traceback's paths: the environment that the worker runs in
+    runs = f"Spark's workers run the Python of {python[1]}" if python else "Spark's workers run another Python"
+    why = f", which lacks {module[1]}" if module else ", of another version than the driver's"
+    return (
+        f"{runs}{why}: set spark.pyspark.python or PYSPARK_PYTHON to a Python that has this package on every executor, "
+        "or ship one with the job (--archives)"
+    )
+
+
+_NO_MODULE = re.compile(r"ModuleNotFoundError: No module named '(numpy|pandas|pyarrow|pyspark|spark_semdedup)\b")
+
+_WORKER_PYTHON = re.compile(r'File "([^"]+?)/lib/python\d')
 
 
 def _printable(text: str) -> str:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import atexit
-import logging
 import os
 import shutil
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import pyspark
 from pyspark import SparkContext
@@ -18,21 +16,20 @@ from pyspark.sql import SparkSession
 
 from spark_semdedup.errors import SemDedupError
 
-log = logging.getLogger("spark_semdedup")
-
-
 APP_NAME = "spark-semdedup"
-
 
 COMPILE_LATER = " ".join(
     f"-XX:Tier4{name}Threshold={25 * default}"
     for name, default in (("Invocation", 5000), ("MinInvocation", 600), ("Compile", 15_000), ("BackEdge", 40_000))
 )
-"""HotSpot's second compiler takes code that was called 25 times as often as by default.
+"""HotSpot's second compiler waits 25 times as long: less than half its CPU time (``conf/local.properties``)."""
 
-It competes with the tasks for a few cores, and most of what it compiles in a run of minutes, Spark's planner and the
-code generated for one query, is hardly called again: on two cores 35 of 241 CPU seconds of a run of 1,000,000 rows,
-16 with these thresholds. ``conf/local.properties`` has the same for spark-submit."""
+KEEP_FREED_MEMORY = {
+    "spark.executorEnv.MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+    "spark.executorEnv.MALLOC_TRIM_THRESHOLD_": str(64 << 20),
+}
+"""glibc then uses the memory of freed arrays for the next ones in Python workers. By default it returns large arrays
+to the system, which clears every page of the next: up to a quarter of an assignment's time (mallopt(3))."""
 
 
 class SessionError(SemDedupError):
@@ -40,11 +37,8 @@ class SessionError(SemDedupError):
 
 
 def given_session(app_name: str = APP_NAME) -> SparkSession | None:
-    """The session of spark-submit or of a notebook, as it is; None where Spark has not been started.
-
-    spark-submit starts the JVM before Python and says so by ``PYSPARK_GATEWAY_PORT``; its master, memory and
-    settings stand. ``SPARK_REMOTE`` likewise means that a Spark Connect server has been chosen.
-    """
+    """The session of spark-submit (``PYSPARK_GATEWAY_PORT``), a notebook or Spark Connect (``SPARK_REMOTE``), as it is;
+    None where Spark has not been started."""
     active = SparkSession.getActiveSession()
     if active is not None:
         return active
@@ -67,62 +61,37 @@ def local_session(
     conf: Mapping[str, str] | None = None,
     quiet: bool = False,
 ) -> SparkSession:
-    """A session in this process's machine: all its cores; for the JVM a third of its memory, but no more than a GiB per
-    core or 4 GiB, unless told otherwise.
+    """A session on this machine: all its cores; for the JVM a GiB per core, at least 4, at most a third of the memory.
 
-    The rest is for the Python workers' arrays, one worker per core, and for the page cache. The JVM needs its part per
-    task, whatever the number of rows, and a heap that may grow without need does.
-
-    ``quiet``: the JVM logs nothing, and what it prints while it starts is dropped, for a program that reports errors
-    itself; Spark's errors do not say, in this process from then on, which line of Python made an expression: to
-    note that takes time for each. Raises ``SessionError`` where Spark cannot be started, for want of Java say.
+    The rest is for the Python workers' arrays, one worker per core, and for the page cache. ``quiet``: the JVM neither
+    logs nor prints, for a program that reports errors itself; Spark's errors do not say which line of Python made an
+    expression, since noting that takes time for each. Raises ``SessionError`` where Spark cannot start.
     """
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     cores = cores or os.cpu_count() or 1
     memory_gib = memory_gib or max(1, min(total_memory_gib() // 3, max(4, cores)))
-    builder = (
-        SparkSession.builder.master(f"local[{cores}]")
-        .appName(app_name)
-        .config("spark.driver.memory", f"{memory_gib}g")
-        .config("spark.driver.maxResultSize", "0")  # the fit sample is collected; its size is bounded by settings
-        .config("spark.driver.host", "localhost")
-        .config("spark.driver.bindAddress", "127.0.0.1")
-        .config("spark.ui.enabled", "false")
-        .config("spark.ui.showConsoleProgress", "false")
-        .config("spark.sql.shuffle.partitions", str(4 * cores))
-        # Vectors read a few hundred at a time stay in a core's cache: scans and writes took 0.85 of the time they take
-        # with the default of 4,096 rows, 6 MiB at 384 dimensions.
-        .config("spark.sql.parquet.columnarReaderBatchSize", "256")
-        .config("spark.sql.execution.arrow.maxRecordsPerBatch", "4096")
-        # Nearly all that is shuffled is unit vectors, which LZ4 makes no smaller, and it stays on this machine.
-        .config("spark.shuffle.compress", "false")
-        .config("spark.shuffle.spill.compress", "false")
-        # A sample's task outlasts the default timeout on a loaded laptop; heartbeats to oneself prove nothing.
-        .config("spark.network.timeout", "600s")
-        # Java's ``default`` options leave the user's ``spark.driver.extraJavaOptions`` alone.
-        .config("spark.driver.defaultJavaOptions", COMPILE_LATER)
-    )
-    if quiet:
-        builder = builder.config("spark.python.sql.dataFrameDebugging.enabled", "false")
-    for name, value in {**_worker_sockets(), **(conf or {})}.items():
+    settings = {
+        "spark.driver.memory": f"{memory_gib}g",
+        "spark.driver.maxResultSize": "0",  # the fit sample is collected; its size is bounded by settings
+        "spark.driver.host": "localhost",
+        "spark.driver.bindAddress": "127.0.0.1",
+        "spark.ui.enabled": "false",
+        "spark.ui.showConsoleProgress": "false",
+        "spark.sql.shuffle.partitions": str(4 * cores),
+        "spark.sql.parquet.columnarReaderBatchSize": "256",  # vectors stay in a core's cache: 0.85 of the time
+        "spark.sql.execution.arrow.maxRecordsPerBatch": "4096",
+        "spark.shuffle.compress": "false",  # unit vectors, which LZ4 makes no smaller
+        "spark.shuffle.spill.compress": "false",
+        "spark.network.timeout": "600s",  # a sample's task outlasts the default on a loaded laptop
+        "spark.driver.defaultJavaOptions": COMPILE_LATER,  # leaves the user's extraJavaOptions alone
+        **({"spark.python.sql.dataFrameDebugging.enabled": "false"} if quiet else {}),
+        **KEEP_FREED_MEMORY,
+        **_worker_sockets(),
+        **(conf or {}),
+    }
+    builder = SparkSession.builder.master(f"local[{cores}]").appName(app_name)
+    for name, value in settings.items():
         builder = builder.config(name, value)
-    return _started(builder, quiet)
-
-
-def stop_session(session: SparkSession) -> None:
-    """Stops a session, without the second that pyspark's ``stop`` waits for its server of accumulators to look up: that
-    ends by itself, or with this process. (It is to end before the JVM does, or tells that it lost it.)"""
-    context = session.sparkContext
-    server = getattr(context, "_accumulatorServer", None)  # None where the session has been stopped
-    context._accumulatorServer = None  # type: ignore[assignment]
-    try:
-        session.stop()
-    finally:
-        if server is not None:
-            threading.Thread(target=server.shutdown, name="semdedup-accumulators", daemon=True).start()
-
-
-def _started(builder: SparkSession.Builder, quiet: bool) -> SparkSession:
     with _starting(quiet):
         session = builder.getOrCreate()
         session.sparkContext.setLogLevel("OFF" if quiet else "ERROR")
@@ -131,12 +100,8 @@ def _started(builder: SparkSession.Builder, quiet: bool) -> SparkSession:
 
 
 def _worker_sockets() -> dict[str, str]:
-    """Workers and JVM speak over Unix domain sockets where Spark can, from 4.1 on: no slower than TCP, and without what
-    TCP may do to them (``transport``).
-
-    Who may connect is a matter of permissions, so the sockets lie in a private folder. TCP stays where their names
-    would be too long: 103 characters at most, of which 67 are Spark's and ours.
-    """
+    """Unix sockets between workers and JVM, from Spark 4.1 on, which need none of ``_linux_tcp``. They lie in a private
+    folder, since permissions say who may connect; their names have 103 characters at most, of which we need 67."""
     unknown = tuple(map(int, pyspark.__version__.split(".")[:2])) < (4, 1)
     if unknown or len(os.fsencode(tempfile.gettempdir())) > 36:
         return {}
@@ -160,49 +125,30 @@ def total_memory_gib() -> int:
 
 @contextmanager
 def _starting(quiet: bool) -> Iterator[None]:
-    """Makes one line of what goes wrong while the JVM starts; ``quiet``: drops what it prints until it is up."""
-    heard: list[bytes] = []
-    try:
-        with _stderr_held_back(heard) if quiet else _untouched():
+    """Makes one line of what goes wrong while the JVM starts. ``quiet``: the JVM's stderr, for as long as it lives, is
+    a temporary file without a name, so what Java and Spark print there precedes no output of ours."""
+    with tempfile.TemporaryFile() as log, _stderr_to(log.fileno()) if quiet else nullcontext():
+        try:
             yield
-    except Exception as error:
-        said = [line for line in b"".join(heard).decode(errors="replace").splitlines() if line.strip()]
-        telling = [line for line in said if "Error" in line or "Exception" in line or "JAVA_HOME" in line]
-        reason = (telling or str(error).strip().splitlines() or [type(error).__name__])[0].strip()
-        raise SessionError(
-            f"Spark cannot be started: {reason}; it needs Java 17 or newer, found by JAVA_HOME or on the PATH"
-        ) from error
+        except Exception as error:
+            log.seek(0)
+            lines = log.read().decode(errors="replace").splitlines()
+            telling = [line for line in lines if "Error" in line or "Exception" in line or "JAVA_HOME" in line]
+            reason = (telling or str(error).strip().splitlines() or [type(error).__name__])[0].strip()
+            raise SessionError(
+                f"Spark cannot be started: {reason}; it needs Java 17 or newer, found by JAVA_HOME or on the PATH"
+            ) from error
 
 
 @contextmanager
-def _untouched() -> Iterator[None]:
-    yield
-
-
-@contextmanager
-def _stderr_held_back(heard: list[bytes]) -> Iterator[None]:
-    """Collects in ``heard`` what this process and the JVM it starts write to stderr while the block runs.
-
-    The JVM inherits file descriptor 2 for good, so it gets a pipe: after the block its lines are passed on.
-    """
-    terminal = os.dup(2)
-    reader, writer = os.pipe()
-    started = threading.Event()
-
-    def forward() -> None:
-        while said := os.read(reader, 65536):
-            if started.is_set():
-                os.write(terminal, said)
-            else:
-                heard.append(said)
-
+def _stderr_to(descriptor: int) -> Iterator[None]:
+    """Sends this process's stderr elsewhere; a JVM started meanwhile inherits that for good."""
     sys.stderr.flush()
-    os.dup2(writer, 2)
-    os.close(writer)
-    threading.Thread(target=forward, name="jvm-stderr", daemon=True).start()
+    terminal = os.dup(2)
+    os.dup2(descriptor, 2)
     try:
         yield
     finally:
         sys.stderr.flush()
         os.dup2(terminal, 2)
-        started.set()
+        os.close(terminal)

@@ -536,8 +536,8 @@ def test_a_folder_that_another_step_wrote_meanwhile_is_left_as_it_is(capsys, spa
     monkeypatch.setattr(steps, "count_similarities", count_while_another_writes)
     message = refusal(capsys, *arguments, status=1)
     assert message == (
-        f"output='{tmp_path}/out' was written by another run or step in between: give another folder, or --overwrite to "
-        "replace it"
+        f"output='{tmp_path}/out' was written by another run or step in between: give another folder, or --overwrite "
+        "to replace it"
     )
     assert rows(tmp_path / "out") == rows(done / "duplicates")
     assert {path.name for path in (tmp_path / "out").glob("_*")} == {"_semdedup.json"}

@@ -15,7 +15,17 @@ from marks import slow
 from pyspark.errors import PySparkException
 
 from spark_semdedup import SemDedup, SemDedupError, SemDedupModel
-from spark_semdedup.analysis.cost import PROBES, FitCost, Hardware, _Curve, _Frame, _ladder, _Point, seconds
+from spark_semdedup.analysis.cost import (
+    PROBES,
+    FitCost,
+    Hardware,
+    _Curve,
+    _Frame,
+    _ladder,
+    _Point,
+    _some_files,
+    seconds,
+)
 from spark_semdedup.cli import main as cli
 from spark_semdedup.clustering.settings import FIT_ROWS_PER_CENTROID
 from spark_semdedup.ml.kmeans import EmbeddingKMeans
@@ -190,6 +200,43 @@ def test_from_a_handful_of_rows_it_says_something(frame, rows):
     assert found["cluster"]["k"] == 10_000
     assert 1e16 / 2 / 10_000 * 0.99 <= found["cluster"]["pairs"] < 1e15
     assert all(math.isfinite(value) for fact in found.values() for value in fact.values() if not isinstance(value, str))
+
+
+def test_from_rows_for_one_cluster_it_claims_no_visits_that_it_cannot_know(frame):
+    """Of 60 rows one cluster is fitted: nProbe says how many clusters a row visits, exact coverage does not."""
+    sizing = SemDedup().plan(frame.where("id < 60").coalesce(1), rows=1e6)
+    cells = {label: fact["clusters_per_row"] for label, fact in by_label(sizing).items()}
+    assert [cells[label] for label in LABELS[:4]] == [1, 2, 3, 4]
+    pairs = [fact["pairs"] for fact in by_label(sizing).values()]
+    assert pairs[1] == pytest.approx(3 * pairs[0]), "natives meet half as often as a native and its guests"
+    lines = sizing.as_text().splitlines()
+    (exact,) = [line.split() for line in lines if "exact from 0.95" in line]
+    assert set(exact[3:]) == {"?"}
+    assert lines[-1].startswith("  ?: too few rows were looked at")
+    assert "?" not in SemDedup().plan(frame).as_text()
+
+
+def test_few_of_many_files_are_read(spark, tmp_path):
+    """Those that are not chosen may even be deleted: Spark does not open them."""
+    for i in range(40):
+        pq.write_table(corpus().slice(10 * i, 10), tmp_path / f"part {i}.parquet")
+    read = spark.read.parquet(str(tmp_path))
+    some, rows = _some_files(read, 400, 50)
+    assert rows == 120
+    chosen = {row.id // 10 for row in some.select("id").collect()}
+    assert len(chosen) == 12
+    for i in set(range(40)) - chosen:
+        (tmp_path / f"part {i}.parquet").unlink()
+    assert some.select("id", "embedding").toArrow().num_rows == 120
+    with pytest.raises(Exception, match=r"does not exist|FILE_NOT_EXIST|FileNotFound"):
+        read.select("id", "embedding").toArrow()
+
+
+def test_all_rows_are_read_where_files_cannot_tell(spark, frame, tmp_path):
+    pq.write_table(corpus(), tmp_path / "one.parquet")
+    one = spark.read.parquet(str(tmp_path))
+    for df in (frame, one, one.unionByName(one), local_frame(spark, corpus())):
+        assert _some_files(df, N, 50) == (df, N)
 
 
 # --- hardware -----------------------------------------------------------------------------------------------

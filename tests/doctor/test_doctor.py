@@ -112,7 +112,7 @@ FATAL = {
         "use Java 17 to 22",
         "1.8.0_442",
     ),
-    "no session for another reason": (replace(LAPTOP, failure="the port is taken"), {}, "mend", "the port is taken"),
+    "no session for another reason": (replace(LAPTOP, failure="the port is taken"), {}, "fix", "the port is taken"),
     "an old Spark": (replace(LAPTOP, spark="3.4.4"), {}, "use Spark 3.5, 4.0 or 4.1", "3.4.4"),
     "executors with another Python": (
         replace(LAPTOP, executors=(), unasked="Python in worker has different version"),
@@ -276,6 +276,26 @@ def test_what_would_make_a_run_better(case):
     (advice,) = diagnosis.advice
     assert change in advice.change
     assert reason in advice.reason
+
+
+@pytest.mark.parametrize(
+    ("kernel", "sockets", "advised"),
+    [
+        ("Linux 6.18.2-generic", "false", True),
+        ("Linux 6.18.2-generic", "true", False),
+        ("Linux 6.18.2-generic", None, False),  # Spark before 4.1 has no such sockets
+        ("Linux 6.8.0", "false", False),
+        ("Darwin 24.1.0", "false", False),
+    ],
+)
+def test_unix_sockets_are_advised_where_linux_may_let_tcp_stand_still(kernel, sockets, advised):
+    found = replace(LAPTOP, driver=replace(CPU, kernel=kernel), executors=(replace(CPU, kernel=kernel),))
+    diagnosis = diagnose(with_settings(found, python_unix_domain_socket_enabled=sockets))
+    changes = [each.change for each in diagnosis.advice]
+    assert changes == ["spark.python.unix.domain.socket.enabled true"] * advised
+    assert f"kernel           {kernel}; workers speak {'over Unix sockets' if sockets == 'true' else 'TCP'}" in str(
+        diagnosis
+    )
 
 
 def test_a_client_of_spark_connect_needs_no_java():

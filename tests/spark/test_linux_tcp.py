@@ -10,19 +10,19 @@ import socket
 import stat
 import threading
 import time
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
 from spark_semdedup.spark import _linux_tcp as transport
 from spark_semdedup.spark._linux_tcp import (
-    LOSES_ACKNOWLEDGEMENTS,
+    BROKEN_FROM,
+    FIXED_IN,
     RECEIVE_BYTES,
-    Stand,
     linux_release,
     prevent_standstill,
 )
-from spark_semdedup.spark.device import TaskDevice
 
 
 @pytest.fixture
@@ -56,9 +56,10 @@ LINUX = pytest.mark.skipif(linux_release() == (0, 0), reason="only Linux has the
 @pytest.mark.parametrize(
     ("in_task", "release", "changed"),
     [
-        (True, LOSES_ACKNOWLEDGEMENTS, {"tcp"}),
+        (True, BROKEN_FROM, {"tcp"}),
         (True, (7, 0), {"tcp"}),
         (True, (6, 8), set()),
+        (True, FIXED_IN, set()),
         (True, (0, 0), set()),
         (False, (7, 0), set()),
     ],
@@ -80,25 +81,36 @@ def test_connections_of_tasks_are_held_where_linux_loses_acknowledgements(
 
 
 @LINUX
+def test_the_watch_can_be_switched_off(monkeypatch, sockets):
+    monkeypatch.setattr(transport.TaskContext, "get", lambda: object())
+    monkeypatch.setattr(transport, "linux_release", lambda: BROKEN_FROM)
+    monkeypatch.setattr(transport, "_watch", lambda: pytest.fail("it watches"))
+    monkeypatch.setenv("SEMDEDUP_TCP_WATCH", "0")
+    before = sizes(sockets)
+    prevent_standstill()
+    assert sizes(sockets) == before
+
+
+@LINUX
 def test_only_what_stands_still_is_given_room(monkeypatch, sockets):
     tcp = sockets["tcp"]
     monkeypatch.setattr(transport, "_sockets", lambda: [tcp.fileno()])
     tcp.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 << 10)
-    full, room = Stand(140_000, 131_072, 10), 140_000 + 17_500 + (256 << 10)
+    full, room = (140_000, 131_072, 10), 140_000 + 17_500 + (256 << 10)
     found = [
-        Stand(100, 131_072, 10),
-        Stand(100, 131_072, 10),  # as before, with room
-        full._replace(to_send=0),
-        full._replace(to_send=0),  # full, with nothing to send: it waits for its worker
+        (100, 131_072, 10),
+        (100, 131_072, 10),  # as before, with room
+        (140_000, 131_072, 0),
+        (140_000, 131_072, 0),  # full, with nothing to send: it waits for its worker
         full,
-        full._replace(received=140_001),  # it moves
+        (140_001, 131_072, 10),  # it moves
         full,
         full,  # it stands
     ]
     sizes_after = []
     before = {}
-    for stand in found:
-        monkeypatch.setattr(transport, "_stand", lambda connection, stand=stand: stand)
+    for fill in found:
+        monkeypatch.setattr(transport, "_fill", lambda connection, fill=fill: fill)
         before = transport.relieve(before)
         sizes_after.append(tcp.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF))
     assert sizes_after == [128 << 10] * 7 + [room]
@@ -162,7 +174,7 @@ class Echo:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(linux_release() < LOSES_ACKNOWLEDGEMENTS, reason="this Linux loses no acknowledgements")
+@pytest.mark.skipif(linux_release() < BROKEN_FROM, reason="this Linux loses no acknowledgements")
 def test_a_connection_that_stands_still_moves_on(monkeypatch):
     """One that really does: batches are echoed through small buffers until Linux lets them stand still."""
     with contextlib.ExitStack() as closing:
@@ -181,10 +193,7 @@ def test_a_connection_that_stands_still_moves_on(monkeypatch):
 
 
 def test_a_machine_without_proc_has_no_sockets_to_hold(monkeypatch):
-    def missing(path):
-        raise FileNotFoundError(path)
-
-    monkeypatch.setattr(transport.os, "listdir", missing)
+    monkeypatch.setattr(transport, "Path", lambda path: Path(f"/nowhere{path}"))
     assert transport._sockets() == []
 
 
@@ -193,13 +202,14 @@ def test_all_sockets_of_the_process_are_found(sockets):
     assert {each.fileno() for each in sockets.values()} <= set(transport._sockets())
 
 
-@pytest.mark.skipif(linux_release() < LOSES_ACKNOWLEDGEMENTS, reason="this Linux loses no acknowledgements")
+@pytest.mark.skipif(linux_release() < BROKEN_FROM, reason="this Linux loses no acknowledgements")
 def test_a_task_holds_its_connection_before_its_first_row(spark):
-    placement = TaskDevice("cpu", 0.4)
-
     def look(batches):
         import os
 
+        from spark_semdedup.spark.worker import prepare_worker
+
+        prepare_worker()
         found = []
         for fd in map(int, os.listdir("/proc/self/fd")):
             with contextlib.suppress(OSError):
@@ -207,7 +217,6 @@ def test_a_task_holds_its_connection_before_its_first_row(spark):
                     with socket.socket(fileno=os.dup(fd)) as each:
                         found.append((each.family.name, each.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)))
         for batch in batches:
-            assert placement.backend == "cpu"
             yield pa.RecordBatch.from_pydict({"found": [json.dumps(found)] * len(batch)})
 
     answer = spark.range(1).mapInArrow(look, "found string").first()
