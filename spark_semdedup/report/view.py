@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from spark_semdedup.analysis.scores import ScoreHistogram
 from spark_semdedup.formatting import short
 from spark_semdedup.params import DEFAULTS
@@ -126,8 +124,7 @@ def tiles(data: ReportData) -> list[Tile]:
         Tile(short_count(groups.count), "groups of duplicates", _group_note(groups), "#groups"),
     ]
     if groups.largest:
-        note = "the largest group" if groups.chains_followed else "link to the same row"
-        shown.append(Tile(f"{groups.largest[0].rows:,}", "rows in " + note, "see it", "#group-1"))
+        shown.append(Tile(f"{groups.largest[0].rows:,}", "rows in the largest group", "see it", "#group-1"))
     if data.pairs.above:
         shown.append(Tile(f"{data.pairs.above[0].score:.4f}", "least similar pair removed", "see it", "#above"))
     if facts.get("seconds"):
@@ -137,7 +134,7 @@ def tiles(data: ReportData) -> list[Tile]:
 
 
 def _group_note(groups: Groups) -> str:
-    return f"median {int(np.median(groups.sizes))} rows" if groups.count else ""
+    return f"median {groups.median} rows" if groups.count else ""
 
 
 def short_count(number: int) -> str:
@@ -192,10 +189,11 @@ def group_sizes(groups: Groups) -> list[tuple[str, int, int]]:
     while groups.count and bounds[-1] * 2 <= groups.sizes[0]:
         bounds.append(bounds[-1] * 2)
     for low, high in zip(bounds, [*bounds[1:], int(groups.sizes[0]) + 1 if groups.count else 0], strict=True):
-        inside = groups.sizes[(groups.sizes >= low) & (groups.sizes < high)]
-        if len(inside):
+        inside = (groups.sizes >= low) & (groups.sizes < high)
+        if inside.any():
             size = f"{low:,}" if high == low + 1 else f"{low:,} – {high - 1:,}"
-            listed.append((size, len(inside), int((inside - 1).sum())))
+            counts = groups.counts[inside]
+            listed.append((size, int(counts.sum()), int(((groups.sizes[inside] - 1) * counts).sum())))
     return listed
 
 

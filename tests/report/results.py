@@ -72,7 +72,7 @@ def report_data(**changes: Any) -> ReportData:
         "groups": Groups(
             (Group("root", 3, (Member("evil", "root", 0.98), Member("least", "root", 0.95))),),
             np.array([4]),
-            chains_followed=True,
+            np.array([1]),
         ),
         "pairs": PairGallery(above, below, ((Band(0.95, 0.9999), 2, above), (Band(0.9, 0.95), 1, below))),
         "history": (1.0, 0.7, 0.6),

@@ -1,41 +1,10 @@
-"""Groups of duplicates, against a union-find written for the test."""
+"""The largest groups, of trees that are known."""
 
 from __future__ import annotations
 
-from collections import Counter
-
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from spark_semdedup.errors import AccountingError
-from spark_semdedup.report.links import LEAST_SIMILAR_SHOWN, MEMBERS_SHOWN, groups_of, roots
-
-
-def climb(parent: dict[int, int], node: int) -> int:
-    while node in parent:
-        node = parent[node]
-    return node
-
-
-@given(st.lists(st.tuples(st.integers(1, 300), st.integers(0, 10**6)), min_size=1, max_size=200))
-def test_roots_are_those_of_a_climb(links: list[tuple[int, int]]):
-    # Each node links to a smaller number, as each row links to one that precedes it.
-    parent = {node: below % node for node, below in links}
-    node = np.array(list(parent), np.int64)
-    found = roots(node, np.array(list(parent.values()), np.int64))
-    assert found.tolist() == [climb(parent, each) for each in parent]
-
-
-def test_a_long_chain_has_one_root():
-    node = np.random.default_rng(0).permutation(np.arange(1, 50_001))
-    assert set(roots(node, node - 1)) == {0}
-
-
-def test_a_circle_is_refused():
-    with pytest.raises(AccountingError, match="link in a circle"):
-        roots(np.array([1, 2, 3]), np.array([2, 3, 1]))
+from spark_semdedup.report.links import LEAST_SIMILAR_SHOWN, MEMBERS_SHOWN, groups_of
 
 
 @pytest.fixture(scope="module")
@@ -51,21 +20,12 @@ def test_groups_follow_chains_and_list_both_ends(duplicates):
     groups = groups_of(duplicates, 21)
     assert [(group.kept, group.rows) for group in groups.largest] == [("a", 21), ("x", 2)]
     assert groups.sizes.tolist() == [21, 2]
+    assert groups.counts.tolist() == [1, 1]
     first = groups.largest[0]
     assert len(first.members) == MEMBERS_SHOWN
     assert [member.id for member in first.members[:4]] == ["b", "c", "d", "star 00"]
     assert [member.id for member in first.members[-LEAST_SIMILAR_SHOWN:]] == [f"star {i}" for i in range(13, 17)]
     assert first.members[1].max_id == "b"
-
-
-def test_too_many_links_are_counted_by_the_row_they_name(duplicates):
-    groups = groups_of(duplicates, 21, most_links=10)
-    assert not groups.chains_followed
-    named = Counter(row.max_id for row in duplicates.collect())
-    assert [(group.kept, group.removed) for group in groups.largest] == [("a", 18), ("b", 1), ("c", 1), ("x", 1)]
-    assert groups.sizes.tolist() == sorted((count + 1 for count in named.values()), reverse=True)
-    assert len(groups.largest[0].members) == MEMBERS_SHOWN
-    assert groups.largest[0].members[0].id == "b"
 
 
 def test_integer_ids_stay_integers(spark):

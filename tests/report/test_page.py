@@ -136,7 +136,7 @@ def test_a_run_without_duplicates_has_a_page():
 
     data = report_data(
         facts={"duplicates": 0, "kept": 1000},
-        groups=Groups((), np.zeros(0, np.int64), chains_followed=True),
+        groups=Groups.none(),
         pairs=PairGallery((), (), ()),
     )
     assert "none is a duplicate" in render(data)
@@ -171,7 +171,7 @@ def test_texts_and_ids_of_any_length_make_no_page_beyond_5_mb():
     # Every other word differs, every character is an entity.
     texts = {id_(i): Text("".join(f"{'<>'[(i + j) % 2]} &" for j in range(TEXT_SHOWN // 3)), 10**9) for i in range(20)}
     data = report_data(
-        groups=Groups((group,) * GROUPS_SHOWN, np.full(10**5, 2), chains_followed=True),
+        groups=Groups((group,) * GROUPS_SHOWN, np.arange(10**5, 1, -1), np.full(10**5 - 1, 7)),
         pairs=PairGallery(tuple(pairs), tuple(pairs), bands),
         texts=texts,
     )

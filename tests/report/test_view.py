@@ -66,7 +66,12 @@ def test_phases_name_the_time_outside_of_them():
 
 @pytest.mark.parametrize("sizes", [[], [2], [2, 3, 3, 9, 1000], [5, 5]])
 def test_group_sizes_add_up(sizes: list[int]):
-    listed = view.group_sizes(Groups((), np.array(sorted(sizes, reverse=True), np.int64), chains_followed=True))
+    each, counts = np.unique(np.array(sizes, np.int64), return_counts=True)
+    groups = Groups((), each[::-1], counts[::-1])
+    listed = view.group_sizes(groups)
+    assert groups.count == len(sizes)
+    if sizes:
+        assert groups.median == sorted(sizes)[(len(sizes) - 1) // 2]
     assert sum(number for _, number, _ in listed) == len(sizes)
     assert sum(removed for _, _, removed in listed) == sum(size - 1 for size in sizes)
 
