@@ -258,7 +258,7 @@ class HasInvalid(SemDedupParams):
     handleInvalid = _param(
         "handleInvalid",
         "what to do with rows whose embedding is null, of the wrong length, NaN, infinite or zero: error; skip "
-        "(set aside, with the reason); keep (stays in the result, compared with nothing)",
+        "(moves to invalid/, with the reason); keep (stays in the result, compared with nothing)",
         _one_of("handleInvalid", "error", "skip", "keep"),
     )
 
@@ -301,7 +301,7 @@ class ClusteringParams(HasBackend, HasSeed):
     initMode = _param(
         "initMode",
         "initial centroids: k-means||, scalable-k-means++, k-means++, random, or an array of k centroids (also a "
-        "fitted model's, to go on from)",
+        "fitted model's, to start from)",
         _init_mode,
     )
     nInit = _param(

@@ -348,7 +348,7 @@ def id_type(type_: str, arrow: pa.DataType, value: Any, words: str) -> Case:
 
 
 def repeated(name: str, given: str, id_: Any, shown: str) -> Case:
-    said = f"idCol='id' is not unique: 1 ids stand in more than one row, for example {shown}; drop exact repeats first (dropDuplicates(['id']))"
+    said = f"idCol='id' is not unique: 1 ids are in more than one row, for example {shown}; drop exact repeats first (dropDuplicates(['id']))"
     return refused_at_work(name, given, over(Rows((id_, "b", id_))), said)
 
 
@@ -773,7 +773,7 @@ NAMES = [
         "`ID` and `id` in a view",
         "both in one view",
         view(lambda spark: frame(spark).selectExpr("*", "1 AS ID")),
-        "idCol='id' is there more than once: 'id', 'embedding', 'ID'",
+        "idCol='id' is more than once: 'id', 'embedding', 'ID'",
     ),
     refused(
         "missing column",
@@ -848,7 +848,7 @@ PATHS = [
         "glob characters in the input",
         "a folder `in[1]`, `--input 'in[1]'`",
         after(lambda p: p.write(Rows(), "in[1]/part-0.parquet"), lambda p: p.run(source=["--input", p / "in[1]"])),
-        "input='in[1]' is there, but as a pattern it matches nothing: put \\ before each of {} [] * ? in its name",
+        "input='in[1]' exists, but as a pattern it matches nothing: put \\ before each of {} [] * ? in its name",
     ),
     refused(
         "glob characters in the output",
@@ -1386,7 +1386,7 @@ STEPS = [
         "repeated id, in the remove step",
         "two rows have an id to remove",
         remove(similar(), Rows(("a", "b", "b"))),
-        "idCol='id' is not unique: 1 ids stand in more than one row, for example 'b'; drop exact repeats first (dropDuplicates(['id']))",
+        "idCol='id' is not unique: 1 ids are in more than one row, for example 'b'; drop exact repeats first (dropDuplicates(['id']))",
     ),
     refused(
         "evaluate of no run",

@@ -173,14 +173,14 @@ def test_names_are_found_without_regard_to_case_if_that_is_unambiguous(spark):
     assert field(df, "ID", "idCol").name == "Id"
     both = frame(spark, T.StructType([T.StructField(n, T.IntegerType()) for n in ("Id", "id", "a", "a")]), (1, 2, 3, 4))
     for name in ("ID", "id"):  # Spark itself takes neither
-        with pytest.raises(SemDedupError, match=rf"idCol='{name}' is there more than once: 'Id', 'id', 'a', 'a'"):
+        with pytest.raises(SemDedupError, match=rf"idCol='{name}' is more than once: 'Id', 'id', 'a', 'a'"):
             field(both, name, "idCol")
     spark.conf.set("spark.sql.caseSensitive", "true")
     try:
         assert field(both, "id", "idCol").name == "id"
     finally:
         spark.conf.unset("spark.sql.caseSensitive")
-    with pytest.raises(SemDedupError, match=r"embeddingCol='a' is there more than once"):
+    with pytest.raises(SemDedupError, match=r"embeddingCol='a' is more than once"):
         field(both, "a", "embeddingCol")
     with pytest.raises(SemDedupError, match=r"^idCol='doc' is not among the columns: 'Id', 'x'$"):
         field(df, "doc", "idCol")

@@ -58,7 +58,7 @@ def test_ids_of_files_are_checked_either_way(spark, monkeypatch, tmp_path, most)
     table(spark, [*map(str, range(40)), "7"]).write.parquet(repeated)
     assert check_ids(spark.read.parquet(sound), F.col("id"), "id") == 40
     with pytest.raises(
-        SemDedupError, match="idCol='id' is not unique: 1 ids stand in more than one row, for example '7'"
+        SemDedupError, match="idCol='id' is not unique: 1 ids are in more than one row, for example '7'"
     ):
         check_ids(spark.read.parquet(repeated), F.col("id"), "id")
     with pytest.raises(SemDedupError, match="the input is empty"):

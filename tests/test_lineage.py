@@ -159,7 +159,7 @@ def test_rows_beside_files_are_part_of_what_an_input_is(spark, df):
 
 def test_ids_drawn_by_spark_are_refused(df):
     drawn = df.withColumn("id", F.expr("uuid()"))
-    words = r"^idCol='ID' is made by uuid\(\), which Spark computes anew, .*: write the rows and read them back"
+    words = r"^idCol='ID' is made by uuid\(\), which Spark computes again, .*: write the rows and read them back"
     for use in (SemDedup(k=2, idCol="ID").fit, model(idCol="ID").transform):
         with pytest.raises(SemDedupError, match=words):
             use(drawn)

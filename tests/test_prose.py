@@ -52,8 +52,12 @@ DOCUMENTS = sorted(
     ]
 )
 
-SOURCES: list[Path] = []
-"""Modules whose messages are checked; once all are rewritten: ``sorted((ROOT / "spark_semdedup").rglob("*.py"))``."""
+SOURCES = sorted(
+    path
+    for path in (ROOT / "spark_semdedup").rglob("*.py")
+    if path.relative_to(ROOT).parts[1:] != ("runs", "journal.py")
+)
+"""Modules whose messages are checked. The journal's strings are keys in files that earlier versions wrote."""
 
 
 # --- what is read of a file ---------------------------------------------------------------------------------

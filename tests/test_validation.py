@@ -50,7 +50,7 @@ def ids(df, column: str = "id") -> set:
     ("handle_invalid", "values", "message"),
     [
         ("skip", ["a", None, "b", None], "idCol='id' is null in 2 rows: every row needs an id of its own"),
-        ("keep", ["a", "b", "a", "c", "c", "c"], "idCol='id' is not unique: 2 ids stand in more than one row"),
+        ("keep", ["a", "b", "a", "c", "c", "c"], "idCol='id' is not unique: 2 ids are in more than one row"),
         ("error", [], "the input is empty: it must have at least one row"),
     ],
     ids=["null", "duplicate", "empty"],
@@ -72,8 +72,8 @@ def test_pairwise_refuses_null_and_repeated_ids_of_one_cluster_or_two(spark):
     schema = "id string, centroid int, embedding array<float>"
     for rows, message in (
         ([("a", 0, [1.0]), (None, 0, [1.0])], "idCol='id' is null in 1 rows"),
-        ([("a", 0, [1.0]), ("a", 0, [1.0])], "idCol='id' is not unique: 1 ids stand in more than one row"),
-        ([("a", 0, [1.0]), ("a", 1, [1.0])], "idCol='id' is not unique: 1 ids stand in more than one row"),
+        ([("a", 0, [1.0]), ("a", 0, [1.0])], "idCol='id' is not unique: 1 ids are in more than one row"),
+        ([("a", 0, [1.0]), ("a", 1, [1.0])], "idCol='id' is not unique: 1 ids are in more than one row"),
     ):
         df = spark.createDataFrame(rows, schema)
         with pytest.raises(SemDedupError, match=re.escape(message)):

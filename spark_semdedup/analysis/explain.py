@@ -73,7 +73,7 @@ class Explanation:
             f"{first.cosine_sim_score:.6g}, and duplicates begin at {self.threshold:.6g}."
         )
         if self.is_cut:
-            return f"{line} {first.max_id} was removed as well; the links go on beyond {last.id}."
+            return f"{line} {first.max_id} was removed as well; the chain continues beyond {last.id}."
         if len(self.rows) == 2:
             return f"{line} {last.id} was kept."
         line += f" {first.max_id} was removed as well; the links end at {last.id}, which was kept."

@@ -257,7 +257,7 @@ def _about_settings(found: Findings, wanted: Mapping[str, Any], backend: str, cl
     if hosts and found.settings.get("spark.python.unix.domain.socket.enabled") == "false":
         yield Advice(
             "spark.python.unix.domain.socket.enabled true",
-            f"on {hosts[0].kernel} TCP between worker and JVM may stand still; tasks watch it, Unix sockets do without",
+            f"on {hosts[0].kernel} TCP between worker and JVM may stall; tasks watch it, Unix sockets do without",
         )
     rows, wished = found.number("spark.sql.execution.arrow.maxRecordsPerBatch"), 32768 if backend == "gpu" else 4096
     if rows is not None and (rows <= 0 or rows > 2 * wished or (backend == "gpu" and rows < 8192)):
@@ -285,7 +285,7 @@ def _about_settings(found: Findings, wanted: Mapping[str, Any], backend: str, cl
         cores = int(found.number("spark.executor.cores") or 1)
         yield Advice(
             f"spark.executor.memoryOverhead {max(1, cores)}g or more",
-            "Python workers live beside the JVM's heap, about 1 GiB each (2.5 with a GPU); without it a container that "
+            "Python workers need memory in addition to the JVM's heap, about 1 GiB each (2.5 with a GPU); without it a container that "
             "takes more than a tenth over the heap is killed",
         )
     heap = _gib(found.settings.get("spark.driver.memory"))

@@ -114,7 +114,7 @@ class KChoice:
             f"  → best silhouette; without clusters there are {self.all_pairs:,.4g} pairs to compare.",
             (
                 f"  recall: of {self.rows_with_duplicate:,} sampled rows with a duplicate (similarity from "
-                f"{1 - self.eps:.6g} on), those that have one in their own cluster."
+                f"{1 - self.eps:.6g} on), the share that has one in its own cluster."
             ),
         ]
 

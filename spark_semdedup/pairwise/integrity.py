@@ -28,7 +28,7 @@ def check_neighbours(entries: PartialMatches, counts: Mapping[str, int]) -> None
     rows, ranking = entries.df.where(F.col("own")), entries.ranking
     if count_distinct_ids(rows, F.col("id"), rows=counts["rows"]) is None:
         repeated = rows.groupBy("id").count().where(F.col("count") > 1)
-        _refuse_where({"stands in more than one row": F.col("id")}, repeated)
+        _refuse_where({"is in more than one row": F.col("id")}, repeated)
     keys = [f"key_{i}" for i in range(len(ranking.key_ascending))]
     claimed = entries.df.where(entries.claim).select(
         F.col("id").alias("of"), F.col("max_id").alias("names"), *(F.col(key).alias(f"of_{key}") for key in keys)
@@ -48,7 +48,7 @@ def check_neighbours(entries: PartialMatches, counts: Mapping[str, int]) -> None
         lost = claimed.join(rows, F.col("names") == F.col("id"), "left_anti")
         _refuse_where({"has a max_id that is no row's": F.col("of")}, lost)
         raise AccountingError(
-            f"the comparison does not add up: {counts['claims']} neighbours were counted, but {found} are there; "
+            f"the row counts of the comparison are inconsistent: {counts['claims']} neighbours were counted, but {found} exist; "
             f"{RUN_AGAIN}"
         )
 
@@ -64,7 +64,7 @@ def _refuse_where(wrong: Mapping[str, Column], df: DataFrame) -> int:
     for what, example in zip(wrong, found, strict=True):
         if example is not None:
             raise AccountingError(
-                f"the comparison does not add up: the row with id {shown(example)} {what}; {RUN_AGAIN}"
+                f"the row counts of the comparison are inconsistent: the row with id {shown(example)} {what}; {RUN_AGAIN}"
             )
     return int(rows)
 

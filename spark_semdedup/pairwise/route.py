@@ -157,7 +157,7 @@ def _refuse_foreign(units: np.ndarray, own: np.ndarray, ids: pa.Array, centroids
     if len(wrong):
         raise SemDedupError(
             f"column 'centroid', row with id {shown(ids[int(wrong[0])].as_py())}: it is {own[wrong[0]]}, but there are "
-            f"{k} centroids, numbered from 0: give those that the rows were assigned to"
+            f"{k} centroids, numbered from 0: give the centroids that the rows were assigned to"
         )
 
 

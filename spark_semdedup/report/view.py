@@ -104,7 +104,7 @@ def not_compared(facts: Mapping[str, Any], histogram: ScoreHistogram) -> list[tu
         text = f"Pairs below {float(complete):.6g} were left out where no duplicate can be lost by it; scores below it "
         terms.append(("Smaller similarities", text + "are lower bounds."))
     handling = (facts.get("parameters") or {}).get("handleInvalid")
-    aside = {"skip": "set aside, in the folder invalid", "keep": "kept, compared with nothing"}
+    aside = {"skip": "moved to the folder invalid", "keep": "kept, compared with nothing"}
     text = f"{invalid:,} rows have no usable vector: {aside.get(str(handling), 'refused')}." if invalid else "None."
     terms.append(("Invalid rows", text))
     if histogram.alone:

@@ -20,7 +20,7 @@ GAUGES = {
     "rows_in": "Rows of the input.",
     "invalid": "Rows whose embedding cannot be compared.",
     "duplicates": "Rows to remove.",
-    "kept": "Rows that remain.",
+    "kept": "Kept rows.",
     "clusters": "Clusters that hold rows.",
     "pairs_compared": "Pairs of rows whose similarity was compared.",
     "eps": "A row is a duplicate from a similarity of 1 - eps on.",

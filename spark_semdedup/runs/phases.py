@@ -34,7 +34,7 @@ from spark_semdedup.spark.ids import Ids
 def phases_of(work: Deduplication) -> list[Phase]:
     """The phases of a run, in order, for the results that it is to write."""
     similarities, duplicates, wanted = work.place("similarities"), work.place("duplicates"), work.wanted
-    keep_title = "write the rows that remain" if "deduplicated" in wanted else "set invalid rows aside"
+    keep_title = "write the kept rows" if "deduplicated" in wanted else "move invalid rows"
     phases = [
         Phase("embed", "embed texts", partial(embed, work, work.texts)) if work.texts else None,
         Phase("fit", "fit centroids", partial(fit, work)),
@@ -43,7 +43,7 @@ def phases_of(work: Deduplication) -> list[Phase]:
         Phase("keep", keep_title, partial(keep, work), ("invalid", "deduplicated")),
         Phase("pairs", "list similar pairs", partial(list_pairs, work), ("pairs",)) if "pairs" in wanted else None,
         Phase("groups", "group the rows", partial(group, work), ("groups",)) if "groups" in wanted else None,
-        Phase(None, "check that it adds up", partial(check, work)),
+        Phase(None, "check row counts", partial(check, work)),
     ]
     return [phase for phase in phases if phase is not None]
 

@@ -46,7 +46,7 @@ class Source:
             if files.matches(path):
                 continue
             if files.exists(path):
-                why = "is there, but as a pattern it matches nothing: put \\ before each of {} [] * ? in its name"
+                why = "exists, but as a pattern it matches nothing: put \\ before each of {} [] * ? in its name"
             else:
                 why = "does not exist: give a file, a folder or a pattern"
             raise SemDedupError(f"input={shown(path, 400)} {why}")

@@ -312,7 +312,7 @@ def remove(
     total, named = preflight.count_ids(rows, params), sum(removed.values())
     summary = Summary("remove", counts={"rows_in": total, **removed})
     job.progress.begin(1)
-    with results.held_folder(job, target) as assert_held, job.progress.phase("write the rows that remain") as counts:
+    with results.held_folder(job, target) as assert_held, job.progress.phase("write the kept rows") as counts:
         unchanged.check()
         target.try_writing(job.files, rows)
         folder = results.cleared_folder(job, target, assert_held) if target.table is None else ""

@@ -34,7 +34,7 @@ def field(df: DataFrame, name: str, param: str) -> T.StructField:
     sensitive = df.sparkSession.conf.get("spark.sql.caseSensitive") == "true"
     alike = [f for f in df.schema.fields if f.name == name or (not sensitive and f.name.lower() == name.lower())]
     if len(alike) != 1:
-        what = "is there more than once" if alike else "is not among the columns"
+        what = "is more than once" if alike else "is not among the columns"
         raise SemDedupError(f"{param}={shown(name)} {what}: {_listed(df.columns)}")
     return alike[0]
 

@@ -34,11 +34,11 @@ class Origin:
 
 
 def require_deterministic(df: DataFrame, name: str, param: str) -> Origin:
-    """How the column that the Param names is made; a ``SemDedupError`` where it is drawn anew each time."""
+    """How the column that the Param names is made; a ``SemDedupError`` where it has other values each time."""
     found = origin(df, column_of(df, name, param).name)
     if found.drawn_by:
         raise SemDedupError(
-            f"{param}={shown(name)} is made by {', '.join(sorted(found.drawn_by))}(), which Spark computes anew, with "
+            f"{param}={shown(name)} is made by {', '.join(sorted(found.drawn_by))}(), which Spark computes again, with "
             "other values, whenever it reads the rows: write the rows and read them back (or checkpoint() them) first"
         )
     return found

@@ -144,7 +144,7 @@ class TaskDevice:
             # On the executor's stderr: with no handler set up, as in Spark's workers, logging writes warnings there.
             log.log(
                 logging.INFO if before else logging.WARNING,
-                "%s=%d takes more GPU memory than this task has at deviceMemoryFraction=%g%s: going on with %d, which "
+                "%s=%d takes more GPU memory than this task has at deviceMemoryFraction=%g%s: continuing with %d, which "
                 "gives the same answer",
                 batch.name,
                 batch.rows,
@@ -272,6 +272,6 @@ def _device(devices: int) -> int:
     if not addresses[0].isdigit():
         raise SemDedupError(
             f"GPU address {addresses[0]!r} cannot be used: the discovery script must give a number, or a name that "
-            "stands in CUDA_VISIBLE_DEVICES"
+            "is in CUDA_VISIBLE_DEVICES"
         )
     return int(addresses[0]) % devices

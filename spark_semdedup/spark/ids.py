@@ -31,7 +31,7 @@ def check_ids(df: DataFrame, id_: Column, name: str) -> int:
     made = require_deterministic(df, name, "idCol")
     if made.is_numbered:
         log.warning(
-            "idCol=%s is made by row_number(): where rows tie in its order, Spark may number them anew whenever it "
+            "idCol=%s is made by row_number(): where rows tie in its order, Spark may number them differently whenever it "
             "reads them; write the rows and read them back first, or order them by columns that do not tie",
             shown(name),
         )
@@ -63,7 +63,7 @@ def check_ids(df: DataFrame, id_: Column, name: str) -> int:
         )
     if found["repeated"]:
         raise SemDedupError(
-            f"idCol={shown(name)} is not unique: {found['repeated']} ids stand in more than one row, for example "
+            f"idCol={shown(name)} is not unique: {found['repeated']} ids are in more than one row, for example "
             f"{shown(found['example'])}; drop exact repeats first (dropDuplicates([{shown(name)}]))"
         )
     if made.is_opaque:
@@ -85,8 +85,8 @@ def _refuse_changed(df: DataFrame, id_: Column, name: str, fingerprint: int) -> 
     again = df.select(id_.alias("id")).agg(F.bit_xor(F.xxhash64("id")).alias("print")).first()
     if again is None or again["print"] != fingerprint:
         raise SemDedupError(
-            f"idCol={shown(name)} has other values when it is computed again, so a function that it is made by draws "
-            "them anew each time: write the rows and read them back (or checkpoint() them) first"
+            f"idCol={shown(name)} has other values when it is computed again, so a function that makes it draws other "
+            "values each time: write the rows and read them back (or checkpoint() them) first"
         )
 
 

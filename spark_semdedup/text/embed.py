@@ -228,7 +228,7 @@ def embed_within_memory(embed: Callable[[Sequence[Tokens]], np.ndarray], batch: 
             raise
         if len(batch) == 1:
             raise SemDedupError(
-                f"a text of {batch[0].count} tokens does not fit into the GPU's memory beside the model: lower "
+                f"a text of {batch[0].count} tokens does not fit into the GPU's memory next to the model: lower "
                 "maxTokens, or let fewer tasks share a GPU (spark.task.resource.gpu.amount)"
             ) from error
     middle = len(batch) // 2

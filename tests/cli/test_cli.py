@@ -670,7 +670,7 @@ def test_cluster_with_given_centroids_refuses_ids_that_are_not_unique(capsys, sp
     pq.write_table(pa.concat_tables([corpus(), corpus().slice(0, 2)]), tmp_path / "in.parquet")
     arguments = ["--input", tmp_path / "in.parquet", "--output", tmp_path / "out", "--centroids", done / "centroids"]
     message = refusal(capsys, "cluster", *arguments, status=1)
-    assert message.startswith("idCol='id' is not unique: 2 ids stand in more than one row, for example 'doc 000'")
+    assert message.startswith("idCol='id' is not unique: 2 ids are in more than one row, for example 'doc 000'")
 
 
 def test_identify_refuses_an_eps_that_the_scores_are_not_complete_for(capsys, spark, done, tmp_path):

@@ -100,7 +100,7 @@ def test_spark_submit_gives_the_rows_that_the_command_gives(spark, tmp_path):
     py_files = package_zip(tmp_path)
     ended = submit("semdedup", *arguments, "--output", "submitted", py_files=py_files, cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr
-    assert "[4/5] write the rows that remain ... " in ended.stdout  # where spark-submit sends both streams
+    assert "[4/5] write the kept rows ... " in ended.stdout  # where spark-submit sends both streams
     for name in ("similarities", "duplicates", "deduplicated"):
         one, other = (pq.read_table(tmp_path / place / name).sort_by("id") for place in ("command", "submitted"))
         assert one.equals(other)

@@ -37,7 +37,7 @@ def test_a_report_is_written_from_memory(result: Any, tmp_path: Path):
     assert f"and {40 - removed} are kept" in page
     assert "no duplicate was missed" in page
     assert "words 0 of" in page
-    assert "set aside" in page
+    assert "moved to the folder invalid" in page
     assert 'id="phases"' not in page  # nothing was timed
 
 

@@ -45,7 +45,7 @@ def test_what_adds_up_passes(spark):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        (plain([*GOOD[:2], ("c", "a", 0.5), ("c", "a", 0.5)]), "the row with id 'c' stands in more than one row"),
+        (plain([*GOOD[:2], ("c", "a", 0.5), ("c", "a", 0.5)]), "the row with id 'c' is in more than one row"),
         (plain([("a", "a", 0.9), ("b", "z", 0.5)]), "the row with id 'b' has a max_id that is no row's"),
         (plain([("a", "b", 0.9), ("b", "b", 0.5)]), "the row with id 'a' has a max_id that does not precede it"),
         (plain(GOOD), "the row with id 'c' has a max_id that does not precede it"),
@@ -61,7 +61,9 @@ def test_what_does_not_is_named(spark, monkeypatch, rows, message, few):
     monkeypatch.setattr("spark_semdedup.pairwise.integrity.FEW", 100 if few else 0)
     with pytest.raises(AccountingError) as caught:
         check(spark, rows)
-    assert str(caught.value).startswith(f"the comparison does not add up: {message}; no result is valid")
+    assert str(caught.value).startswith(
+        f"the row counts of the comparison are inconsistent: {message}; no result is valid"
+    )
 
 
 def test_what_a_further_entry_claims_is_checked_and_what_counts_for_nothing_is_not(spark):

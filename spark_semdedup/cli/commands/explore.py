@@ -144,7 +144,7 @@ def _options(parser: argparse.ArgumentParser) -> None:
         group.add_argument(option_name(_camel(name)), dest=name, metavar=metavar, type=type_, help=help_)
     group = parser.add_argument_group("output")
     group.add_argument("--output", metavar="PATH", help="folder on this machine for QUESTION.json and QUESTION.png")
-    group.add_argument("--overwrite", action="store_true", help="replace files that are there already")
+    group.add_argument("--overwrite", action="store_true", help="replace existing files")
 
 
 def _camel(name: str) -> str:
@@ -176,7 +176,7 @@ def _files(args: argparse.Namespace) -> dict[str, Path]:
     files = {kind: Path(args.output) / f"{args.question}.{kind}" for kind in ("json", "png")}
     for path in files.values():
         if path.exists() and not args.overwrite:
-            raise UsageError(f"output={shown(str(path), 400)} is there already: give another folder, or --overwrite")
+            raise UsageError(f"output={shown(str(path), 400)} exists already: give another folder, or --overwrite")
     return files
 
 
