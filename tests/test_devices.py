@@ -208,7 +208,7 @@ INSUFFICIENT = "cudaErrorInsufficientDriver: CUDA driver version is insufficient
             "CuPy failed to load libnvrtc.so.12: OSError: libnvrtc.so.12: cannot open shared object file",
             12,
             13,
-            "libnvrtc.so.12 is not found: the CUDA 12 libraries that CuPy needs are missing; install spark-semdedup[",
+            "libnvrtc.so.12 is not found: CuPy lacks the CUDA 12 libraries that it needs; install spark-semdedup[",
         ),
         ("libcublas.so.13: cannot open shared object file", 0, 0, "libcublas.so.13 is not found"),
         ("cudaErrorNoKernelImageForDevice: no kernel image", 12, 12, "CuPy has no code for this GPU"),

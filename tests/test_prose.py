@@ -52,11 +52,7 @@ DOCUMENTS = sorted(
     ]
 )
 
-SOURCES = sorted(
-    path
-    for path in (ROOT / "spark_semdedup").rglob("*.py")
-    if path.relative_to(ROOT).parts[1:] != ("runs", "journal.py")
-)
+SOURCES = sorted(set((ROOT / "spark_semdedup").rglob("*.py")) - {ROOT / "spark_semdedup" / "runs" / "journal.py"})
 """Modules whose messages are checked. The journal's strings are keys in files that earlier versions wrote."""
 
 

@@ -285,8 +285,8 @@ def _about_settings(found: Findings, wanted: Mapping[str, Any], backend: str, cl
         cores = int(found.number("spark.executor.cores") or 1)
         yield Advice(
             f"spark.executor.memoryOverhead {max(1, cores)}g or more",
-            "Python workers need memory in addition to the JVM's heap, about 1 GiB each (2.5 with a GPU); without it a container that "
-            "takes more than a tenth over the heap is killed",
+            "Python workers need memory in addition to the JVM's heap, about 1 GiB each (2.5 with a GPU); without it a "
+            "container that takes more than a tenth over the heap is killed",
         )
     heap = _gib(found.settings.get("spark.driver.memory"))
     if found.is_local and heap is not None and heap > 0.6 * found.driver.memory_gib:

@@ -48,7 +48,7 @@ def check_neighbours(entries: PartialMatches, counts: Mapping[str, int]) -> None
         lost = claimed.join(rows, F.col("names") == F.col("id"), "left_anti")
         _refuse_where({"has a max_id that is no row's": F.col("of")}, lost)
         raise AccountingError(
-            f"the row counts of the comparison are inconsistent: {counts['claims']} neighbours were counted, but {found} exist; "
+            f"the comparison is inconsistent: {counts['claims']} neighbours were counted, but {found} exist; "
             f"{RUN_AGAIN}"
         )
 
@@ -64,7 +64,7 @@ def _refuse_where(wrong: Mapping[str, Column], df: DataFrame) -> int:
     for what, example in zip(wrong, found, strict=True):
         if example is not None:
             raise AccountingError(
-                f"the row counts of the comparison are inconsistent: the row with id {shown(example)} {what}; {RUN_AGAIN}"
+                f"the comparison is inconsistent: the row with id {shown(example)} {what}; {RUN_AGAIN}"
             )
     return int(rows)
 

@@ -15,7 +15,7 @@ from spark_semdedup.errors import AccountingError, shown
 from spark_semdedup.pairwise.integrity import RUN_AGAIN
 from spark_semdedup.spark.ids import Ids
 
-_CHANGED, _WRONG = "the input changed while it was read", "the row counts of the comparison are inconsistent"
+_CHANGED, _WRONG = "the input changed while it was read", "the comparison is inconsistent"
 
 
 def _require(holds: bool, fault: str) -> None:

@@ -126,7 +126,7 @@ driver'
     library = re.search(r"\blib(?:nvrtc|cublas|cudart|nvJitLink)[\w.-]*", said)
     if library:
         return (
-            f"{library[0].rstrip('.:')} is not found: the CUDA {built_for or ''} libraries that CuPy needs are missing; "
+            f"{library[0].rstrip('.:')} is not found: CuPy lacks the CUDA {built_for or ''} libraries that it needs; "
             f"install spark-semdedup[{f'gpu-cu{built_for}' if built_for else 'gpu-cu12'}], which brings them"
         ).replace("CUDA  ", "CUDA ")
     return said

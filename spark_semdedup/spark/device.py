@@ -144,8 +144,8 @@ class TaskDevice:
             # On the executor's stderr: with no handler set up, as in Spark's workers, logging writes warnings there.
             log.log(
                 logging.INFO if before else logging.WARNING,
-                "%s=%d takes more GPU memory than this task has at deviceMemoryFraction=%g%s: continuing with %d, which "
-                "gives the same answer",
+                "%s=%d takes more GPU memory than this task has at deviceMemoryFraction=%g%s: continuing with %d, "
+                "which gives the same answer",
                 batch.name,
                 batch.rows,
                 self.memory_fraction,

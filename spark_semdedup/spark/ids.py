@@ -31,8 +31,8 @@ def check_ids(df: DataFrame, id_: Column, name: str) -> int:
     made = require_deterministic(df, name, "idCol")
     if made.is_numbered:
         log.warning(
-            "idCol=%s is made by row_number(): where rows tie in its order, Spark may number them differently whenever it "
-            "reads them; write the rows and read them back first, or order them by columns that do not tie",
+            "idCol=%s is made by row_number(): where rows tie in its order, Spark may number them differently "
+            "whenever it reads them; write the rows and read them back first, or order them by columns that do not tie",
             shown(name),
         )
     is_text = isinstance(df.select(id_).schema[0].dataType, T.StringType)

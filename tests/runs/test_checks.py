@@ -61,9 +61,7 @@ def test_what_does_not_is_named(spark, monkeypatch, rows, message, few):
     monkeypatch.setattr("spark_semdedup.pairwise.integrity.FEW", 100 if few else 0)
     with pytest.raises(AccountingError) as caught:
         check(spark, rows)
-    assert str(caught.value).startswith(
-        f"the row counts of the comparison are inconsistent: {message}; no result is valid"
-    )
+    assert str(caught.value).startswith(f"the comparison is inconsistent: {message}; no result is valid")
 
 
 def test_what_a_further_entry_claims_is_checked_and_what_counts_for_nothing_is_not(spark):

@@ -295,7 +295,7 @@ def test_invalid_rows_that_are_lost_meanwhile_are_missed(capsys, monkeypatch, da
     invalid = deduplication.Deduplication.invalid_rows
     monkeypatch.setattr(deduplication.Deduplication, "invalid_rows", lambda self: invalid(self).limit(1))
     said = refusal(capsys, "run", "--input", data, "--output", unfinished, *ARGUMENTS, "--resume", status=1)
-    assert said.startswith("the row counts of the comparison are inconsistent: 2 rows are invalid, but 1 were skipped")
+    assert said.startswith("the comparison is inconsistent: 2 rows are invalid, but 1 were skipped")
     assert not (unfinished / "_manifest.json").exists()
 
 
@@ -373,7 +373,7 @@ def test_a_run_killed_while_it_deletes_an_earlier_one_is_known_for_a_run(capsys,
 @pytest.mark.slow
 def test_the_table_of_a_run_that_did_not_add_up_is_written_again(capsys, spark, monkeypatch, data, expected, tmp_path):
     def unsound(*_):
-        raise AccountingError("the row counts of the comparison are inconsistent")
+        raise AccountingError("the comparison is inconsistent")
 
     name, output = "unsound_rows", tmp_path / "out"
     spark.sql(f"DROP TABLE IF EXISTS {name}")
@@ -381,7 +381,7 @@ def test_the_table_of_a_run_that_did_not_add_up_is_written_again(capsys, spark, 
         with monkeypatch.context() as patched:
             patched.setattr(phases, "check", unsound)
             arguments = ["run", "--input", data, "--output", output, *ARGUMENTS, "--output-table", name]
-            assert refusal(capsys, *arguments, status=1) == "the row counts of the comparison are inconsistent"
+            assert refusal(capsys, *arguments, status=1) == "the comparison is inconsistent"
         assert spark.catalog.tableExists(name)
         spark.createDataFrame([(1,)], "n int").write.mode("overwrite").saveAsTable("of_others")
         other = ["run", "--input", data, "--output", output, *ARGUMENTS, "--output-table", "of_others", "--resume"]
