@@ -106,7 +106,7 @@ def test_an_interrupted_run_goes_on_without_embedding_again(spark, place, tmp_pa
 
 
 def test_an_interruption_while_texts_are_embedded_begins_that_phase_again(spark, place, tmp_path, monkeypatch):
-    from spark_semdedup.runs import embed
+    from spark_semdedup.runs import texts
 
     def fail(*_, **__):
         (tmp_path / "out" / "embeddings").mkdir()
@@ -115,7 +115,7 @@ def test_an_interruption_while_texts_are_embedded_begins_that_phase_again(spark,
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(embed, "write_dataset", fail)
+        patch.setattr(texts, "write_dataset", fail)
         assert run(place) == 130
     assert run(place, "--resume", "--keep-embeddings") == 0
     assert len(pq.read_table(tmp_path / "out" / "embeddings")) == 5
