@@ -59,11 +59,11 @@ class Place:
     def __truediv__(self, name: str) -> str:
         return str(self.folder / name)
 
-    def write(self, table: pa.Table | Rows, name: str = "in/part-0.parquet") -> str:
+    def write(self, table: pa.Table | Rows, name: str = "in/part-0.parquet", **options: Any) -> str:
         """Writes one Parquet file. Returns the folder it is in."""
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(table.table() if isinstance(table, Rows) else table, path)
+        pq.write_table(table.table() if isinstance(table, Rows) else table, path, **options)
         return str(path.parent)
 
     def text(self, name: str, *lines: str) -> str:
@@ -488,7 +488,22 @@ SHAPES = [
 
 MORE = Rows(("d", "e", "f"), more={"text": ["x", "y", "z"]})
 NO_FILES = "cannot be read as parquet: there are no files in it that can be (Spark skips names that begin with _ or .)"
-MERGE = "input='in' cannot be read as parquet: [CANNOT_MERGE_…; give all files the same types, or mergeSchema=false as an option to take those of one file"
+
+
+def differ(column: str, one: str, other: str) -> str:
+    """What is said of a column that two files have in different types."""
+    return (
+        f"input='in' cannot be read as parquet: column '{column}' is {one} in 'file:in/part-0.parquet', but {other} in "
+        "'file:in/part-1.parquet'; write them with one type: spark-semdedup convert"
+    )
+
+
+def not_read(type_: str, made: str, column: str = "more", setting: str = "") -> str:
+    """What is said of a column that Spark has no type for."""
+    return (
+        f"input='in' cannot be read as parquet: column '{column}' of 'file:in/part-0.parquet' is of type {type_}, which "
+        f"Spark does not read: {setting}make it {made} with spark-semdedup convert (--drop-columns leaves it out)"
+    )
 
 
 def two_files(first: Rows, second: Rows) -> Callable[[Place], Call]:
@@ -501,6 +516,17 @@ def truncate(place: Place) -> None:
     place.write(Rows(("d", "e", "f")), "in/part-1.parquet")
     path = place.folder / "in" / "part-1.parquet"
     path.write_bytes(path.read_bytes()[:-100])
+
+
+def other_checksum(place: Place) -> None:
+    """The checksums of another file: a header, and one of each 512 bytes."""
+    sums = b"crc\x00" + (512).to_bytes(4, "big") + bytes(4) * 8
+    (place.folder / "in" / ".part-0.parquet.crc").write_bytes(sums)
+
+
+def byte_stream_split(place: Place) -> None:
+    encoding = {"id": "PLAIN", "embedding.list.element": "BYTE_STREAM_SPLIT"}
+    place.write(Rows(), use_dictionary=False, column_encoding=encoding)
 
 
 def corrupt(place: Place) -> None:
@@ -601,9 +627,148 @@ FILES = [
         "elements of two types",
         "one file of `array<double>`, one of `array<float>`",
         two_files(Rows(), Rows(("d", "e", "f"), type=FLOATS)),
-        MERGE,
+        differ("embedding", "of type array<double>", "of type array<float>"),
     ),
-    refused("ids of two types", "one file of string ids, one of numbers", two_files(Rows(), Rows((1, 2, 3))), MERGE),
+    refused(
+        "ids of two types",
+        "one file of string ids, one of numbers",
+        two_files(Rows(), Rows((1, 2, 3))),
+        differ("id", "of type string", "of type bigint"),
+    ),
+    refused(
+        "column without values in one file",
+        "all null, as pandas writes it, beside text",
+        two_files(Rows(more={"more": pa.nulls(3)}), Rows(("d", "e", "f"), more={"more": ["x", "y", "z"]})),
+        differ("more", "without any value", "of type string"),
+    ),
+    refused(
+        "numbers of two types",
+        "int64 beside double, as pandas writes a column with and without gaps",
+        two_files(Rows(more={"more": [1, 2, 3]}), Rows(("d", "e", "f"), more={"more": [1.0, None, 2.0]})),
+        differ("more", "of type bigint", "of type double"),
+    ),
+    refused(
+        "files in subfolders, too",
+        "one file at the top, one in a subfolder",
+        after(sound, lambda p: p.write(MORE, "in/sub/part-1.parquet"), lambda p: p.run()),
+        "input='in' has files in subfolders, and Spark would leave 1 of 2 files out, for example "
+        "'file:in/sub/part-1.parquet': read all with --input-option recursiveFileLookup=true, or give those at the top alone, 'file:in/*'",
+    ),
+    refused(
+        "files beside partitions",
+        "one file at the top, one in `day=1`",
+        after(sound, lambda p: p.write(MORE, "in/day=1/part-1.parquet"), lambda p: p.run()),
+        "input='in' has partitions (day=…), and files beside them, and Spark would leave 1 of 2 files out, for example "
+        "'file:in/part-0.parquet': read all with --input-option recursiveFileLookup=true, or move them apart",
+    ),
+    refused(
+        "subfolders only",
+        "all files in subfolders",
+        after(lambda p: p.write(Rows(), "in/sub/part-0.parquet"), lambda p: p.run()),
+        "input='in' cannot be read as parquet: its 1 files lie in subfolders, for example 'file:in/sub/part-0.parquet': "
+        "add --input-option recursiveFileLookup=true, or give the subfolders",
+    ),
+    accepted_by_program(
+        "files in subfolders, asked for",
+        "the same with `--input-option recursiveFileLookup=true`",
+        after(
+            lambda p: p.write(Rows(), "in/sub/part-0.parquet"),
+            lambda p: p.run("--input-option", "recursiveFileLookup=true"),
+        ),
+    ),
+    refused(
+        "Delta table read as Parquet",
+        "a folder with `_delta_log`",
+        after(sound, lambda p: p.text("in/_delta_log/0.json", "{}"), lambda p: p.run()),
+        "input='in' is a table of format delta ('file:in/_delta_log'): as parquet rows that were removed or rewritten "
+        "would come back; give the table itself with --input-format delta, or --input-table",
+    ),
+    refused(
+        "files of a Delta table",
+        "a partition's folder of it",
+        after(
+            lambda p: p.write(Rows(), "in/day=1/part-0.parquet"),
+            lambda p: p.text("in/_delta_log/0.json", "{}"),
+            lambda p: p.run(source=["--input", p / "in/day=1"]),
+        ),
+        "input='in/day=1' holds files of a table of format delta ('file:in/_delta_log'): as parquet rows that were removed or "
+        "rewritten would come back; give the table itself with --input-format delta, or --input-table",
+    ),
+    refused(
+        "Iceberg table read as Parquet",
+        "its folder `data`",
+        after(
+            lambda p: p.write(Rows(), "in/data/part-0.parquet"),
+            lambda p: p.text("in/metadata/v1.metadata.json", "{}"),
+            lambda p: p.run(source=["--input", p / "in/data"]),
+        ),
+        "input='in/data' holds files of a table of format iceberg ('file:in/metadata'): as parquet rows that were removed or "
+        "rewritten would come back; give the table itself with --input-format iceberg, or --input-table",
+    ),
+    refused(
+        "partitions of two folders",
+        "`in/year=1/day=1` and `other/day=1`",
+        after(
+            lambda p: p.write(Rows(), "in/year=1/day=1/part-0.parquet"),
+            lambda p: p.write(MORE, "in/other/day=2/part-0.parquet"),
+            lambda p: p.run(),
+        ),
+        "input='in' cannot be read as parquet: …",
+    ),
+    refused(
+        "another file beside the data",
+        "a README.md in the folder",
+        after(sound, lambda p: p.text("in/README.md", "# my embeddings, in rows of Parquet"), lambda p: p.run()),
+        "input='in' cannot be read as parquet: …README.md is not a Parquet file…; leave such files out: --input-glob '*.parquet'",
+    ),
+    refused(
+        "file that is not its checksum's",
+        "`.part-0.parquet.crc` of other bytes",
+        after(sound, other_checksum, lambda p: p.run()),
+        "input='in' cannot be read as parquet: …the file is not the one that the .crc file beside it is for: restore it, or delete .crc",
+    ),
+    refused(
+        "bytes split by stream",
+        "BYTE_STREAM_SPLIT embeddings",
+        after(byte_stream_split, lambda p: p.run()),
+        "input='in' cannot be read as parquet: 'file:in/part-0.parquet': column 'embedding' is encoded as BYTE_STREAM_SPLIT, "
+        "which Spark's vectorized reader does not know; set spark.sql.parquet.enableVectorizedReader=false, or write the files again (spark-semdedup convert)",
+    ),
+    refused(
+        "compressed by brotli",
+        "for which Java has no codec",
+        after(lambda p: p.write(Rows(), compression="brotli"), lambda p: p.run()),
+        "input='in' cannot be read as parquet: 'file:in/part-0.parquet': its columns are compressed by BROTLI, for which Java "
+        "has no codec here; add one to the session's jars, or write the files again (spark-semdedup convert)",
+    ),
+    refused(
+        "float16",
+        "embeddings of float16, as pyarrow and Hugging Face datasets write them",
+        over(Rows(type=pa.list_(pa.float16()), vectors=np.array(VECTORS, np.float16))),
+        not_read("float16", "float32", "embedding"),
+    ),
+    refused(
+        "timestamps in nanoseconds",
+        "in a column that is only carried along, as pandas and polars write them",
+        over(Rows(more={"more": pa.array([1, 2, 3], pa.timestamp("ns"))})),
+        not_read(
+            "timestamp in nanoseconds",
+            "microseconds",
+            setting="set spark.sql.legacy.parquet.nanosAsLong=true to get it as bigint, or ",
+        ),
+    ),
+    refused(
+        "times of day",
+        "in a column that is only carried along, as polars and DuckDB write them",
+        over(Rows(more={"more": pa.array([1, 2, 3], pa.time64("us"))})),
+        not_read("time of day", "text"),
+    ),
+    refused(
+        "UUID column",
+        "as DuckDB writes it",
+        over(Rows(more={"more": pa.array([bytes(16)] * 3, pa.uuid())})),
+        not_read("UUID", "text"),
+    ),
     refused_at_work(
         "file without embeddings",
         "one of two files lacks the column",
