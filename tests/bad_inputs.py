@@ -218,7 +218,7 @@ def invalid_row(name: str, given: str, value: Any, why: str) -> Case:
 
 
 def embedding_type(type_: str, arrow: pa.DataType, value: Any, hint: str = "") -> Case:
-    said = f"embeddingCol='embedding' is of type {type_}: it must be array<float>, array<double> or an ML Vector{hint}"
+    said = f"embeddingCol='embedding' is of type {type_}: it must be an array of numbers or an ML Vector{hint}"
     return refused(f"embedding of type {type_}", f"`{value}`", over(vectors(value, type=arrow)), said)
 
 
@@ -229,7 +229,19 @@ def ml_vectors(spark: Any, last: Any) -> Any:
     return spark.createDataFrame(rows, ["id", "embedding"])
 
 
-CAST = " (cast it, for example to array<float>)"
+AS_JSON = " (of text such as [0.1, 0.2]: embeddingFormat json)"
+
+
+def bits_or_numbers(type_: str) -> str:
+    return (
+        f"embeddingCol='embedding' is of type {type_}, which may hold numbers or the bits of float16: set embeddingFormat to "
+        "numbers, or make float32 of the bits (spark-semdedup convert --float16-bits)"
+    )
+
+
+INTEGERS = ((4, 1), (8, 2), (-1, 4))
+JSON_ROWS = vectors(*map(json.dumps, map(list, VECTORS)), "[1.0, ", "{}", type=pa.string())
+SEVERAL = "…embeddingCol='embedding' has an array of several vectors: it must be 1 x d…"
 EMBEDDINGS = [
     invalid_row("null embedding", "one embedding is null", None, "embedding is null"),
     invalid_row("NaN", "one element is NaN", (NAN, 1.0), NOT_FINITE),
@@ -305,11 +317,61 @@ EMBEDDINGS = [
         vectors(*np.random.default_rng(1).standard_normal((3, 8192)).tolist()),
         removed=0,
     ),
-    embedding_type("array<bigint>", pa.list_(pa.int64()), (1, 0), CAST),
-    embedding_type("array<decimal(10,2)>", pa.list_(pa.decimal128(10, 2)), (1, 0), CAST),
+    accepted("whole numbers", "`array<bigint>`", vectors(*INTEGERS, type=pa.list_(pa.int64()))),
+    accepted("whole numbers of a byte", "`array<tinyint>`: quantised", vectors(*INTEGERS, type=pa.list_(pa.int8()))),
+    accepted(
+        "whole numbers, said to be such",
+        "`array<int>`, `embeddingFormat='numbers'`",
+        vectors(*INTEGERS, type=pa.list_(pa.int32())),
+        embeddingFormat="numbers",
+    ),
+    accepted(
+        "uint8, said to be numbers",
+        "`array<smallint>` to Spark, `embeddingFormat='numbers'`",
+        vectors((4, 1), (8, 2), (0, 255), type=pa.list_(pa.uint8())),
+        embeddingFormat="numbers",
+    ),
+    refused(
+        "numbers or bits",
+        "`array<int>`: whole numbers, or uint16 with the bits of float16",
+        over(vectors(*INTEGERS, type=pa.list_(pa.int32()))),
+        bits_or_numbers("array<int>"),
+    ),
+    refused(
+        "numbers or bits, of 16 bits",
+        "`array<smallint>`",
+        over(vectors(*INTEGERS, type=pa.list_(pa.int16()))),
+        bits_or_numbers("array<smallint>"),
+    ),
+    accepted("decimals", "`array<decimal(10,2)>`", vectors(*INTEGERS, type=pa.list_(pa.decimal128(10, 2)))),
+    accepted(
+        "arrays of one vector",
+        "1 × d, as Hugging Face's Array2D",
+        vectors(*([list(v)] for v in VECTORS), type=pa.list_(DOUBLES)),
+    ),
+    refused_at_work(
+        "arrays of several vectors",
+        "2 × d",
+        over(vectors(*([v, v] for v in VECTORS), type=pa.list_(DOUBLES))),
+        SEVERAL,
+    ),
+    accepted(
+        "JSON text",
+        "`[1.0, 0.0]`, `embeddingFormat='json'`",
+        vectors(*map(json.dumps, map(list, VECTORS)), type=pa.string()),
+        embeddingFormat="json",
+    ),
+    accepted_by_program(
+        "JSON text that is none",
+        "`[1.0, ` and `{}` with `--embedding-format json --handle-invalid skip`",
+        over(JSON_ROWS, "--embedding-format", "json", "--handle-invalid", "skip"),
+        rows=JSON_ROWS,
+        invalid={"d": "embedding is null", "e": "embedding is null"},
+        params={"handleInvalid": "skip"},
+        done="the two rows go to `invalid/`; the others are compared",
+    ),
     embedding_type("array<string>", pa.list_(pa.string()), ("1", "0")),
-    embedding_type("array<array<double>>", pa.list_(DOUBLES), ((1.0,), (0.0,))),
-    embedding_type("string", pa.string(), "[1.0, 0.0]"),
+    embedding_type("string", pa.string(), "[1.0, 0.0]", AS_JSON),
     embedding_type(
         "struct<x:double,y:double>", pa.struct({"x": pa.float64(), "y": pa.float64()}), {"x": 1.0, "y": 0.0}
     ),
@@ -342,8 +404,8 @@ def integer_ids(type_: pa.DataType, name: str, bits: int) -> Case:
     )
 
 
-def id_type(type_: str, arrow: pa.DataType, value: Any, words: str) -> Case:
-    said = f"idCol='id' is of type {type_}: it must be string, tinyint, smallint, int or bigint (cast it, for example to string)"
+def id_type(type_: str, arrow: pa.DataType, value: Any, words: str, also: str = "") -> Case:
+    said = f"idCol='id' is of type {type_}: it must be string, tinyint, smallint, int or bigint (cast it, for example to string{also})"
     return refused(f"id of type {type_}", words, over(Rows((value,), VECTORS[:1], id_type=arrow)), said)
 
 
@@ -411,8 +473,17 @@ IDS = [
         datetime.datetime(2026, 11, 21, tzinfo=datetime.timezone.utc),
         "an instant",
     ),
-    id_type("decimal(38,0)", pa.decimal128(38, 0), decimal.Decimal(10) ** 37, "a number of 38 digits"),
-    id_type("binary", pa.binary(), b"\x00\xff", "two bytes"),
+    id_type(
+        "decimal(38,0)",
+        pa.decimal128(38, 0),
+        decimal.Decimal(10) ** 37,
+        "a number of 38 digits",
+        "; spark-semdedup convert makes bigint or text of uint64",
+    ),
+    id_type(
+        "decimal(20,0)", pa.uint64(), 2**64 - 1, "uint64", "; spark-semdedup convert makes bigint or text of uint64"
+    ),
+    id_type("binary", pa.binary(), b"\x00\xff", "two bytes", "; spark-semdedup convert makes text of UUIDs"),
     id_type("boolean", pa.bool_(), True, "a truth value"),
     id_type("double", pa.float64(), 1.0, "a number that is not whole by its type"),
     id_type("struct<a:int>", pa.struct({"a": pa.int32()}), {"a": 1}, "a struct"),
@@ -802,7 +873,7 @@ FILES = [
             lambda p: p.text("in/a.csv", "id,embedding", 'a,"[1.0, 0.0]"'),
             read_as("csv", "--input-option", "header=true"),
         ),
-        "embeddingCol='embedding' is of type string: it must be array<float>, array<double> or an ML Vector",
+        f"embeddingCol='embedding' is of type string: it must be an array of numbers or an ML Vector{AS_JSON}",
     ),
     refused(
         "CSV without a header",
@@ -816,11 +887,16 @@ FILES = [
         after(lambda p: p.text("in/a.json", '{"id": "a", "embedding": [1.0, 0.0]}', "{garbage"), read_as("json")),
         "idCol='id' is null in 1 rows: every row needs an id of its own",
     ),
-    refused(
+    accepted_by_program(
         "JSON of whole numbers",
-        "`[1, 0]`",
-        after(lambda p: p.text("in/a.json", '{"id": "a", "embedding": [1, 0]}'), read_as("json")),
-        f"embeddingCol='embedding' is of type array<bigint>: it must be array<float>, array<double> or an ML Vector{CAST}",
+        "`[4, 1]` in files of JSON",
+        after(
+            lambda p: p.text(
+                "in/a.json", *(json.dumps({"id": i, "embedding": v}) for i, v in zip("abc", INTEGERS, strict=True))
+            ),
+            read_as("json"),
+        ),
+        rows=vectors(*INTEGERS, type=pa.list_(pa.int64())),
     ),
     refused(
         "missing table",

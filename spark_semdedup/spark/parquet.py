@@ -30,7 +30,7 @@ CONVERSION = {
     "UUID": "text",
     "timestamp in nanoseconds": "microseconds",
     "time of day": "text",
-    "interval": "text",
+    "interval": "bytes",
     "decimal of more than 38 digits": "text",
 }
 """What ``convert`` makes of them."""
