@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -60,59 +62,114 @@ def _refuse(name: str, value: object, right: str) -> SemDedupError:
     return SemDedupError(f"{name}={shown(value)} cannot be used: it must be {right}")
 
 
-def _one_of(name: str, *allowed: str) -> Callable[[Any], str]:
-    def convert(value: Any) -> str:
-        if not isinstance(value, str) or value not in allowed:
-            raise _refuse(name, value, "one of " + ", ".join(allowed))
+# Converters are objects of classes at the module's top, so that stages can be pickled: into closures, by MLflow and by
+# CrossValidator's threads.
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """One of a few names."""
+
+    name: str
+    allowed: tuple[str, ...]
+
+    def __call__(self, value: Any) -> str:
+        if not isinstance(value, str) or value not in self.allowed:
+            raise _refuse(self.name, value, "one of " + ", ".join(self.allowed))
         return value
 
-    return convert
 
+@dataclass(frozen=True)
+class Integer:
+    """A whole number of 64 bits, of at least ``least`` if that is set."""
 
-def _integer(name: str, least: int | None = None) -> Callable[[Any], int]:
-    right = "a whole number " + ("from -2^63 to 2^63 - 1" if least is None else f"of at least {least}")
+    name: str
+    least: int | None = None
 
-    def convert(value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
-            raise _refuse(name, value, right)
-        if not (-(2**63) if least is None else least) <= value < 2**63 or not float(value).is_integer():
-            raise _refuse(name, value, right)
+    def __call__(self, value: Any) -> int:
+        least = -(2**63) if self.least is None else self.least
+        if not _is_number(value) or not least <= value < 2**63 or not float(value).is_integer():
+            right = "from -2^63 to 2^63 - 1" if self.least is None else f"of at least {self.least}"
+            raise _refuse(self.name, value, f"a whole number {right}")
         return int(value)
 
-    return convert
 
+@dataclass(frozen=True)
+class Number:
+    """A number above ``above``, or of at least ``least``; below ``below``, or at most ``most``; or ``also``."""
 
-def _number(name: str, allowed: Callable[[float], bool], right: str) -> Callable[[Any], float]:
-    def convert(value: Any) -> float:
-        if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
-            raise _refuse(name, value, right)
+    name: str
+    right: str
+    """In words."""
+    above: float = -math.inf
+    least: float = -math.inf
+    below: float = math.inf
+    most: float = math.inf
+    also: float | None = None
+
+    def __call__(self, value: Any) -> float:
+        if not _is_number(value):
+            raise _refuse(self.name, value, self.right)
         try:
             number = float(value)
         except OverflowError:
-            raise _refuse(name, value, right) from None
-        if not allowed(number):
-            raise _refuse(name, value, right)
+            raise _refuse(self.name, value, self.right) from None
+        fits = self.above < number < self.below and self.least <= number <= self.most
+        if not fits and number != self.also:
+            raise _refuse(self.name, value, self.right)
         return number
 
-    return convert
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
 
 
-def _boolean(name: str) -> Callable[[Any], bool]:
-    def convert(value: Any) -> bool:
+@dataclass(frozen=True)
+class Boolean:
+    """True or false."""
+
+    name: str
+
+    def __call__(self, value: Any) -> bool:
         if not isinstance(value, (bool, np.bool_)):
-            raise _refuse(name, value, "true or false")
+            raise _refuse(self.name, value, "true or false")
         return bool(value)
 
-    return convert
 
+@dataclass(frozen=True)
+class Text:
+    """A name that is not empty."""
 
-def _text(name: str) -> Callable[[Any], str]:
-    def convert(value: Any) -> str:
+    name: str
+
+    def __call__(self, value: Any) -> str:
         if not isinstance(value, str) or not value or _is_broken(value):
-            raise _refuse(name, value, "a name")
+            raise _refuse(self.name, value, "a name")
         return value
 
-    return convert
+
+@dataclass(frozen=True)
+class Sentence:
+    """A text, which may be empty."""
+
+    name: str
+
+    def __call__(self, value: Any) -> str:
+        if not isinstance(value, str) or _is_broken(value):
+            raise _refuse(self.name, value, "a text")
+        return value
+
+
+@dataclass(frozen=True)
+class Texts:
+    """A list of such names."""
+
+    name: str
+
+    def __call__(self, value: Any) -> list[str]:
+        if isinstance(value, str) or not isinstance(value, Sequence):
+            raise _refuse(self.name, value, "a list of names")
+        return [Text(self.name)(each) for each in value]
 
 
 def _is_broken(text: str) -> bool:
@@ -122,24 +179,6 @@ def _is_broken(text: str) -> bool:
     except UnicodeEncodeError:
         return True
     return False
-
-
-def _sentence(name: str) -> Callable[[Any], str]:
-    def convert(value: Any) -> str:
-        if not isinstance(value, str) or _is_broken(value):
-            raise _refuse(name, value, "a text")
-        return value
-
-    return convert
-
-
-def _texts(name: str) -> Callable[[Any], list[str]]:
-    def convert(value: Any) -> list[str]:
-        if isinstance(value, str) or not isinstance(value, Sequence):
-            raise _refuse(name, value, "a list of names")
-        return [_text(name)(each) for each in value]
-
-    return convert
 
 
 INIT_MODES = ("k-means||", "random", "scalable-k-means++", "k-means++")
@@ -235,17 +274,23 @@ def _add_accessors(cls: type, name: str, doc: str) -> None:
 
 
 class HasIdCol(SemDedupParams):
-    idCol = _param("idCol", "column with each row's id: string or integer, unique, never null", _text("idCol"))
+    idCol = _param("idCol", "column with each row's id: string or integer, unique, never null", Text("idCol"))
 
 
 class HasColumns(HasIdCol):
     embeddingCol = _param(
         "embeddingCol",
-        "column with the embedding: array<float>, array<double> or an ML Vector, of any norm",
-        _text("embeddingCol"),
+        "column with the embedding: an array of numbers, one vector in an array (1 x d), or an ML Vector, of any norm",
+        Text("embeddingCol"),
+    )
+    embeddingFormat = _param(
+        "embeddingFormat",
+        "what embeddingCol holds: numbers, or json (text such as [0.1, 0.2]; other text counts as null). Unset: "
+        "numbers, but arrays of int or smallint, which may be the bits of float16 numbers, are refused",
+        OneOf("embeddingFormat", ("numbers", "json")),
     )
     metadataCols = _param(
-        "metadataCols", "further columns to carry along in the clustered rows (unset: none)", _texts("metadataCols")
+        "metadataCols", "further columns to carry along in the clustered rows (unset: none)", Texts("metadataCols")
     )
 
 
@@ -253,13 +298,13 @@ class HasInvalid(SemDedupParams):
     embeddingDim = _param(
         "embeddingDim",
         "length every embedding must have (unset: the commonest length among the rows the fit looks at)",
-        _integer("embeddingDim", 1),
+        Integer("embeddingDim", 1),
     )
     handleInvalid = _param(
         "handleInvalid",
         "what to do with rows whose embedding is null, of the wrong length, NaN, infinite or zero: error; skip "
         "(moves to invalid/, with the reason); keep (stays in the result, compared with nothing)",
-        _one_of("handleInvalid", "error", "skip", "keep"),
+        OneOf("handleInvalid", ("error", "skip", "keep")),
     )
 
 
@@ -268,18 +313,18 @@ class HasBackend(SemDedupParams):
         "backend",
         "where arrays are computed: gpu (CuPy on the executors' GPUs), cpu (NumPy), or auto (gpu where every "
         "executor has one)",
-        _one_of("backend", "auto", "gpu", "cpu"),
+        OneOf("backend", ("auto", "gpu", "cpu")),
     )
     deviceMemoryFraction = _param(
         "deviceMemoryFraction",
         "share of a GPU's memory that the CuPy arrays of all tasks on it may take together; the rest is for the RAPIDS "
         "Accelerator, CUDA's contexts (about 0.5 GiB for each worker) and other programs",
-        _number("deviceMemoryFraction", lambda v: 0 < v <= 1, "a number above 0, and at most 1"),
+        Number("deviceMemoryFraction", "a number above 0, and at most 1", above=0, most=1),
     )
 
 
 class HasSeed(SemDedupParams):
-    seed = _param("seed", "seed of the fit sample, the initial centroids and the random rank", _integer("seed"))
+    seed = _param("seed", "seed of the fit sample, the initial centroids and the random rank", Integer("seed"))
 
 
 class ClusteringParams(HasBackend, HasSeed):
@@ -288,47 +333,48 @@ class ClusteringParams(HasBackend, HasSeed):
         "KMeans to use: rapids (spark-rapids-ml, on the GPUs), faiss (on the driver's CPU), mllib (pyspark.ml), "
         "minibatch (scikit-learn's MiniBatchKMeans, on the driver's CPU), or auto (rapids with backend gpu, faiss with "
         "cpu)",
-        _one_of("clusterer", "auto", "rapids", "faiss", "mllib", "minibatch"),
+        OneOf("clusterer", ("auto", "rapids", "faiss", "mllib", "minibatch")),
     )
-    k = _param("k", "number of clusters (unset: the square root of the number of rows, rounded)", _integer("k", 1))
-    maxIter = _param("maxIter", "KMeans iterations at most", _integer("maxIter", 0))
+    k = _param("k", "number of clusters (unset: the square root of the number of rows, rounded)", Integer("k", 1))
+    maxIter = _param("maxIter", "KMeans iterations at most", Integer("maxIter", 0))
     tol = _param(
         "tol",
         "convergence tolerance: rapids and mllib stop when no centre moves farther; faiss when the objective "
         "improves by a smaller fraction",
-        _number("tol", lambda v: 0 <= v < float("inf"), "a number of at least 0"),
+        Number("tol", "a number of at least 0", least=0),
     )
     initMode = _param(
         "initMode",
         "initial centroids: k-means||, scalable-k-means++, k-means++, random, or an array of k centroids (also a "
-        "fitted model's, to start from)",
+        "fitted model's, to start from); unset: k-means|| with rapids and mllib, k-means++ with minibatch and, up to "
+        "64 clusters, with faiss, which beyond takes random rows",
         _init_mode,
     )
     nInit = _param(
         "nInit",
         "number of fits from different initial centroids; the best is kept (rapids: more than one on one GPU alone)",
-        _integer("nInit", 1),
+        Integer("nInit", 1),
     )
     oversamplingFactor = _param(
         "oversamplingFactor",
         "candidates per centroid and round that k-means|| samples (rapids only)",
-        _number("oversamplingFactor", lambda v: 0 < v < float("inf"), "a number above 0"),
+        Number("oversamplingFactor", "a number above 0", above=0),
     )
     maxSamplesPerBatch = _param(
         "maxSamplesPerBatch",
         "rows whose distances to all centroids are computed at once in the fit (rapids only)",
-        _integer("maxSamplesPerBatch", 1),
+        Integer("maxSamplesPerBatch", 1),
     )
     distanceMeasure = _param(
         "distanceMeasure",
         "euclidean (centroids are means of unit vectors), or cosine (spherical KMeans: centroids are normalised "
         "after each iteration)",
-        _one_of("distanceMeasure", "euclidean", "cosine"),
+        OneOf("distanceMeasure", ("euclidean", "cosine")),
     )
     fitSampleRows = _param(
         "fitSampleRows",
         "rows to fit on; 0 means all (unset: 64 per centroid)",
-        _integer("fitSampleRows", 0),
+        Integer("fitSampleRows", 0),
     )
 
 
@@ -337,18 +383,18 @@ class RankingParams(HasSeed):
         "whichToKeep",
         "which row of a group of duplicates is preferred: hard (farthest from its centroid), easy (nearest), "
         "random (by a hash of id and seed), first (lowest id)",
-        _one_of("whichToKeep", "hard", "easy", "random", "first"),
+        OneOf("whichToKeep", ("hard", "easy", "random", "first")),
     )
     rankBy = _param(
         "rankBy",
         "columns that rank rows instead of whichToKeep, each optionally followed by asc or desc: "
         "['quality desc', 'date']; nulls last, ties by id",
-        _texts("rankBy"),
+        Texts("rankBy"),
     )
     distanceMetric = _param(
         "distanceMetric",
         "distance to the centroid that hard and easy rank by: cosine or l2",
-        _one_of("distanceMetric", "cosine", "l2"),
+        OneOf("distanceMetric", ("cosine", "l2")),
     )
 
 
@@ -357,30 +403,30 @@ class PairwiseParams(HasBackend):
         "maxClusterRows",
         "rows of one cluster compared in one task; a larger cluster is split into tiles, and each pair of tiles is a "
         "task (unset: 32,768, or what fits into 256 MiB of float32); the answer is the same",
-        _integer("maxClusterRows", 2),
+        Integer("maxClusterRows", 2),
     )
     batchSize = _param(
         "batchSize",
         "rows compared at once inside a cluster; more uses more memory, the answer is the same",
-        _integer("batchSize", 1),
+        Integer("batchSize", 1),
     )
     precision = _param(
         "precision",
         "what elements are rounded to where similarities are screened: float16 (faster on GPUs), float32 (faster on "
         "CPUs), or auto; exact arithmetic decides, so the answer is the same",
-        _one_of("precision", "auto", "float32", "float16"),
+        OneOf("precision", ("auto", "float32", "float16")),
     )
     execution = _param(
         "execution",
         "how tasks get their rows: grouped (a grouped pandas UDF), or streamed (a map over partitions, of a task each "
         "or sorted by task, which holds one of them at a time); the answer is the same",
-        _one_of("execution", "grouped", "streamed"),
+        OneOf("execution", ("grouped", "streamed")),
     )
     taskGpuAmount = _param(
         "taskGpuAmount",
         "GPUs of each task of the streamed comparison: 0.25 lets four tasks share one, whatever other stages do (Spark "
         "4.0 or newer, on a cluster; unset: spark.task.resource.gpu.amount)",
-        _number("taskGpuAmount", lambda v: 0 < v <= 0.5 or v == 1, "a number above 0 and at most 0.5, or 1"),
+        Number("taskGpuAmount", "a number above 0 and at most 0.5, or 1", above=0, most=0.5, also=1),
     )
 
 
@@ -389,13 +435,13 @@ class CoverageParams(SemDedupParams):
         "coverage",
         "which rows are compared: cluster (rows of the same cluster, and of further ones with nProbe), or exact (every "
         "pair whose similarity is at least 1 - eps, proven)",
-        _one_of("coverage", "cluster", "exact"),
+        OneOf("coverage", ("cluster", "exact")),
     )
     nProbe = _param(
         "nProbe",
         "number of clusters each row is compared in: its own, and the nearest of the others; 2 finds most duplicates "
         "that lie across a boundary",
-        _integer("nProbe", 1),
+        Integer("nProbe", 1),
     )
 
 
@@ -403,7 +449,7 @@ class HasCentroidsPath(SemDedupParams):
     centroidsPath = _param(
         "centroidsPath",
         "saved model with the centroids that the rows were assigned to, for nProbe above 1 or coverage exact",
-        _text("centroidsPath"),
+        Text("centroidsPath"),
     )
 
 
@@ -411,7 +457,7 @@ class HasNormalize(SemDedupParams):
     normalize = _param(
         "normalize",
         "divide embeddings by their norm first; false: they are unit vectors already, as the cluster step writes them",
-        _boolean("normalize"),
+        Boolean("normalize"),
     )
 
 
@@ -419,12 +465,12 @@ class DecisionParams(SemDedupParams):
     eps = _param(
         "eps",
         "a row is a duplicate when its cosine_sim_score is at least 1 - eps",
-        _number("eps", lambda v: 0 < v < 1, "a number between 0 and 1, both excluded"),
+        Number("eps", "a number between 0 and 1, both excluded", above=0, below=1),
     )
     threshold = _param(
         "threshold",
         "the similarity itself, instead of eps: eps = 1 - threshold",
-        _number("threshold", lambda v: 0 < v < 1, "a number between 0 and 1, both excluded"),
+        Number("threshold", "a number between 0 and 1, both excluded", above=0, below=1),
     )
 
     def similarity_threshold(self) -> float:
@@ -445,7 +491,7 @@ class KeepParams(DecisionParams):
         "keepRule",
         "which similar rows that precede it remove a row: ranked (any, removed ones too, as published), or greedy "
         "(kept ones alone: every removed row has a kept row within eps)",
-        _one_of("keepRule", "ranked", "greedy"),
+        OneOf("keepRule", ("ranked", "greedy")),
     )
 
 
@@ -454,13 +500,13 @@ class HasMaxPairs(SemDedupParams):
         "maxPairs",
         "pairs of similar rows that are listed, at most: more are an error, before the comparison where an estimate "
         "says so",
-        _integer("maxPairs", 1),
+        Integer("maxPairs", 1),
     )
 
 
 class HasDuplicatesPath(SemDedupParams):
     duplicatesPath = _param(
-        "duplicatesPath", "Parquet folder of the duplicates to remove, with a column id", _text("duplicatesPath")
+        "duplicatesPath", "Parquet folder of the duplicates to remove, with a column id", Text("duplicatesPath")
     )
 
 
@@ -475,52 +521,52 @@ class HasTextModel(SemDedupParams):
         "model",
         "model that embeds texts: a folder or a name on the Hugging Face Hub (sentence-transformers, Model2Vec or "
         "ONNX), an .onnx file, or hashing (no model: hashed words, a baseline)",
-        _text("model"),
+        Text("model"),
     )
     prompt = _param(
-        "prompt", "text put before each text, as some models want: 'passage: ' (unset: none)", _sentence("prompt")
+        "prompt", "text put before each text, as some models want: 'passage: ' (unset: none)", Sentence("prompt")
     )
     maxTokens = _param(
         "maxTokens",
         "tokens that the model reads of a text; longer texts are truncated (unset: the model's own limit)",
-        _integer("maxTokens", 4),
+        Integer("maxTokens", 4),
     )
     chunk = _param(
         "chunk",
         "what to do with texts longer than the model reads: none (only their beginning counts), or tokens (the mean "
         "of the embeddings of all chunks of maxTokens, weighted by their tokens)",
-        _one_of("chunk", "none", "tokens"),
+        OneOf("chunk", ("none", "tokens")),
     )
     batchTokens = _param(
         "batchTokens",
         "tokens of one forward pass, padding included; bounds the model's memory (unset: 8,192, on a GPU 65,536)",
-        _integer("batchTokens", 1),
+        Integer("batchTokens", 1),
     )
     maxChars = _param(
         "maxChars",
         "characters of a text that are sent to the model's tokenizer at most; of longer texts the rest is ignored",
-        _integer("maxChars", 1),
+        Integer("maxChars", 1),
     )
     modelPrecision = _param(
         "modelPrecision",
         "precision of a sentence-transformers model on a GPU: float32, float16 or bfloat16",
-        _one_of("modelPrecision", "float32", "float16", "bfloat16"),
+        OneOf("modelPrecision", ("float32", "float16", "bfloat16")),
     )
 
 
 class TextEmbedderParams(HasTextModel):
-    inputCol = _param("inputCol", "column with the text: string", _text("inputCol"))
-    outputCol = _param("outputCol", "column that gets the embedding: array<float>", _text("outputCol"))
+    inputCol = _param("inputCol", "column with the text: string", Text("inputCol"))
+    outputCol = _param("outputCol", "column that gets the embedding: array<float>", Text("outputCol"))
     backend = _param(
         "backend",
         "where the model runs: gpu (the task's GPU), cpu, or auto (gpu where the task has one that the model's package "
         "can use); static and hashing models always run on CPUs",
-        _one_of("backend", "auto", "gpu", "cpu"),
+        OneOf("backend", ("auto", "gpu", "cpu")),
     )
-    normalize = _param("normalize", "divide embeddings by their norm", _boolean("normalize"))
+    normalize = _param("normalize", "divide embeddings by their norm", Boolean("normalize"))
     cache = _param(
         "cache",
         "keep the output in Spark's memory and on its disks, so that later stages read embeddings instead of embedding "
         "again; unpersist() frees it",
-        _boolean("cache"),
+        Boolean("cache"),
     )

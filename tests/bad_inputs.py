@@ -59,11 +59,11 @@ class Place:
     def __truediv__(self, name: str) -> str:
         return str(self.folder / name)
 
-    def write(self, table: pa.Table | Rows, name: str = "in/part-0.parquet") -> str:
+    def write(self, table: pa.Table | Rows, name: str = "in/part-0.parquet", **options: Any) -> str:
         """Writes one Parquet file. Returns the folder it is in."""
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(table.table() if isinstance(table, Rows) else table, path)
+        pq.write_table(table.table() if isinstance(table, Rows) else table, path, **options)
         return str(path.parent)
 
     def text(self, name: str, *lines: str) -> str:
@@ -218,7 +218,7 @@ def invalid_row(name: str, given: str, value: Any, why: str) -> Case:
 
 
 def embedding_type(type_: str, arrow: pa.DataType, value: Any, hint: str = "") -> Case:
-    said = f"embeddingCol='embedding' is of type {type_}: it must be array<float>, array<double> or an ML Vector{hint}"
+    said = f"embeddingCol='embedding' is of type {type_}: it must be an array of numbers or an ML Vector{hint}"
     return refused(f"embedding of type {type_}", f"`{value}`", over(vectors(value, type=arrow)), said)
 
 
@@ -229,7 +229,19 @@ def ml_vectors(spark: Any, last: Any) -> Any:
     return spark.createDataFrame(rows, ["id", "embedding"])
 
 
-CAST = " (cast it, for example to array<float>)"
+AS_JSON = " (of text such as [0.1, 0.2]: embeddingFormat json)"
+
+
+def bits_or_numbers(type_: str) -> str:
+    return (
+        f"embeddingCol='embedding' is of type {type_}, which may hold numbers or the bits of float16: set embeddingFormat to "
+        "numbers, or make float32 of the bits (spark-semdedup convert --float16-bits)"
+    )
+
+
+INTEGERS = ((4, 1), (8, 2), (-1, 4))
+JSON_ROWS = vectors(*map(json.dumps, map(list, VECTORS)), "[1.0, ", "{}", type=pa.string())
+SEVERAL = "…embeddingCol='embedding' has an array of several vectors: it must be 1 x d…"
 EMBEDDINGS = [
     invalid_row("null embedding", "one embedding is null", None, "embedding is null"),
     invalid_row("NaN", "one element is NaN", (NAN, 1.0), NOT_FINITE),
@@ -305,11 +317,61 @@ EMBEDDINGS = [
         vectors(*np.random.default_rng(1).standard_normal((3, 8192)).tolist()),
         removed=0,
     ),
-    embedding_type("array<bigint>", pa.list_(pa.int64()), (1, 0), CAST),
-    embedding_type("array<decimal(10,2)>", pa.list_(pa.decimal128(10, 2)), (1, 0), CAST),
+    accepted("whole numbers", "`array<bigint>`", vectors(*INTEGERS, type=pa.list_(pa.int64()))),
+    accepted("whole numbers of a byte", "`array<tinyint>`: quantised", vectors(*INTEGERS, type=pa.list_(pa.int8()))),
+    accepted(
+        "whole numbers, said to be such",
+        "`array<int>`, `embeddingFormat='numbers'`",
+        vectors(*INTEGERS, type=pa.list_(pa.int32())),
+        embeddingFormat="numbers",
+    ),
+    accepted(
+        "uint8, said to be numbers",
+        "`array<smallint>` to Spark, `embeddingFormat='numbers'`",
+        vectors((4, 1), (8, 2), (0, 255), type=pa.list_(pa.uint8())),
+        embeddingFormat="numbers",
+    ),
+    refused(
+        "numbers or bits",
+        "`array<int>`: whole numbers, or uint16 with the bits of float16",
+        over(vectors(*INTEGERS, type=pa.list_(pa.int32()))),
+        bits_or_numbers("array<int>"),
+    ),
+    refused(
+        "numbers or bits, of 16 bits",
+        "`array<smallint>`",
+        over(vectors(*INTEGERS, type=pa.list_(pa.int16()))),
+        bits_or_numbers("array<smallint>"),
+    ),
+    accepted("decimals", "`array<decimal(10,2)>`", vectors(*INTEGERS, type=pa.list_(pa.decimal128(10, 2)))),
+    accepted(
+        "arrays of one vector",
+        "1 × d, as Hugging Face's Array2D",
+        vectors(*([list(v)] for v in VECTORS), type=pa.list_(DOUBLES)),
+    ),
+    refused_at_work(
+        "arrays of several vectors",
+        "2 × d",
+        over(vectors(*([v, v] for v in VECTORS), type=pa.list_(DOUBLES))),
+        SEVERAL,
+    ),
+    accepted(
+        "JSON text",
+        "`[1.0, 0.0]`, `embeddingFormat='json'`",
+        vectors(*map(json.dumps, map(list, VECTORS)), type=pa.string()),
+        embeddingFormat="json",
+    ),
+    accepted_by_program(
+        "JSON text that is none",
+        "`[1.0, ` and `{}` with `--embedding-format json --handle-invalid skip`",
+        over(JSON_ROWS, "--embedding-format", "json", "--handle-invalid", "skip"),
+        rows=JSON_ROWS,
+        invalid={"d": "embedding is null", "e": "embedding is null"},
+        params={"handleInvalid": "skip"},
+        done="the two rows go to `invalid/`; the others are compared",
+    ),
     embedding_type("array<string>", pa.list_(pa.string()), ("1", "0")),
-    embedding_type("array<array<double>>", pa.list_(DOUBLES), ((1.0,), (0.0,))),
-    embedding_type("string", pa.string(), "[1.0, 0.0]"),
+    embedding_type("string", pa.string(), "[1.0, 0.0]", AS_JSON),
     embedding_type(
         "struct<x:double,y:double>", pa.struct({"x": pa.float64(), "y": pa.float64()}), {"x": 1.0, "y": 0.0}
     ),
@@ -342,8 +404,8 @@ def integer_ids(type_: pa.DataType, name: str, bits: int) -> Case:
     )
 
 
-def id_type(type_: str, arrow: pa.DataType, value: Any, words: str) -> Case:
-    said = f"idCol='id' is of type {type_}: it must be string, tinyint, smallint, int or bigint (cast it, for example to string)"
+def id_type(type_: str, arrow: pa.DataType, value: Any, words: str, also: str = "") -> Case:
+    said = f"idCol='id' is of type {type_}: it must be string, tinyint, smallint, int or bigint (cast it, for example to string{also})"
     return refused(f"id of type {type_}", words, over(Rows((value,), VECTORS[:1], id_type=arrow)), said)
 
 
@@ -411,8 +473,17 @@ IDS = [
         datetime.datetime(2026, 11, 21, tzinfo=datetime.timezone.utc),
         "an instant",
     ),
-    id_type("decimal(38,0)", pa.decimal128(38, 0), decimal.Decimal(10) ** 37, "a number of 38 digits"),
-    id_type("binary", pa.binary(), b"\x00\xff", "two bytes"),
+    id_type(
+        "decimal(38,0)",
+        pa.decimal128(38, 0),
+        decimal.Decimal(10) ** 37,
+        "a number of 38 digits",
+        "; spark-semdedup convert makes bigint or text of uint64",
+    ),
+    id_type(
+        "decimal(20,0)", pa.uint64(), 2**64 - 1, "uint64", "; spark-semdedup convert makes bigint or text of uint64"
+    ),
+    id_type("binary", pa.binary(), b"\x00\xff", "two bytes", "; spark-semdedup convert makes text of UUIDs"),
     id_type("boolean", pa.bool_(), True, "a truth value"),
     id_type("double", pa.float64(), 1.0, "a number that is not whole by its type"),
     id_type("struct<a:int>", pa.struct({"a": pa.int32()}), {"a": 1}, "a struct"),
@@ -488,7 +559,22 @@ SHAPES = [
 
 MORE = Rows(("d", "e", "f"), more={"text": ["x", "y", "z"]})
 NO_FILES = "cannot be read as parquet: there are no files in it that can be (Spark skips names that begin with _ or .)"
-MERGE = "input='in' cannot be read as parquet: [CANNOT_MERGE_…; give all files the same types, or mergeSchema=false as an option to take those of one file"
+
+
+def differ(column: str, one: str, other: str) -> str:
+    """What is said of a column that two files have in different types."""
+    return (
+        f"input='in' cannot be read as parquet: column '{column}' is {one} in 'file:in/part-0.parquet', but {other} in "
+        "'file:in/part-1.parquet'; write them with one type: spark-semdedup convert"
+    )
+
+
+def not_read(type_: str, made: str, column: str = "more", setting: str = "") -> str:
+    """What is said of a column that Spark has no type for."""
+    return (
+        f"input='in' cannot be read as parquet: column '{column}' of 'file:in/part-0.parquet' is of type {type_}, which "
+        f"Spark does not read: {setting}make it {made} with spark-semdedup convert (--drop-columns leaves it out)"
+    )
 
 
 def two_files(first: Rows, second: Rows) -> Callable[[Place], Call]:
@@ -501,6 +587,17 @@ def truncate(place: Place) -> None:
     place.write(Rows(("d", "e", "f")), "in/part-1.parquet")
     path = place.folder / "in" / "part-1.parquet"
     path.write_bytes(path.read_bytes()[:-100])
+
+
+def other_checksum(place: Place) -> None:
+    """The checksums of another file: a header, and one of each 512 bytes."""
+    sums = b"crc\x00" + (512).to_bytes(4, "big") + bytes(4) * 8
+    (place.folder / "in" / ".part-0.parquet.crc").write_bytes(sums)
+
+
+def byte_stream_split(place: Place) -> None:
+    encoding = {"id": "PLAIN", "embedding.list.element": "BYTE_STREAM_SPLIT"}
+    place.write(Rows(), use_dictionary=False, column_encoding=encoding)
 
 
 def corrupt(place: Place) -> None:
@@ -601,9 +698,148 @@ FILES = [
         "elements of two types",
         "one file of `array<double>`, one of `array<float>`",
         two_files(Rows(), Rows(("d", "e", "f"), type=FLOATS)),
-        MERGE,
+        differ("embedding", "of type array<double>", "of type array<float>"),
     ),
-    refused("ids of two types", "one file of string ids, one of numbers", two_files(Rows(), Rows((1, 2, 3))), MERGE),
+    refused(
+        "ids of two types",
+        "one file of string ids, one of numbers",
+        two_files(Rows(), Rows((1, 2, 3))),
+        differ("id", "of type string", "of type bigint"),
+    ),
+    refused(
+        "column without values in one file",
+        "all null, as pandas writes it, beside text",
+        two_files(Rows(more={"more": pa.nulls(3)}), Rows(("d", "e", "f"), more={"more": ["x", "y", "z"]})),
+        differ("more", "without any value", "of type string"),
+    ),
+    refused(
+        "numbers of two types",
+        "int64 beside double, as pandas writes a column with and without gaps",
+        two_files(Rows(more={"more": [1, 2, 3]}), Rows(("d", "e", "f"), more={"more": [1.0, None, 2.0]})),
+        differ("more", "of type bigint", "of type double"),
+    ),
+    refused(
+        "files in subfolders, too",
+        "one file at the top, one in a subfolder",
+        after(sound, lambda p: p.write(MORE, "in/sub/part-1.parquet"), lambda p: p.run()),
+        "input='in' has files in subfolders, and Spark would leave 1 of 2 files out, for example "
+        "'file:in/sub/part-1.parquet': read all with --input-option recursiveFileLookup=true, or give those at the top alone, 'file:in/*'",
+    ),
+    refused(
+        "files beside partitions",
+        "one file at the top, one in `day=1`",
+        after(sound, lambda p: p.write(MORE, "in/day=1/part-1.parquet"), lambda p: p.run()),
+        "input='in' has partitions (day=…), and files beside them, and Spark would leave 1 of 2 files out, for example "
+        "'file:in/part-0.parquet': read all with --input-option recursiveFileLookup=true, or move them apart",
+    ),
+    refused(
+        "subfolders only",
+        "all files in subfolders",
+        after(lambda p: p.write(Rows(), "in/sub/part-0.parquet"), lambda p: p.run()),
+        "input='in' cannot be read as parquet: its 1 files lie in subfolders, for example 'file:in/sub/part-0.parquet': "
+        "add --input-option recursiveFileLookup=true, or give the subfolders",
+    ),
+    accepted_by_program(
+        "files in subfolders, asked for",
+        "the same with `--input-option recursiveFileLookup=true`",
+        after(
+            lambda p: p.write(Rows(), "in/sub/part-0.parquet"),
+            lambda p: p.run("--input-option", "recursiveFileLookup=true"),
+        ),
+    ),
+    refused(
+        "Delta table read as Parquet",
+        "a folder with `_delta_log`",
+        after(sound, lambda p: p.text("in/_delta_log/0.json", "{}"), lambda p: p.run()),
+        "input='in' is a table of format delta ('file:in/_delta_log'): as parquet rows that were removed or rewritten "
+        "would come back; give the table itself with --input-format delta, or --input-table",
+    ),
+    refused(
+        "files of a Delta table",
+        "a partition's folder of it",
+        after(
+            lambda p: p.write(Rows(), "in/day=1/part-0.parquet"),
+            lambda p: p.text("in/_delta_log/0.json", "{}"),
+            lambda p: p.run(source=["--input", p / "in/day=1"]),
+        ),
+        "input='in/day=1' holds files of a table of format delta ('file:in/_delta_log'): as parquet rows that were removed or "
+        "rewritten would come back; give the table itself with --input-format delta, or --input-table",
+    ),
+    refused(
+        "Iceberg table read as Parquet",
+        "its folder `data`",
+        after(
+            lambda p: p.write(Rows(), "in/data/part-0.parquet"),
+            lambda p: p.text("in/metadata/v1.metadata.json", "{}"),
+            lambda p: p.run(source=["--input", p / "in/data"]),
+        ),
+        "input='in/data' holds files of a table of format iceberg ('file:in/metadata'): as parquet rows that were removed or "
+        "rewritten would come back; give the table itself with --input-format iceberg, or --input-table",
+    ),
+    refused(
+        "partitions of two folders",
+        "`in/year=1/day=1` and `other/day=1`",
+        after(
+            lambda p: p.write(Rows(), "in/year=1/day=1/part-0.parquet"),
+            lambda p: p.write(MORE, "in/other/day=2/part-0.parquet"),
+            lambda p: p.run(),
+        ),
+        "input='in' cannot be read as parquet: …",
+    ),
+    refused(
+        "another file beside the data",
+        "a README.md in the folder",
+        after(sound, lambda p: p.text("in/README.md", "# my embeddings, in rows of Parquet"), lambda p: p.run()),
+        "input='in' cannot be read as parquet: …README.md is not a Parquet file…; leave such files out: --input-glob '*.parquet'",
+    ),
+    refused(
+        "file that is not its checksum's",
+        "`.part-0.parquet.crc` of other bytes",
+        after(sound, other_checksum, lambda p: p.run()),
+        "input='in' cannot be read as parquet: …the file is not the one that the .crc file beside it is for: restore it, or delete .crc",
+    ),
+    refused(
+        "bytes split by stream",
+        "BYTE_STREAM_SPLIT embeddings",
+        after(byte_stream_split, lambda p: p.run()),
+        "input='in' cannot be read as parquet: 'file:in/part-0.parquet': column 'embedding' is encoded as BYTE_STREAM_SPLIT, "
+        "which Spark's vectorized reader does not know; set spark.sql.parquet.enableVectorizedReader=false, or write the files again (spark-semdedup convert)",
+    ),
+    refused(
+        "compressed by brotli",
+        "for which Java has no codec",
+        after(lambda p: p.write(Rows(), compression="brotli"), lambda p: p.run()),
+        "input='in' cannot be read as parquet: 'file:in/part-0.parquet': its columns are compressed by BROTLI, for which Java "
+        "has no codec here; add one to the session's jars, or write the files again (spark-semdedup convert)",
+    ),
+    refused(
+        "float16",
+        "embeddings of float16, as pyarrow and Hugging Face datasets write them",
+        over(Rows(type=pa.list_(pa.float16()), vectors=np.array(VECTORS, np.float16))),
+        not_read("float16", "float32", "embedding"),
+    ),
+    refused(
+        "timestamps in nanoseconds",
+        "in a column that is only carried along, as pandas and polars write them",
+        over(Rows(more={"more": pa.array([1, 2, 3], pa.timestamp("ns"))})),
+        not_read(
+            "timestamp in nanoseconds",
+            "microseconds",
+            setting="set spark.sql.legacy.parquet.nanosAsLong=true to get it as bigint, or ",
+        ),
+    ),
+    refused(
+        "times of day",
+        "in a column that is only carried along, as polars and DuckDB write them",
+        over(Rows(more={"more": pa.array([1, 2, 3], pa.time64("us"))})),
+        not_read("time of day", "text"),
+    ),
+    refused(
+        "UUID column",
+        "as DuckDB writes it",
+        over(Rows(more={"more": pa.array([bytes(16)] * 3, pa.uuid())})),
+        not_read("UUID", "text"),
+    ),
     refused_at_work(
         "file without embeddings",
         "one of two files lacks the column",
@@ -637,7 +873,7 @@ FILES = [
             lambda p: p.text("in/a.csv", "id,embedding", 'a,"[1.0, 0.0]"'),
             read_as("csv", "--input-option", "header=true"),
         ),
-        "embeddingCol='embedding' is of type string: it must be array<float>, array<double> or an ML Vector",
+        f"embeddingCol='embedding' is of type string: it must be an array of numbers or an ML Vector{AS_JSON}",
     ),
     refused(
         "CSV without a header",
@@ -651,11 +887,16 @@ FILES = [
         after(lambda p: p.text("in/a.json", '{"id": "a", "embedding": [1.0, 0.0]}', "{garbage"), read_as("json")),
         "idCol='id' is null in 1 rows: every row needs an id of its own",
     ),
-    refused(
+    accepted_by_program(
         "JSON of whole numbers",
-        "`[1, 0]`",
-        after(lambda p: p.text("in/a.json", '{"id": "a", "embedding": [1, 0]}'), read_as("json")),
-        f"embeddingCol='embedding' is of type array<bigint>: it must be array<float>, array<double> or an ML Vector{CAST}",
+        "`[4, 1]` in files of JSON",
+        after(
+            lambda p: p.text(
+                "in/a.json", *(json.dumps({"id": i, "embedding": v}) for i, v in zip("abc", INTEGERS, strict=True))
+            ),
+            read_as("json"),
+        ),
+        rows=vectors(*INTEGERS, type=pa.list_(pa.int64())),
     ),
     refused(
         "missing table",

@@ -3,6 +3,7 @@ answers it."""
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -13,7 +14,7 @@ import oracle
 import pyarrow.parquet as pq
 import pytest
 import tables
-from bad_inputs import CASES, Call, Case, Place
+from bad_inputs import CASES, FLOATS, Call, Case, Place
 
 from spark_semdedup import SemDedup
 from spark_semdedup.cli import main as cli
@@ -179,8 +180,10 @@ def check(case: Case, found: Found) -> None:
 def answer(case: Case, valid: dict, centroids: np.ndarray) -> dict:
     """The oracle's: for each id its neighbour and score."""
     ids = list(valid)
-    element = case.rows.type.value_type.to_pandas_dtype()
-    vectors = np.array([row[case.rows.name] for row in valid.values()], element)
+    embeddings = [row[case.rows.name] for row in valid.values()]
+    numbers = [json.loads(each) if isinstance(each, str) else each for each in embeddings]
+    element = np.float32 if case.rows.type == FLOATS else np.float64
+    vectors = np.array([np.ravel(each).astype(element) for each in numbers])
     by = [entry.split(" ") for entry in case.params.get("rankBy", [])]
     rank = [([row[name] for row in valid.values()], direction == "desc") for name, direction in by]
     probes = case.params.get("nProbe", 1)

@@ -220,13 +220,34 @@ def test_faiss_recovers_separated_clusters(measure, init):
     assert (found.clusterer, found.rows) == ("faiss", 200)
 
 
-def test_faiss_starts_from_random_rows_by_default_and_says_so(caplog):
+@pytest.mark.parametrize("k", [5, 10, 20, 35, 50])
+def test_every_separated_blob_is_a_cluster_of_its_own_by_default(k):
+    """Random rows merged some in 36 of 40 such fits, FAISS's own k-means++ in 20."""
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        centres, label = random_units(k, seed=seed + 100, d=64), rng.permutation(np.repeat(np.arange(k), 64))
+        x = units(centres[label] + 0.02 * rng.normal(size=(len(label), 64)))
+        fitted = fit_faiss(x, settings(k, seed=seed)).centroids
+        nearest = (x @ fitted.T - (fitted**2).sum(axis=1) / 2).argmax(axis=1)
+        assert len(set(zip(nearest, label, strict=True))) == len(set(nearest)) == k
+
+
+def test_the_default_start_is_k_means_plus_plus_up_to_64_clusters_and_says_so(caplog):
     x = random_units(300)
     with caplog.at_level(logging.INFO, logger="spark_semdedup"):
         default = fit_faiss(x, settings())
-    assert "initMode k-means|| (default) → random" in caplog.text
-    np.testing.assert_array_equal(default.centroids, fit_faiss(x, settings(initMode="random")).centroids)
-    assert (default.centroids != fit_faiss(x, settings(initMode="k-means++")).centroids).any()
+    assert "initMode k-means|| (default), k = 5 → k-means++" in caplog.text
+    np.testing.assert_array_equal(default.centroids, fit_faiss(x, settings(initMode="k-means++")).centroids)
+    assert (default.centroids != fit_faiss(x, settings(initMode="random")).centroids).any()
+
+
+def test_beyond_64_clusters_faiss_starts_from_random_rows_by_default_and_says_so(caplog):
+    x = random_units(300)
+    with caplog.at_level(logging.INFO, logger="spark_semdedup"):
+        default = fit_faiss(x, settings(65))
+    assert "initMode k-means|| (default), k = 65 → random" in caplog.text
+    np.testing.assert_array_equal(default.centroids, fit_faiss(x, settings(65, initMode="random")).centroids)
+    assert (default.centroids != fit_faiss(x, settings(65, initMode="k-means++")).centroids).any()
 
 
 def test_faiss_stops_at_a_thousandth_unless_tol_is_set(caplog):
@@ -262,7 +283,7 @@ def test_faiss_tol_stops_early(measure):
 @pytest.mark.parametrize("measure", ["euclidean", "cosine"])
 def test_faiss_keeps_the_best_of_n_init(measure):
     x = random_units(400)
-    several = settings(12, maxIter=10, nInit=5, distanceMeasure=measure, seed=3)
+    several = settings(12, maxIter=10, nInit=5, distanceMeasure=measure, seed=3, initMode="random")
     single = [fit_faiss(x, replace(several, nInit=1, seed=seed)) for seed in several.fit_seeds()]
     last = [found.history[-1] for found in single]
     best = int(np.argmax(last) if measure == "cosine" else np.argmin(last))

@@ -297,7 +297,7 @@ def _sample(
     wanted = min(FIT_ROWS_PER_CENTROID * top, count)
     dataset, count = _some_files(dataset, count, wanted + VISIT_ROWS)
     sample = fit_sample(
-        Documents.of(dataset, params.value("idCol"), params.value("embeddingCol")),
+        Documents.of_params(dataset, params),
         total=count,
         wanted=wanted,
         seed=params.value("seed"),

@@ -9,9 +9,11 @@ Param               rapids                        faiss                         
 k, maxIter, seed    as they are                   as they are                       as they are
 tol                 centres move no farther       objective improves by a smaller   centres move no farther
                                                   fraction; unset: by 0.001
-initMode k-means||  cuML's k-means||              unset: random; set: error         pyspark.ml's
+initMode k-means||  cuML's k-means||              unset: k-means++ up to k = 64,    pyspark.ml's
+                                                  beyond random; set: error
 scalable-k-means++  another name of k-means||     error                             error
-k-means++           Lloyd loop                    k-means++                         error
+k-means++           Lloyd loop                    greedy up to k = 64, FAISS's      error
+                                                  beyond
 random              cuML's                        random                            pyspark.ml's
 array               Lloyd loop                    initial centroids                 error
 nInit               1; more: Lloyd loop           that many fits, the best kept     error, unless 1
@@ -29,9 +31,10 @@ they are, maxIter counts passes over the sample, maxSamplesPerBatch rows move th
 the relative move of the centres (unset: 0). initMode: k-means++ (unset, too), random, or an array; others, a set
 oversamplingFactor, the cosine and maxIter 0: error.
 
-FAISS starts from random rows unless told otherwise: at k = 1,000, on 64 rows per centroid, k-means++ took 1.5 to 2.7
-times as long and came to clusters as tight but less even, with 3 to 6 % more pairs to compare. Iterations improve the
-objective by less than 0.001 after 8 to 14 of them; going on changed inertia by 0.2 %, and the pairs not at all.
+Beyond k = 64 FAISS starts from random rows unless told otherwise: at k = 1,000, on 64 rows per centroid, k-means++
+took 1.5 to 2.7 times as long and came to clusters as tight but less even, with 3 to 6 % more pairs to compare.
+Iterations improve the objective by less than 0.001 after 8 to 14 of them; going on changed inertia by 0.2 %, and the
+pairs not at all.
 
 Seeds are folded to 31 bits, which is what cuML and FAISS take: seeds with the same last 31 bits are the same.
 """

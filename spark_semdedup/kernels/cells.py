@@ -23,6 +23,26 @@ from spark_semdedup.kernels.similarity import Best, max_similarity
 from spark_semdedup.kernels.sketch import Side, close_similarity, preceding
 
 
+_MOST_DISTINCT = 0.9
+"""Share of distinct rows from which it does not pay to leave the others out."""
+
+
+def distinct_rows(x: np.ndarray) -> np.ndarray | None:
+    """The first of each set of rows that are equal bit for bit, ascending, int64; None where few rows repeat.
+
+    ``x``: float32 (n, d). The first few numbers of each row mostly tell, in a hundredth of the comparison's time.
+    """
+    n, d = x.shape
+    if n < 2 or not d or len(np.unique(_bytes_of(x[:, : min(d, 4)]))) > _MOST_DISTINCT * n:
+        return None
+    first = np.unique(_bytes_of(x), return_index=True)[1]
+    return np.sort(first) if len(first) <= _MOST_DISTINCT * n else None
+
+
+def _bytes_of(x: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(x).view(np.dtype((np.void, x.itemsize * x.shape[1]))).ravel()
+
+
 @dataclass(frozen=True)
 class Comparison:
     """How cells are compared. ``at_least``: guests count from that similarity on (−∞: from any)."""
@@ -55,8 +75,14 @@ class Comparison:
         )
 
     def _max_similarity(self, rows: Array, columns: Array, limits: np.ndarray) -> Best:
-        found = max_similarity(rows, columns, limits, batch_size=self.batch_size, precision=self.precision)
-        return Best(*found)
+        """Of columns that equal each other bit for bit only the first is compared: of a tie the earliest counts."""
+        first = distinct_rows(columns) if isinstance(columns, np.ndarray) else None
+        if first is not None:
+            columns, limits = columns[first], np.searchsorted(first, limits)
+        best = Best(*max_similarity(rows, columns, limits, batch_size=self.batch_size, precision=self.precision))
+        if first is not None and len(first):
+            best.indices = np.where(best.indices < 0, best.indices, first[best.indices])
+        return best
 
 
 @dataclass(frozen=True)

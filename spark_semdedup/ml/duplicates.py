@@ -47,7 +47,7 @@ class IdentifyDuplicates(Transformer, DecisionParams, StageReadable, DefaultPara
 
 
 class RemoveDuplicates(Transformer, HasIdCol, HasDuplicatesPath, StageReadable, DefaultParamsWritable):
-    """The rows whose id is not among the duplicates' (left anti join); every column untouched.
+    """The rows whose id is not among the duplicates' (an anti join); every column untouched.
 
     The duplicates, a table with a column ``id``, come from ``duplicatesPath`` (Parquet; can be saved with the stage)
     or from ``setDuplicates``.

@@ -74,7 +74,7 @@ class EmbeddingKMeans(Estimator, _EmbeddingKMeansParams, StageReadable, DefaultP
 
     @names_lacking_packages
     def _fit(self, dataset: DataFrame) -> EmbeddingKMeansModel:
-        documents = Documents.of(dataset, self.value("idCol"), self.value("embeddingCol"))
+        documents = Documents.of_params(dataset, self)
         backend = resolve_backend(dataset.sparkSession, self.value("backend"))
         clusterer = choose_clusterer(self.value("clusterer"), backend, self.value("backend"))
         total = documents.rows
@@ -158,7 +158,7 @@ class EmbeddingKMeansModel(CentroidsModel, _EmbeddingKMeansParams):
         at a sample. Reads all embeddings, in one job."""
         if self.value("handleInvalid") != "error":
             return
-        documents = Documents.of(dataset, self.value("idCol"), self.value("embeddingCol"))
+        documents = Documents.of_params(dataset, self)
         column, dim = documents.embedding_col, self._centroids.shape[1]
 
         def look(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -175,7 +175,7 @@ class EmbeddingKMeansModel(CentroidsModel, _EmbeddingKMeansParams):
         """The dataset with one struct column more. A scalar pandas UDF: Spark sends it the embedding alone and
         joins its answer to the row in the JVM, so other columns may be of any type and cost nothing."""
         refuse_shadowed(dataset, [*ASSIGNED, _ASSIGNMENT], type(self).__name__)
-        documents = Documents.of(dataset, self.value("idCol"), self.value("embeddingCol"))
+        documents = Documents.of_params(dataset, self)
         assign = Assigner.of(self.fitted_centroids, documents.spark, self, distances=ASSIGNED[1:])
         schema = "centroid int, l2_dist_to_cent float, cosine_dist_to_cent float, reason string"
         schema += ", unit array<float>" if units else ""

@@ -103,7 +103,7 @@ class PairwiseSimilarity(
     def compared(self, dataset: DataFrame) -> Compared:
         """The similarities and what is told beside them."""
         stored = not self.value("normalize")
-        documents = Documents.of(dataset, self.value("idCol"), self.value("embeddingCol"), float16_bits=stored)
+        documents = Documents.of_params(dataset, self, float16_bits=stored)
         centroid = _centroid_column(dataset)
         ranking = Ranking.of(self)
         coverage = Coverage.of(self, self.similarity_threshold())

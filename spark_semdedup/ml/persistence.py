@@ -204,6 +204,10 @@ class CentroidsModel(Model, SemDedupParams, MLReadable, MLWritable):
         self._centroids = unset if centroids is None else centroid_matrix(centroids, type(self).__name__)
         self.history = tuple(history)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what a fit left for this process alone: rows of its DataFrame, and a reference to that."""
+        return {name: value for name, value in self.__dict__.items() if name not in ("_fitted_on", "fitted_sample")}
+
     @classmethod
     def fitted(cls: type[ModelT], estimator: SemDedupParams, centroids: np.ndarray, history: Sequence[float]) -> ModelT:
         """The model of a fitted estimator: its Params and uid, but for given initial centroids, k × d numbers that the

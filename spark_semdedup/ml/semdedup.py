@@ -233,7 +233,7 @@ class SemDedupModel(CentroidsModel, SemDedupStageParams):
         return compare(self._rows(dataset, ranking), coverage, ranking, self, links_for(self))
 
     def _rows(self, dataset: DataFrame, ranking: Ranking) -> UnassignedRows:
-        documents = Documents.of(dataset, self.value("idCol"), self.value("embeddingCol"))
+        documents = Documents.of_params(dataset, self)
         return UnassignedRows(documents, self.fitted_centroids, ranking, self, self._fitted_sample(dataset))
 
     def _fitted_sample(self, dataset: DataFrame) -> FittedSample | None:

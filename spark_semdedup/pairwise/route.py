@@ -25,6 +25,7 @@ from spark_semdedup.pairwise.coverage import Coverage
 from spark_semdedup.pairwise.packing import Plan
 from spark_semdedup.pairwise.regions import RegionPlan, TaskAssignments
 from spark_semdedup.pairwise.schema import NO_TILE, TASK_COLUMNS, cells_column
+from spark_semdedup.spark.arrow import local_frame
 from spark_semdedup.spark.device import TaskDevice
 from spark_semdedup.spark.vectors import Decoder, packed, packed_type
 from spark_semdedup.spark.worker import prepare_worker
@@ -179,8 +180,14 @@ def explode_by_tile(rows: DataFrame, centroids: np.ndarray, plan: Plan) -> DataF
     """
     # The keys of all tiles of a cluster in one list, as many for each: joins of lists of lists stay on the CPU.
     keys = ([key for of_tile in by_tile for key in of_tile] for by_tile in plan.keys_by_tile())
-    table = [(int(c), int(t), k) for c, t, k in zip(centroids, plan.tiles, keys, strict=True)]
-    lookup = rows.sparkSession.createDataFrame(table, "plan_centroid bigint, tiles int, keys array<bigint>")
+    table = pa.table(
+        {
+            "plan_centroid": pa.array(centroids, pa.int64()),
+            "tiles": pa.array(plan.tiles, pa.int32()),
+            "keys": pa.array(keys, pa.list_(pa.int64())),
+        }
+    )
+    lookup = local_frame(rows.sparkSession, table)
     joined = rows.join(F.broadcast(lookup), F.col("centroid") == F.col("plan_centroid"), "left")
     # A cluster missing in the estimate is small, and rows of no cluster (negative) are not compared: their key is their
     # number, but where the plan has such keys, one far below zero.

@@ -68,7 +68,7 @@ def evaluator_of_run(dataset: DataFrame, result: str, settings: Settings) -> Eva
     defaults = {name: DEFAULTS[name] for name in ("backend", "deviceMemoryFraction")}
     model.setParams(**{**defaults, **settings})
     model.setParams(backend=resolve_backend(spark, model.value("backend")))
-    documents = Documents.of(dataset, model.value("idCol"), model.value("embeddingCol"))
+    documents = Documents.of_params(dataset, model)
     evaluator = Evaluator(
         rows=UnassignedRows(documents, model.fitted_centroids, _ranking_of(manifest["parameters"]), model),
         similarities=spark.read.parquet(join(result, "similarities")),

@@ -58,7 +58,7 @@ def _with_input(
 ) -> Explanation:
     model: EmbeddingKMeansModel = EmbeddingKMeansModel.load(join(result, "centroids"))
     model.setParams(backend="cpu", handleInvalid="skip")
-    documents = Documents.of(dataset, model.value("idCol"), model.value("embeddingCol"))
+    documents = Documents.of_params(dataset, model)
     ids = [row.id for row in explanation.rows]
     some = documents.where(documents.id.isin(ids))
     ranking, words = _ranking(parameters)

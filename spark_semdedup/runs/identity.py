@@ -75,7 +75,7 @@ def fingerprint(
         return of_files
     id_ = id_column(rows, params.value("idCol"))
     if text_col is None:
-        content = embedding_column(rows, params.value("embeddingCol"))
+        content = embedding_column(rows, params.value("embeddingCol"), format_=params.value("embeddingFormat"))
     else:
         content = text_column(rows, text_col, "textCol")
     ranks = Ranking(by=Ranking.of(params).by).key_columns(rows, id_)

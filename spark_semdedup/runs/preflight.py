@@ -213,7 +213,7 @@ def open_input(
     refuse_shadowed(rows, reserved, reserved_by)
     backend, clusterer = resolve_compute(job, params, fits=given is None)
     if given is not None and embedded:
-        documents = Documents.of(rows, params.value("idCol"), params.value("embeddingCol"))
+        documents = Documents.of_params(rows, params)
         documents.require_length(given.centroids.shape[1])
     return OpenedInput(rows, backend, clusterer)
 
@@ -238,7 +238,9 @@ def check_columns(
     ``embedded`` false: all but the embedding."""
     id_ = id_column(rows, params.value("idCol"))
     if embedded:
-        embedding_column(rows, params.value("embeddingCol"), float16_bits=clustered)
+        embedding_column(
+            rows, params.value("embeddingCol"), format_=params.value("embeddingFormat"), float16_bits=clustered
+        )
     for name in params.value("metadataCols") or []:
         field(rows, name, "metadataCols")
     if clustered:

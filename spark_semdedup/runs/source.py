@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,9 +14,27 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import types as T
 
 from spark_semdedup.errors import SemDedupError, shown
-from spark_semdedup.spark.columns import refuse_stream
+from spark_semdedup.runs.layout import (
+    RECURSIVE,
+    TABLE_FORMATS,
+    escaped,
+    files_below,
+    input_files,
+    is_sought,
+    refuse_left_out,
+    refuse_table,
+)
+from spark_semdedup.spark.columns import quoted, refuse_stream
 from spark_semdedup.spark.failures import one_line
 from spark_semdedup.spark.files import Files
+from spark_semdedup.spark.parquet import (
+    CONVERSION,
+    NANOS_AS_LONG,
+    cannot_be_decoded,
+    disagreement,
+    read_footer,
+    unreadable_column,
+)
 
 _WITHOUT_SCHEMA = frozenset({"csv", "json", "text", "xml"})
 """Formats of which Spark would read all rows just to learn their columns."""
@@ -42,8 +61,11 @@ class Source:
             raise SemDedupError(
                 f"input={shown(' '.join(self.paths), 400)} names {len(self.paths)} paths: a Delta table has one"
             )
+        plain = self.format.lower() not in TABLE_FORMATS
         for path in self.paths:
             if files.matches(path):
+                if plain:
+                    refuse_table(files, [path], self.format)
                 continue
             if files.exists(path):
                 why = "exists, but as a pattern it matches nothing: put \\ before each of {} [] * ? in its name"
@@ -66,7 +88,12 @@ class Source:
                 reader = reader.option("pathGlobFilter", self.glob)
             if schema is not None and self.format.lower() in _WITHOUT_SCHEMA:
                 reader = reader.schema(schema)
-            return reader.format(self.format).load(list(self.paths))
+            rows = reader.format(self.format).load(list(self.paths))
+        if schema is None:
+            with self._named():
+                refuse_left_out(rows, self._listing, self._name)
+                self._refuse_undecodable(spark, rows)
+        return rows
 
     def pinned(self, spark: SparkSession, version: int | None = None) -> Source:
         """This source; where it is a Delta table, at ``version``, or at the newest one there is, unless its options say
@@ -99,20 +126,125 @@ class Source:
             (newest,) = DataFrame(delta.history(1), spark).select("version").collect()
             return int(newest["version"])
 
+    @property
+    def _name(self) -> str:
+        """The input as it stands in a message."""
+        return f"inputTable={shown(self.table)}" if self.table else f"input={shown(' '.join(self.paths), 400)}"
+
+    @property
+    def _listing(self) -> dict[str, str]:
+        """The options, with that of ``glob``, which say what files are read."""
+        return {**self.options, **({} if self.glob is None else {"pathGlobFilter": self.glob})}
+
+    @property
+    def _is_parquet(self) -> bool:
+        return self.table is None and self.format.lower() == "parquet"
+
+    def _refuse_undecodable(self, spark: SparkSession, rows: DataFrame) -> None:
+        """Raises ``SemDedupError`` where some of the files, looked at before any work, cannot be decoded."""
+        if not self._is_parquet:
+            return
+        paths = sorted(input_files(spark, rows))
+        for path in paths[:: max(1, len(paths) // _LOOKED_INTO)][:_LOOKED_INTO]:
+            footer = read_footer(spark, path)
+            why = footer and cannot_be_decoded(spark, footer)
+            if why:
+                raise SemDedupError(f"{self._name} cannot be read as parquet: {shown(path, 400)}: {why[0]}; {why[1]}")
+
     @contextmanager
     def _named(self) -> Iterator[None]:
-        """What Spark says against this source as one line that names it."""
+        """What Spark says against this source as one line that names it, and the way out where there is one."""
         try:
             yield
         except (PySparkException, Py4JJavaError) as error:
-            what = f"inputTable={shown(self.table)}" if self.table else f"input={shown(' '.join(self.paths), 400)}"
             form = "" if self.table else f" as {self.format}"
             why = one_line(error)
-            if "UNABLE_TO_INFER_SCHEMA" in why:
-                why = "there are no files in it that can be (Spark skips names that begin with _ or .)"
-            if "CANNOT_MERGE" in why:
-                why += "; give all files the same types, or mergeSchema=false as an option to take those of one file"
-            raise SemDedupError(f"{what} cannot be read{form}: {why}") from error
+            raise SemDedupError(f"{self._name} cannot be read{form}: {self._explained(why, str(error))}") from error
+
+    def _explained(self, why: str, all_: str) -> str:
+        """Spark's line, or a better one."""
+        if "UNABLE_TO_INFER_SCHEMA" in why:
+            return self._why_no_files()
+        if "CANNOT_MERGE" in why:
+            return self._why_not_merged(why)
+        if "PARQUET_TYPE" in why or "DECIMAL_PRECISION_EXCEEDS" in why:
+            return self._why_not_typed(why)
+        if "onflicting" in all_ and "basePath" in all_:
+            return (
+                "the paths are partitions (column=value) of one folder, or of several; give that folder itself, or "
+                "--input-option basePath=FOLDER with its path"
+            )
+        if "CONFLICTING_PARTITION_COLUMN_NAMES" in why or "Conflicting partition column names" in all_:
+            return f"its files lie in partitions of different depths; give those of one depth, or {RECURSIVE}"
+        if "Checksum error" in all_ or "ChecksumException" in all_:
+            return (
+                f"{why}; the file is not the one that the .crc file beside it was made for: restore it, or delete .crc"
+            )
+        is_other = re.search(r"([^/\s]+) is not a Parquet file", why)
+        if is_other and not is_other[1].endswith((".parquet", ".parq", ".pq")):
+            return f"{why}; leave such files out: --input-glob '*.parquet'"
+        return why
+
+    def _files(self) -> list[str]:
+        """All files below the paths that Spark does not take for hidden, sorted; none where it cannot list them."""
+        spark = SparkSession.getActiveSession()
+        if spark is None or not self.paths:
+            return []
+        matches = [full for path in self.paths for full in Files(spark).matches(path)]
+        try:
+            return sorted(files_below(spark, matches, self._listing))
+        except (PySparkException, Py4JJavaError):
+            return []
+
+    def _why_no_files(self) -> str:
+        below = self._files()
+        if below and is_sought(below, self.format):
+            return (
+                f"its {len(below)} files lie in subfolders, for example {shown(below[0], 400)}: add {RECURSIVE}, or "
+                "give the subfolders"
+            )
+        return "there are no files in it that can be (Spark skips names that begin with _ or .)"
+
+    def _why_not_merged(self, why: str) -> str:
+        """Which files do not agree, on which column."""
+        spark = SparkSession.getActiveSession()
+        if spark is None or not self._is_parquet:
+            return f"{why}; give all files the same types"
+
+        def schema_of(paths: Sequence[str]) -> T.StructType:
+            return spark.read.option("mergeSchema", "true").parquet(*map(escaped, paths)).schema
+
+        found = disagreement(self._files(), schema_of)
+        if found is None:
+            return f"{why}; give all files the same types (spark-semdedup convert)"
+        typed = [
+            self._typed(spark, path, found.column, type_) for path, type_ in zip(found.paths, found.types, strict=True)
+        ]
+        return (
+            f"column {shown(found.column)} is {typed[0]} in {shown(found.paths[0], 400)}, but {typed[1]} in "
+            f"{shown(found.paths[1], 400)}; write them with one type: spark-semdedup convert"
+        )
+
+    def _typed(self, spark: SparkSession, path: str, column: str, type_: str) -> str:
+        values = spark.read.parquet(escaped(path)).select(quoted(column)).dropna()
+        return f"of type {type_}" if values.head(1) else "without any value"
+
+    def _why_not_typed(self, why: str) -> str:
+        """Which column Spark has no type for, and what to do."""
+        spark = SparkSession.getActiveSession()
+        found = None if spark is None or not self._is_parquet else unreadable_column(spark, self._files())
+        if found is None:
+            return why
+        footer, column, name = found
+        setting = f"set {NANOS_AS_LONG}=true to get it as bigint, or " if "nanoseconds" in name else ""
+        return (
+            f"column {shown(column)} of {shown(footer.path, 400)} is of type {name}, which Spark does not read: "
+            f"{setting}make it {CONVERSION[name]} with spark-semdedup convert (--drop-columns leaves it out)"
+        )
+
+
+_LOOKED_INTO = 4
+"""Files whose footers are looked into for codecs and encodings: those of one writer are alike."""
 
 
 def with_options(reader_or_writer: Any, options: Mapping[str, str]) -> Any:

@@ -36,7 +36,8 @@ def codes_of(table: pa.Table, a: str, b: str) -> tuple[pa.Array, tuple[np.ndarra
 
 
 def local_frame(spark: SparkSession, table: pa.Table) -> DataFrame:
-    """A DataFrame of the rows of a small Arrow table."""
-    if hasattr(DataFrame, "toArrow"):  # Spark 4
+    """A DataFrame of the rows of a small Arrow table, which no task makes: Spark would take as many as
+    ``spark.default.parallelism`` for a list of Python's."""
+    if hasattr(DataFrame, "toArrow"):  # Spark 4, where the rows are a part of the plan
         return spark.createDataFrame(table)
-    return spark.createDataFrame(table.to_pylist(), from_arrow_schema(table.schema))
+    return spark.createDataFrame(table.to_pylist(), from_arrow_schema(table.schema)).coalesce(1)

@@ -74,25 +74,48 @@ def refuse_id_type(type_: T.DataType, what: str) -> None:
     if not isinstance(type_, ID_TYPES):
         raise SemDedupError(
             f"{what} is of type {shown_type(type_)}: it must be string, tinyint, smallint, int or bigint (cast it, for "
-            "example to string)"
+            f"example to string{_conversion(type_)})"
         )
 
 
-def embedding_column(df: DataFrame, name: str, *, float16_bits: bool = False) -> Column:
-    """The embedding as ``array<float>`` or ``array<double>``, from either or from an ML ``Vector``.
+def _conversion(type_: T.DataType) -> str:
+    """What ``convert`` makes of ids that other programs write: uint64 comes as decimal(20,0), a UUID as 16 bytes."""
+    if isinstance(type_, T.DecimalType) and type_.scale == 0:
+        return "; spark-semdedup convert makes bigint or text of uint64"
+    return "; spark-semdedup convert makes text of UUIDs" if isinstance(type_, T.BinaryType) else ""
 
-    ``float16_bits``: also integer arrays, which hold the bits of float16 numbers (NeMo Curator writes uint16 lists).
+
+def embedding_column(df: DataFrame, name: str, *, format_: str | None = None, float16_bits: bool = False) -> Column:
+    """The embedding as ``array<float>`` or ``array<double>``.
+
+    From an array of numbers, from one in an array of arrays (1 × d, or d × 1), from an ML ``Vector``, or, where
+    ``format_`` (Param ``embeddingFormat``) is json, from text. ``float16_bits``: integer arrays stay as they are, which
+    hold the bits of float16 numbers (NeMo Curator writes uint16 lists).
     """
     found = field(df, name, "embeddingCol")
-    if _is_vector(found.dataType):
+    column, type_ = quoted(found.name), found.dataType
+    if _is_vector(type_):
         from pyspark.ml.functions import vector_to_array  # not for tasks, which import this module
 
-        return vector_to_array(quoted(found.name))
-    if is_float_array(found.dataType) or (float16_bits and is_float16_bits(found.dataType)):
-        return quoted(found.name)
+        return vector_to_array(column)
+    if is_float_array(type_) or (float16_bits and is_float16_bits(type_)):
+        return column
+    if format_ == "json" and isinstance(type_, T.StringType):
+        return F.from_json(column.cast("string"), "array<double>")
+    element = type_.elementType if isinstance(type_, T.ArrayType) else None
+    if isinstance(element, T.ArrayType) and isinstance(element.elementType, _NUMBERS):
+        return _only_vector(column, name)
+    if is_float16_bits(type_) and format_ != "numbers":
+        raise SemDedupError(
+            f"embeddingCol={shown(name)} is of type {shown_type(type_)}, which may hold numbers or the bits of "
+            "float16: set embeddingFormat to numbers, or make float32 of the bits (spark-semdedup convert "
+            "--float16-bits)"
+        )
+    if isinstance(element, _NUMBERS):
+        return column.cast("array<double>")
     raise SemDedupError(
-        f"embeddingCol={shown(name)} is of type {shown_type(found.dataType)}: it must be array<float>, "
-        f"array<double> or an ML Vector{_cast_hint(found.dataType)}"
+        f"embeddingCol={shown(name)} is of type {shown_type(type_)}: it must be an array of numbers or an ML Vector"
+        f"{_way_out(type_)}"
     )
 
 
@@ -111,9 +134,22 @@ def text_column(df: DataFrame, name: str, param: str) -> Column:
     return by_its_bytes(found)
 
 
-def _cast_hint(type_: T.DataType) -> str:
-    numbers = isinstance(type_, T.ArrayType) and isinstance(type_.elementType, T.NumericType)
-    return " (cast it, for example to array<float>)" if numbers else ""
+_NUMBERS = (T.FloatType, T.DoubleType, T.ByteType, T.ShortType, T.IntegerType, T.LongType, T.DecimalType)
+
+
+def _only_vector(column: Column, name: str) -> Column:
+    """The one vector in an array of arrays; other shapes than 1 × d and d × 1 are an error in the task."""
+    numbers = F.flatten(column).cast("array<double>")
+    longest = F.array_max(F.transform(column, lambda row: F.coalesce(F.size(row), F.lit(0))))
+    refusal = F.raise_error(F.lit(f"embeddingCol={shown(name)} has an array of several vectors: it must be 1 x d"))
+    return F.when((F.size(column) <= 1) | (longest <= 1), numbers).otherwise(refusal.cast("array<double>"))
+
+
+def _way_out(type_: T.DataType) -> str:
+    if isinstance(type_, T.StringType):
+        return " (of text such as [0.1, 0.2]: embeddingFormat json)"
+    is_binaries = isinstance(type_, T.ArrayType) and isinstance(type_.elementType, T.BinaryType)
+    return " (of float16 as Spark 3.5 reads it: spark-semdedup convert)" if is_binaries else ""
 
 
 def shown_type(type_: T.DataType) -> str:

@@ -54,13 +54,19 @@ def origin(df: DataFrame, name: str) -> Origin:
         return found
     # Of a new DataFrame, since one that has been looked at does not learn that it was persisted since.
     plan = df.select("*")._jdf.queryExecution().withCachedData()
-    wanted = {_id(column) for column in _each(plan.output()) if column.name() == name}
-    below = [plan]
-    while below:  # a node before those below it, so that all that a node needs of them is known
-        node = below.pop()
+    named = next((column for column in _each(plan.output()) if column.name() == name), None)
+    below = [] if named is None else [(plan, named.references())]
+    while below:
+        node, wanted = below.pop()
         children = list(_each(node.children()))
-        _look_at(node, children, wanted, found)
-        below += children
+        # Nearly always columns are passed on, and no more than five calls tell so: a plan may have thousands of nodes,
+        # of thousands of columns, where these were added one by one.
+        if len(children) == 1 and wanted.subsetOf(children[0].outputSet()):
+            below.append((children[0], wanted))
+            continue
+        wanted = _made_from(node, children, wanted, found)
+        of_children = ((child, wanted.intersect(child.outputSet())) for child in children)
+        below += [(child, columns) for child, columns in of_children if not columns.isEmpty()]
     return found
 
 
@@ -84,24 +90,29 @@ def _is_of_files(leaf: Any) -> bool:
     return _class(leaf) in ("OneRowRelation", "CTERelationRef")
 
 
-def _look_at(node: Any, children: list[Any], wanted: set[int], found: Origin) -> None:
-    """Adds to ``found`` what a node says of the columns ``wanted``, and to these what it makes them from."""
+def _made_from(node: Any, children: list[Any], wanted: Any, found: Origin) -> Any:
+    """The columns that a node makes those ``wanted`` from, or passes on as they are: sets of attributes. Adds to
+    ``found`` what the node says of them."""
+    ids = {_id(column) for column in _each(wanted.toSeq())}
     made = set()
     for expression in _each(node.expressions()):
-        if _class(expression) == "Alias" and _id(expression) in wanted:
+        if _class(expression) == "Alias" and _id(expression) in ids:
             made.add(_id(expression))
-            wanted |= {_id(column) for column in _each(expression.references().toSeq())}
+            wanted = getattr(wanted, "$plus$plus")(expression.references())
             _look_into(expression, found)
-    if not children or not wanted:
-        return
-    given = [[_id(column) for column in _each(child.output())] for child in children]
-    own = [_id(column) for column in _each(node.output())]
+    if not children:
+        return wanted
     if _class(node) == "Union":
-        for place, column in enumerate(own):
-            if column in wanted:
-                wanted |= {ids[place] for ids in given}
-    elif wanted & set(own).difference(made, *given):  # a function of whole partitions or groups, say
-        found.is_opaque = True
+        for place, column in enumerate(_each(node.output())):
+            if _id(column) in ids:
+                for child in children:
+                    wanted = getattr(wanted, "$plus$plus")(child.output().apply(place).references())
+    else:
+        own = {_id(column) for column in _each(node.output())}
+        given = {_id(column) for child in children for column in _each(child.output())}
+        if ids & own - made - given:  # a function of whole partitions or groups, say
+            found.is_opaque = True
+    return wanted
 
 
 def _look_into(expression: Any, found: Origin) -> None:

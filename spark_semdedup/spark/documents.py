@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
@@ -30,13 +31,28 @@ class Documents:
     embedding_col: str
 
     @classmethod
-    def of(cls, df: DataFrame, id_col: str, embedding_col: str, *, float16_bits: bool = False) -> Documents:
-        """The documents of ``df``. ``float16_bits``: accept integer lists that hold float16 bits, too.
+    def of(
+        cls,
+        df: DataFrame,
+        id_col: str,
+        embedding_col: str,
+        *,
+        embedding_format: str | None = None,
+        float16_bits: bool = False,
+    ) -> Documents:
+        """The documents of ``df``. ``embedding_format``: Param ``embeddingFormat``. ``float16_bits``: accept integer
+        lists that hold float16 bits, too.
 
         Raises ``SemDedupError`` for a column that is missing or of a type that cannot be used.
         """
-        embedding = embedding_column(df, embedding_col, float16_bits=float16_bits)
+        embedding = embedding_column(df, embedding_col, format_=embedding_format, float16_bits=float16_bits)
         return cls(df, id_column(df, id_col), id_col, embedding, embedding_col)
+
+    @classmethod
+    def of_params(cls, df: DataFrame, params: Any, *, float16_bits: bool = False) -> Documents:
+        """The same, by the Params of a stage."""
+        names = params.value("idCol"), params.value("embeddingCol")
+        return cls.of(df, *names, embedding_format=params.value("embeddingFormat"), float16_bits=float16_bits)
 
     @property
     def spark(self) -> SparkSession:

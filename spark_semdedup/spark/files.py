@@ -57,6 +57,13 @@ class Files:
             system, hadoop_path = self._locate(pattern)
             return [status.getPath().toString() for status in system.globStatus(hadoop_path) or ()]
 
+    def folder_of(self, path: str) -> str:
+        """A folder itself, or the one that a file lies in. ``path``: a full path."""
+        with _named(path):
+            system, hadoop_path = self._locate(path)
+            is_folder = system.getFileStatus(hadoop_path).isDirectory()
+            return str((hadoop_path if is_folder else hadoop_path.getParent()).toString())
+
     def full(self, path: str) -> str:
         """The path with scheme, authority and working directory: two spellings of one place come out equal."""
         with _named(path):

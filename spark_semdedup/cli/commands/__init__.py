@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from spark_semdedup.cli.command import Command
 from spark_semdedup.cli.commands import (
+    convert,
     demo,
     doctor,
     evaluate,
@@ -45,6 +46,7 @@ COMMANDS: dict[str, Command] = {
         evaluate.COMMAND,
         report.COMMAND,
         plan.COMMAND,
+        convert.COMMAND,
         explore.COMMAND,
         doctor.COMMAND,
         demo.COMMAND,
