@@ -23,10 +23,10 @@ from spark_semdedup._version import __version__ as __version__
 from spark_semdedup.redaction import Redacting
 
 if TYPE_CHECKING:
-    from spark_semdedup.analysis.cost import Hardware as Hardware
-    from spark_semdedup.analysis.cost import Sizing as Sizing
     from spark_semdedup.analysis.evaluation import Evaluation as Evaluation
     from spark_semdedup.analysis.evaluation import MissedPair as MissedPair
+    from spark_semdedup.analysis.sizing import Hardware as Hardware
+    from spark_semdedup.analysis.sizing import Sizing as Sizing
     from spark_semdedup.analysis.sweep import Sweep as Sweep
     from spark_semdedup.errors import InvalidRowsError as InvalidRowsError
     from spark_semdedup.errors import ResultExistsError as ResultExistsError
@@ -48,7 +48,7 @@ _HOME = {
     "EmbeddingKMeans": "ml.kmeans",
     "EmbeddingKMeansModel": "ml.kmeans",
     "Evaluation": "analysis.evaluation",
-    "Hardware": "analysis.cost",
+    "Hardware": "analysis.sizing",
     "IdentifyDuplicates": "ml.duplicates",
     "Explanation": "analysis.explain",
     "InvalidRowsError": "errors",
@@ -60,7 +60,7 @@ _HOME = {
     "SemDedupError": "errors",
     "SemDedupModel": "ml.semdedup",
     "SemDedupResult": "ml.semdedup",
-    "Sizing": "analysis.cost",
+    "Sizing": "analysis.sizing",
     "Sweep": "analysis.sweep",
     "TextEmbedder": "ml.embedder",
     "evaluate": "runs.evaluate",

@@ -729,7 +729,7 @@ FILES = [
         "files beside partitions",
         "one file at the top, one in `day=1`",
         after(sound, lambda p: p.write(MORE, "in/day=1/part-1.parquet"), lambda p: p.run()),
-        "input='in' has partitions (day=…), and files beside them, and Spark would leave 1 of 2 files out, for example "
+        "input='in' has partitions (day=…), and files next to them, and Spark would leave 1 of 2 files out, for example "
         "'file:in/part-0.parquet': read all with --input-option recursiveFileLookup=true, or move them apart",
     ),
     refused(

@@ -14,6 +14,7 @@ from spark_semdedup import (
     SemDedup,
     TextEmbedder,
     params,
+    text_params,
 )
 from spark_semdedup.params import DEFAULTS, SemDedupParams
 
@@ -33,7 +34,8 @@ STAGES: dict[str, type[SemDedupParams]] = {
 
 def param_table() -> str:
     """A Markdown table of all Params in the order of their definition: name, default, stages that have it, meaning."""
-    groups = [group for group in vars(params).values() if isinstance(group, type) and issubclass(group, SemDedupParams)]
+    values = {**vars(params), **vars(text_params)}.values()
+    groups = [group for group in values if isinstance(group, type) and issubclass(group, SemDedupParams)]
     # Of two groups' Params of one name the first's meaning stands: TextEmbedder has a backend and normalize of its own.
     by_name = {name: p for group in reversed(groups) for name, p in vars(group).items() if isinstance(p, Param)}
     by_name = {name: by_name[name] for group in groups for name in vars(group) if name in by_name}

@@ -8,11 +8,8 @@ other numbers of clusters are interpolated in logarithms (plans beside runs: ben
 from __future__ import annotations
 
 import math
-import os
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 from urllib.parse import unquote
 
 import numpy as np
@@ -20,13 +17,12 @@ from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from spark_semdedup.analysis.sizing import FitCost, Hardware, Sizing, seconds
 from spark_semdedup.clustering.faiss import fit_faiss
 from spark_semdedup.clustering.sample import fit_sample
 from spark_semdedup.clustering.settings import FIT_ROWS_PER_CENTROID, FitSettings, number_of_clusters, rows_to_fit
 from spark_semdedup.errors import SemDedupError
-from spark_semdedup.formatting import duration, short, short_bytes
 from spark_semdedup.kernels.assignment import Cells
-from spark_semdedup.kernels.sketch import DIRECTIONS
 from spark_semdedup.pairwise.coverage import Coverage
 from spark_semdedup.pairwise.estimate import VISIT_ROWS, FittedSample, VisitSample
 from spark_semdedup.pairwise.packing import default_max_rows, default_partitions, partitions_for, plan_clusters
@@ -50,166 +46,6 @@ _MOST_ROWS = 1e15
 
 _ROWS_PER_REGION = 32
 """Rows of the sample that a region must hold on average for regions to be cut from the sample itself."""
-
-
-@dataclass(frozen=True)
-class Hardware:
-    """What the job will run on. ``flops``: float32 operations per second of all processors together, as a product
-    reaches them; ``bytes_per_second``: vectors moved to their tasks, all together; ``slots``: tasks at once."""
-
-    flops: float
-    bytes_per_second: float
-    slots: int
-    described: str
-
-    CROSSING = 90e6
-    """Bytes per second and core that cross from shuffle files through the JVM to Python (RESULTS.md: 1.5 GB in 8.8 s on
-    two cores)."""
-
-    CORES_PER_GPU = 8
-
-    @classmethod
-    def here(cls, task_slots: int) -> Hardware:
-        """As many cores as tasks run at once, each like one of this machine: a short product tells its speed."""
-        flops = _product_speed() / (os.cpu_count() or 1) * task_slots
-        described = f"{task_slots} cores as those here, {flops / 1e9:,.0f} GFLOP/s"
-        return cls(flops, cls.CROSSING * task_slots, task_slots, described)
-
-    @classmethod
-    def gpus(cls, number: int, tflops: float, network_gbps: float) -> Hardware:
-        """``tflops``: of one GPU at the precision that screens, of which half is taken to be reached;
-        ``network_gbps``: 10⁹ bits per second of network for each GPU."""
-        move = min(network_gbps / 8 * 1e9, cls.CORES_PER_GPU * cls.CROSSING)
-        words = f"{number} GPUs of {tflops:g} TFLOP/s, {network_gbps:g} Gbit/s and {cls.CORES_PER_GPU} cores each"
-        return cls(number * tflops * 1e12 / 2, number * move, number, words)
-
-
-def _product_speed() -> float:
-    a = np.ones((1024, 1024), np.float32)
-    best = math.inf
-    for _ in range(4):
-        start = time.perf_counter()
-        a @ a
-        best = min(best, time.perf_counter() - start)
-    return 2 * 1024**3 / best
-
-
-@dataclass(frozen=True)
-class Sizing:
-    """The answer of a plan: what each coverage costs at the k that would be used, and the k of least cost."""
-
-    workloads: tuple[WorkEstimate, ...]
-    best_k: dict[str, int]
-    """By label of the coverage: the number of clusters for which the time is least."""
-    cluster_rows: tuple[float, float, float] | None
-    """Rows of the smallest, the median and the largest cluster; None where k is larger than what the sample was
-    clustered into, and all is extrapolated."""
-    sample_rows: int
-    hardware: Hardware
-    fit: FitCost | None
-    """None where centroids are those of a model."""
-    unknown: frozenset[str] = frozenset()
-    """Labels of coverages of which the sample, with rows for one cluster alone, tells nothing but their least."""
-
-    def as_text(self) -> str:
-        """A table with one line for each coverage."""
-        first = self.workloads[0]
-        facts = [
-            ("rows", f"{short(first.rows)} of dimension {first.dim}; {self.sample_rows:,} were looked at"),
-            ("clusters", f"{first.k:,}{self._sizes()}"),
-            ("hardware", self.hardware.described),
-        ]
-        lines = [_HEAD, *(self._line(work) for work in self.workloads)]
-        width = [max(len(line[i]) for line in lines) for i in range(len(_HEAD))]
-        table = ["  ".join([line[0].ljust(width[0]), *map(str.rjust, line[1:], width[1:])]) for line in lines]
-        return "\n".join(
-            [*(f"  {name:<8}  {text}" for name, text in facts), "", *(f"  {t}" for t in table), "", _NOTES]
-            + ["  ?: too few rows were looked at to tell which clusters are near each other."] * bool(self.unknown)
-        )
-
-    def _sizes(self) -> str:
-        if self.cluster_rows is None:
-            return " (more than the rows looked at can tell: extrapolated)"
-        least, median, most = map(short, self.cluster_rows)
-        return f", of {least} to {most} rows, half of them above {median}"
-
-    def facts(self) -> list[dict[str, Any]]:
-        """One dictionary for each coverage."""
-        return [
-            {"coverage": work.coverage.label, "rows": work.rows, "dimension": work.dim, "k": work.k}
-            | work.facts()
-            | {"seconds": seconds(work, self.hardware, self.fit), "best_k": self.best_k[work.coverage.label]}
-            for work in self.workloads
-        ]
-
-    def _line(self, work: WorkEstimate) -> tuple[str, ...]:
-        if work.coverage.label in self.unknown:
-            return (work.coverage.label, *["?"] * (len(_HEAD) - 1))
-        return (
-            work.coverage.label,
-            f"{work.cells_per_row:.1f}",
-            short(work.pairs),
-            f"{work.tasks_per_row:.1f}",
-            short_bytes(work.shuffle_bytes),
-            short_bytes(work.task_bytes),
-            f"{work.partitions:,}",
-            duration(seconds(work, self.hardware, self.fit)),
-            f"{self.best_k[work.coverage.label]:,}",
-        )
-
-
-_HEAD = (
-    "coverage",
-    "clusters/row",
-    "pairs",
-    "tasks/row",
-    "shuffle",
-    "largest task",
-    "partitions",
-    "time",
-    "best k",
-)
-
-_NOTES = """\
-  pairs: to be compared; exact dismisses most of those across clusters by a sketch, where vectors are long enough.
-  time: fitting, assigning, moving and comparing at the hardware's speed; reading and writing data come on top.
-  best k: the number of clusters of least time; with exact the duplicates are the same for any k. What other numbers
-  separate and find: spark-semdedup explore choose-k."""
-
-
-def seconds(work: WorkEstimate, hardware: Hardware, fit: FitCost | None) -> float:
-    """Of what depends on k and coverage, if all goes at the hardware's speed: fitting (None: no fit), assigning, moving
-    rows to their tasks and comparing them. Reading the input and writing the result come on top."""
-    sketched = DIRECTIONS + 1 if work.coverage.sketched(work.dim) else work.dim
-    products = fit.products(work) if fit else 0.0
-    products += work.rows * work.k * work.dim + work.native_pairs * work.dim + work.guest_pairs * sketched
-    return 2 * products / hardware.flops + work.shuffle_bytes / hardware.bytes_per_second
-
-
-@dataclass(frozen=True)
-class FitCost:
-    """What it takes to fit centroids. ``sample_rows``: ``fitSampleRows``; ``iterations``: of all starts together."""
-
-    sample_rows: int | None
-    iterations: int
-
-    @classmethod
-    def of(cls, params: ClusteringParams) -> FitCost:
-        starts = params.value("nInit") if isinstance(params.value("initMode"), str) else 1
-        return cls(params.value("fitSampleRows"), starts * min(params.value("maxIter"), _FIT_ITERATIONS))
-
-    def products(self, work: WorkEstimate) -> float:
-        """Products of two numbers: of the rows that are fitted on with all centroids, time after time."""
-        return float(rows_to_fit(self.sample_rows, work.k, int(work.rows)) * work.k * work.dim * self.iterations)
-
-    @property
-    def most_clusters(self) -> float:
-        """For which there are rows enough to fit their centroids on."""
-        return self.sample_rows or math.inf
-
-
-_FIT_ITERATIONS = 10
-"""About as many as a fit takes until it stops by itself."""
 
 
 def estimate_cost(

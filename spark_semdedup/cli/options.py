@@ -11,10 +11,10 @@ from typing import Any
 
 from pyspark.ml.param import Param
 
+from spark_semdedup.converters import INIT_MODES
 from spark_semdedup.errors import SemDedupError
 from spark_semdedup.params import (
     DEFAULTS,
-    INIT_MODES,
     ClusteringParams,
     CoverageParams,
     DecisionParams,
@@ -24,7 +24,6 @@ from spark_semdedup.params import (
     HasInvalid,
     HasMaxPairs,
     HasSeed,
-    HasTextModel,
     KeepParams,
     PairwiseParams,
     RankingParams,
@@ -34,6 +33,7 @@ from spark_semdedup.params import (
 from spark_semdedup.runs.preflight import SavedCentroids
 from spark_semdedup.runs.source import Source
 from spark_semdedup.runs.target import Target
+from spark_semdedup.text_params import HasTextModel
 
 PROGRAM = "spark-semdedup"
 

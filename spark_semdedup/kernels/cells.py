@@ -22,7 +22,6 @@ from spark_semdedup.kernels.assignment import Visits
 from spark_semdedup.kernels.similarity import Best, max_similarity
 from spark_semdedup.kernels.sketch import Side, close_similarity, preceding
 
-
 _MOST_DISTINCT = 0.9
 """Share of distinct rows from which it does not pay to leave the others out."""
 

@@ -20,11 +20,11 @@ from pyspark.sql.pandas.functions import pandas_udf
 
 from spark_semdedup.errors import SemDedupError, shown
 from spark_semdedup.ml.persistence import StageReadable
-from spark_semdedup.params import TextEmbedderParams
 from spark_semdedup.spark.columns import refuse_shadowed, text_column
 from spark_semdedup.text.embed import EmbeddingCounts, EmbedSettings
 from spark_semdedup.text.models import Encoder, ModelSpec
 from spark_semdedup.text.task import ColumnEmbedder, ModelFacts, ModelLoader, ModelProbe
+from spark_semdedup.text_params import TextEmbedderParams
 
 log = logging.getLogger("spark_semdedup")
 

@@ -11,9 +11,10 @@ from pyspark.ml.util import DefaultParamsWritable
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from spark_semdedup.analysis.cost import Hardware, Sizing, estimate_cost
+from spark_semdedup.analysis.cost import estimate_cost
 from spark_semdedup.analysis.evaluation import Evaluation
 from spark_semdedup.analysis.recall import MISSED, SAMPLE_ROWS, Evaluator, check_counts, noting_faults
+from spark_semdedup.analysis.sizing import Hardware, Sizing
 from spark_semdedup.duplicates.greedy import decide, links_for
 from spark_semdedup.duplicates.groups import check_kind, component_groups, tree_groups
 from spark_semdedup.duplicates.threshold import without_ids

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from spark_semdedup.analysis.cost import Hardware, Sizing, estimate_cost
+from spark_semdedup.analysis.cost import estimate_cost
+from spark_semdedup.analysis.sizing import Hardware, Sizing
 from spark_semdedup.ml.semdedup import SemDedup
 from spark_semdedup.pairwise.coverage import Coverage
 from spark_semdedup.pairwise.ranking import Ranking

@@ -178,7 +178,7 @@ class Source:
             return f"its files lie in partitions of different depths; give those of one depth, or {RECURSIVE}"
         if "Checksum error" in all_ or "ChecksumException" in all_:
             return (
-                f"{why}; the file is not the one that the .crc file beside it was made for: restore it, or delete .crc"
+                f"{why}; the file is not the one that the .crc file next to it was made for: restore it, or delete .crc"
             )
         is_other = re.search(r"([^/\s]+) is not a Parquet file", why)
         if is_other and not is_other[1].endswith((".parquet", ".parq", ".pq")):

@@ -14,7 +14,7 @@ from spark_semdedup.errors import InvalidRowsError, SemDedupError, shown
 from spark_semdedup.ml.embedder import TextEmbedder
 from spark_semdedup.ml.kmeans import EmbeddingKMeansModel
 from spark_semdedup.pairwise.ranking import Ranking
-from spark_semdedup.params import HasColumns, HasIdCol, HasTextModel, SemDedupParams, SemDedupStageParams
+from spark_semdedup.params import HasColumns, HasIdCol, SemDedupParams, SemDedupStageParams
 from spark_semdedup.runs.preflight import Job, SavedCentroids, Settings
 from spark_semdedup.runs.results import write_dataset
 from spark_semdedup.runs.summary import versions
@@ -23,6 +23,7 @@ from spark_semdedup.spark.columns import field, id_column, quoted, refuse_shadow
 from spark_semdedup.spark.files import Files
 from spark_semdedup.spark.vectors import NULL_EMBEDDING
 from spark_semdedup.text.task import ModelFacts
+from spark_semdedup.text_params import HasTextModel
 
 
 def _names(*groups: type[SemDedupParams]) -> frozenset[str]:

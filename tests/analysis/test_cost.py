@@ -15,17 +15,8 @@ from marks import slow
 from pyspark.errors import PySparkException
 
 from spark_semdedup import SemDedup, SemDedupError, SemDedupModel
-from spark_semdedup.analysis.cost import (
-    PROBES,
-    FitCost,
-    Hardware,
-    _Curve,
-    _Frame,
-    _ladder,
-    _Point,
-    _some_files,
-    seconds,
-)
+from spark_semdedup.analysis.cost import PROBES, _Curve, _Frame, _ladder, _Point, _some_files
+from spark_semdedup.analysis.sizing import FitCost, Hardware, seconds
 from spark_semdedup.cli import main as cli
 from spark_semdedup.clustering.settings import FIT_ROWS_PER_CENTROID
 from spark_semdedup.ml.kmeans import EmbeddingKMeans

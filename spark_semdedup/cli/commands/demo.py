@@ -14,8 +14,9 @@ from pyspark.sql import functions as F
 
 from spark_semdedup.cli.command import Command, Settings, Step
 from spark_semdedup.cli.options import INITIAL, RUN_PARAMS, UsageError
+from spark_semdedup.converters import INIT_MODES
 from spark_semdedup.errors import ResultExistsError, shown
-from spark_semdedup.params import INIT_MODES, HasColumns, HasIdCol
+from spark_semdedup.params import HasColumns, HasIdCol
 from spark_semdedup.report.html import require_libraries
 from spark_semdedup.runs.manifest import is_own_run
 from spark_semdedup.runs.preflight import Job

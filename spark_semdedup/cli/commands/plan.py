@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from spark_semdedup.analysis.cost import Hardware
+from spark_semdedup.analysis.sizing import Hardware
 from spark_semdedup.cli import options
 from spark_semdedup.cli.command import Command, Settings, Step
 from spark_semdedup.runs.plan import plan

@@ -9,10 +9,10 @@ from spark_semdedup.cli.command import Command, Settings, Step
 from spark_semdedup.cli.reporting import add_report, reported
 from spark_semdedup.duplicates.groups import KINDS
 from spark_semdedup.errors import SemDedupError
-from spark_semdedup.params import HasTextModel
 from spark_semdedup.runs.steps import run
 from spark_semdedup.runs.texts import TEXT_PARAMS, DocumentEmbedder
 from spark_semdedup.runs.wanted import CHOICES, DEFAULT, Wanted
+from spark_semdedup.text_params import HasTextModel
 
 
 def _options(parser: argparse.ArgumentParser) -> None:

@@ -9,8 +9,9 @@ from spark_semdedup.cli.command import Command, Settings, Step
 from spark_semdedup.ml.duplicates import IdentifyDuplicates, RemoveDuplicates
 from spark_semdedup.ml.kmeans import EmbeddingKMeans
 from spark_semdedup.ml.pairwise import PairwiseSimilarity
-from spark_semdedup.params import HasColumns, HasTextModel, RankingParams, TextEmbedderParams
+from spark_semdedup.params import HasColumns, RankingParams
 from spark_semdedup.runs.steps import cluster, embed, identify, pairwise, remove
+from spark_semdedup.text_params import HasTextModel, TextEmbedderParams
 
 
 def _embed_options(parser: argparse.ArgumentParser) -> None:
