@@ -118,7 +118,7 @@ def test_an_evaluation_is_cited(read: Callable[..., Any], run: tuple[str, str]):
     ("options", "said"),
     [
         ({"text_col": "words"}, "textCol='words' is not among the columns"),
-        ({"text_col": "embedding"}, "must be a string"),
+        ({"text_col": "embedding"}, "must be string"),
     ],
 )
 def test_columns_that_cannot_be_shown_are_refused(read: Callable[..., Any], options: dict[str, Any], said: str):
