@@ -168,7 +168,7 @@ class ClusterRetriever:
         """
         is_one, vectors = self._queries(query)
         found = self.nearest_rows(vectors, top_k, n_clusters)
-        hits = [self._hits(found, row) for row in range(len(vectors))]
+        hits = [_hits(self._cells, found, row) for row in range(len(vectors))]
         return hits[0] if is_one else hits
 
     def _queries(self, query: Any) -> tuple[bool, np.ndarray]:
@@ -233,16 +233,6 @@ class ClusterRetriever:
         order = np.argsort(-scores, axis=1, kind="stable")
         return order[(cells.sizes > 0)[order]].reshape(len(queries), int((cells.sizes > 0).sum()))
 
-    def _hits(self, found: NearestRows, row: int) -> list[Hit]:
-        hits = []
-        for cluster, place, score in zip(found.clusters[row], found.places[row], found.scores[row], strict=True):
-            if cluster >= 0:
-                cell = self._cells.cell(int(cluster))
-                id_ = cell.ids[place]
-                document = id_ if cell.documents is None else cell.documents[place]
-                hits.append(Hit(document, float(score), int(cluster), id_))
-        return hits
-
     # --- what it finds ----------------------------------------------------------------------------------
 
     def evaluate(
@@ -257,22 +247,34 @@ class ClusterRetriever:
 
         checks.whole_number("sample_queries", sample_queries, 1)
         if queries is None:
-            own, vectors = self._drawn_queries(sample_queries, seed)
+            own, vectors = _drawn_queries(self._cells, sample_queries, seed)
         else:
             own, vectors = None, self._queries(queries)[1]
         if not len(vectors) or len(self) < 2:
             raise SemDedupError("evaluate needs at least one query and two rows")
         return measure(self, vectors, own, top_k)
 
-    def _drawn_queries(self, wanted: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Cluster and place of rows of the index, int64 (m, 2), and their vectors (m, d)."""
-        total = len(self)
-        rows = np.sort(np.random.default_rng(seed & 0x7FFFFFFF).choice(total, min(wanted, total), replace=False))
-        ends = np.cumsum(self._cells.sizes)
-        clusters = np.searchsorted(ends, rows, side="right")
-        places = rows - (ends - self._cells.sizes)[clusters]
-        vectors = [self._cells.cell(int(c)).units[p] for c, p in zip(clusters, places, strict=True)]
-        return np.stack([clusters, places], axis=1), np.stack(vectors)
+
+def _hits(cells: ArrayCells | FolderCells, found: NearestRows, row: int) -> list[Hit]:
+    hits = []
+    for cluster, place, score in zip(found.clusters[row], found.places[row], found.scores[row], strict=True):
+        if cluster >= 0:
+            cell = cells.cell(int(cluster))
+            id_ = cell.ids[place]
+            document = id_ if cell.documents is None else cell.documents[place]
+            hits.append(Hit(document, float(score), int(cluster), id_))
+    return hits
+
+
+def _drawn_queries(cells: ArrayCells | FolderCells, wanted: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cluster and place of rows of the index, int64 (m, 2), and their vectors (m, d)."""
+    total = int(cells.sizes.sum())
+    rows = np.sort(np.random.default_rng(seed & 0x7FFFFFFF).choice(total, min(wanted, total), replace=False))
+    ends = np.cumsum(cells.sizes)
+    clusters = np.searchsorted(ends, rows, side="right")
+    places = rows - (ends - cells.sizes)[clusters]
+    vectors = [cells.cell(int(c)).units[p] for c, p in zip(clusters, places, strict=True)]
+    return np.stack([clusters, places], axis=1), np.stack(vectors)
 
 
 @dataclass
