@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
-from test_greedy import SHARED, frame, shapes
+from shapes import SHARED, frame, shapes
 
 from spark_semdedup import SemDedupModel
 from spark_semdedup.duplicates import groups
