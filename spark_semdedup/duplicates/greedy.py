@@ -199,9 +199,9 @@ def solve(links: DataFrame) -> DataFrame:
     own id. Where there are few, the driver decides; many are thinned out first, in rounds: what has no predecessor is
     kept, what is linked to that goes, with its links.
     """
-    removed = None
-    links = held(links)
-    count = links.count()
+    removed, count = None, links.count()
+    if count > FEW_LINKS:
+        links = held(links)
     while count > FEW_LINKS:
         followers = links.select(F.col("id").alias("follower"))
         heads = links.select(F.col("other").alias("head")).join(

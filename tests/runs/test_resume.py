@@ -155,6 +155,28 @@ def test_a_run_can_be_killed_before_any_change_to_a_file(capsys, spark, monkeypa
     assert moment > 30, "what a run changes"
 
 
+CHOSEN = ("--results", "duplicates,pairs,groups", "--groups-by", "components", "--keep-rule", "greedy")
+
+
+@pytest.mark.slow
+def test_a_run_of_chosen_results_can_be_killed(capsys, spark, monkeypatch, data, tmp_path):
+    """Pairs and groups are whole or begun again; similarities, which only the journal holds here, are found there."""
+    run(capsys, data, tmp_path / "whole", *CHOSEN)
+    names = ("duplicates", "pairs", "groups", "invalid")
+    whole = {name: rows(tmp_path / "whole" / name) for name in names}
+    assert not {"similarities", "deduplicated"} & {path.name for path in (tmp_path / "whole").iterdir()}
+    assert len(whole["groups"]) == 60
+    moment = 10
+    while killed_run(monkeypatch, data, output := tmp_path / f"out {moment}", moment, *CHOSEN):
+        run(capsys, data, output, *CHOSEN, "--resume")
+        assert {name: rows(output / name) for name in names} == whole
+        assert leftovers(output) == []
+        moment += int(os.environ.get("SEMDEDUP_EVERY", "5"))
+    assert moment > 40, "what a run changes"
+    run(capsys, data, tmp_path / "whole", "--overwrite")
+    assert not {"pairs", "groups"} & {path.name for path in (tmp_path / "whole").iterdir()}
+
+
 @pytest.mark.slow
 def test_a_run_can_be_killed_again_and_again(capsys, spark, monkeypatch, data, tmp_path, expected):
     """Each attempt is killed some changes further; what one has done the next does not do again."""
