@@ -26,6 +26,9 @@ WRITING = "writing"
 OUTPUT = "output of the rows that remain"
 """Name, in a run's identity, of the digest of where the kept rows go."""
 
+ADDED_LATER = {"keepRule": "ranked"}
+"""Entries of an identity, by the value they had in effect in runs that began before the entries existed."""
+
 
 @dataclass(frozen=True)
 class Journal:
@@ -108,7 +111,7 @@ class Journal:
 def refuse_other_run(identity: Mapping[str, Any], before: Mapping[str, Any], folder: str) -> None:
     """Raises ``SemDedupError`` that names the first difference between a run and the one it would resume."""
     for name in dict.fromkeys([*before, *identity]):
-        now, then = identity.get(name), before.get(name)
+        now, then = identity.get(name), before.get(name, ADDED_LATER.get(name))
         if now == then:
             continue
         if name.startswith("input's data"):

@@ -16,7 +16,7 @@ import pytest
 from spark_semdedup.errors import AccountingError, FolderInUseError, ResultExistsError, SemDedupError
 from spark_semdedup.runs import lock as locking
 from spark_semdedup.runs import manifest
-from spark_semdedup.runs.journal import OUTPUT, WRITING, Journal
+from spark_semdedup.runs.journal import OUTPUT, WRITING, Journal, refuse_other_run
 from spark_semdedup.runs.progress import Progress
 from spark_semdedup.runs.run import Attempt, Phase, Run
 from spark_semdedup.runs.summary import Summary
@@ -465,6 +465,15 @@ def test_an_unfinished_run_of_another_identity_is_refused_and_not_touched(files,
     with pytest.raises(SemDedupError, match=f"holds another run: {change} differs"):
         execute(other, resume=True)
     assert files.texts == before
+
+
+def test_a_run_that_began_before_a_param_existed_is_resumed_with_what_it_did_then():
+    before = {"input": "rows", "eps": 0.05}
+    refuse_other_run({**before, "keepRule": "ranked"}, before, OUT)
+    with pytest.raises(SemDedupError, match="holds another run: keepRule is 'greedy', was 'ranked'; give"):
+        refuse_other_run({**before, "keepRule": "greedy"}, before, OUT)
+    with pytest.raises(SemDedupError, match=r"holds another run: eps is 0\.1, was 0\.05"):
+        refuse_other_run({**before, "eps": 0.1}, before, OUT)
 
 
 @pytest.mark.parametrize("record", ["run", "fit", "compare"])
