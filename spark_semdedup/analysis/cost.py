@@ -158,8 +158,9 @@ def _some_files(dataset: DataFrame, count: int, wanted: int) -> tuple[DataFrame,
         if number >= len(files):
             return dataset, count
         chosen = np.random.default_rng(0).choice(files, number, replace=False).tolist()
-        # By ``_metadata`` Spark opens no other files. It has a blank where inputFiles has %20, in some versions.
-        some = dataset.where(F.col("_metadata.file_path").isin([*chosen, *map(unquote, chosen)]))
+        # By ``_metadata`` Spark opens no other files. It writes names otherwise than inputFiles: one slash, or no %20.
+        forms = {form for file in chosen for form in (file, file.replace("file:///", "file:/", 1))}
+        some = dataset.where(F.col("_metadata.file_path").isin([*forms, *map(unquote, forms)]))
         rows = some.count()
     except PySparkException:  # after a join or a union there is no one file that a row is of
         return dataset, count

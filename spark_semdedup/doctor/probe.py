@@ -191,7 +191,7 @@ def executor_probe() -> Callable[[], str]:
                 "gpus": [f"{index} {name}, {memory}" for index, name, memory, _ in listed],
                 "nvidia_driver": listed[0][3] if listed else None,
                 "addresses": addresses,
-                "kernel": f"{platform.system()} {platform.release()}",
+                "kernel": " ".join(os.uname()[0:3:2]),  # name and release
                 "gpu_lacking": lacking,
                 "inexact": inexact,
             }
