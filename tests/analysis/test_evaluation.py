@@ -24,8 +24,7 @@ from spark_semdedup.cli import main as cli
 from spark_semdedup.pairwise.ranking import Ranking
 from spark_semdedup.pairwise.rows import UnassignedRows
 from spark_semdedup.params import RankingParams
-from spark_semdedup.runs import preflight
-from spark_semdedup.runs import run as whole_run
+from spark_semdedup.runs import manifest, preflight
 from spark_semdedup.spark.arrow import local_frame
 from spark_semdedup.spark.documents import Documents
 
@@ -434,7 +433,7 @@ def test_the_function_and_the_command_agree(capsys, spark, data, done, tmp_path)
 def test_an_evaluation_goes_when_its_run_is_overwritten(spark, tmp_path):
     for name in ("evaluation.json", "summary.json", "mine.json"):
         (tmp_path / name).touch()
-    whole_run.delete_results(preflight.Job.of(spark).files, str(tmp_path))
+    manifest.delete_results(preflight.Job.of(spark).files, str(tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["mine.json"]
 
 

@@ -33,9 +33,9 @@ COMMANDS = {
 }
 
 
-def test_there_is_a_job_for_each_step():
+def test_each_job_has_a_command_and_one_takes_any():
     assert {path.stem for path in JOBS.glob("*.py")} == set(COMMANDS)
-    assert set(COMMANDS.values()) | {"demo"} == set(commands.COMMANDS)
+    assert set(COMMANDS.values()) <= set(commands.COMMANDS)
 
 
 @pytest.mark.parametrize("job", [job if job == "evaluate" else slow(job) for job in COMMANDS])

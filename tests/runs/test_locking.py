@@ -69,7 +69,9 @@ def test_a_process_of_this_machine_that_is_gone_is_not_waited_for(files, tmp_pat
 def test_silence_ends_a_holder_elsewhere(files, tmp_path, monkeypatch):
     monkeypatch.setattr(locking, "SILENCE_SECONDS", 0.2)
     left_by(tmp_path)
-    with pytest.raises(FolderInUseError, match=r"by process 4711 on node-7: .* if that has ended, --resume goes on"):
+    with pytest.raises(
+        FolderInUseError, match=r"by process 4711 on node-7: .* if that has ended, --resume continues its run"
+    ):
         Lock(files, str(tmp_path), takeover=False).__enter__()
     with Lock(files, str(tmp_path), takeover=True):
         assert locks(tmp_path) == ["_semdedup.lock-0002"]

@@ -24,9 +24,8 @@ from program import call, refusal, rows
 from spark_semdedup.cli import main as cli
 from spark_semdedup.errors import AccountingError
 from spark_semdedup.ml.semdedup import SemDedup, SemDedupModel
-from spark_semdedup.runs import deduplication, identity, phases, preflight
+from spark_semdedup.runs import deduplication, identity, manifest, phases, preflight
 from spark_semdedup.runs import lock as locking
-from spark_semdedup.runs import run as whole_run
 from spark_semdedup.runs.identity import fingerprint, fingerprint_of_files
 from spark_semdedup.runs.source import Source
 from spark_semdedup.runs.target import Target
@@ -378,7 +377,7 @@ def test_a_run_killed_while_it_deletes_an_earlier_one_is_known_for_a_run(capsys,
     run(capsys, data, output)
     (output / "notes.txt").write_text("mine")
     with monkeypatch.context() as patched:
-        patched.setattr(whole_run, "delete_results", killed)
+        patched.setattr(manifest, "delete_results", killed)
         with pytest.raises(Killed):
             run(capsys, data, output, "--overwrite")
     before = snapshot(output)
