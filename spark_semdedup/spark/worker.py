@@ -44,7 +44,8 @@ def hush_closed_connections() -> None:
     The JVM closes the connection of a task that it needs no more: another task failed, a LIMIT is reached. As a session
     ends it closes those of all idle workers, and only then ends their daemon (``PythonWorkerFactory.stop``), so an
     idle worker may wake first. From Spark 4.1 on the daemon raises where a worker cannot flush to a closed connection
-    and prints the ``BrokenPipeError``; no setting turns that off. All other tracebacks are printed as before.
+    and prints the ``BrokenPipeError``; no setting turns that off. All other tracebacks are printed as before. A worker
+    whose task ends before its first row has not come here and still prints; the JVM of a quiet session shows neither.
     """
     daemon: Any = sys.modules["__main__"]
     if getattr(daemon.__spec__, "name", None) == "pyspark.daemon":
