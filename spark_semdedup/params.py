@@ -388,7 +388,7 @@ class RankingParams(HasSeed):
     rankBy = _param(
         "rankBy",
         "columns that rank rows instead of whichToKeep, each optionally followed by asc or desc: "
-        "['quality desc', 'date']; nulls last, ties by id",
+        "['quality desc', 'date']; nulls last, ties by id; text by its bytes, whatever its collation",
         Texts("rankBy"),
     )
     distanceMetric = _param(

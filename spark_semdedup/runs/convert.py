@@ -237,7 +237,7 @@ def _common(types: Sequence[pa.DataType], name: str, before: str) -> pa.DataType
         found = pa.unify_schemas([pa.schema([(name, t)]) for t in types], promote_options="permissive").field(0).type
     except (pa.ArrowTypeError, pa.ArrowInvalid):
         raise SemDedupError(
-            f"column {shown(name)} is of type {before}, and no type holds both: write one of them anew, or leave it "
+            f"column {shown(name)} is of type {before}, and no type holds both: write one of them again, or leave it "
             "out with --drop-columns"
         ) from None
     return pa.string() if pa.types.is_null(found) else found

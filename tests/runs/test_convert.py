@@ -106,7 +106,7 @@ def test_bits_of_float16_become_numbers(tmp_path):
         ),
         (
             {},
-            "'more' is of type string or int64, and no type holds both: write one of them anew, or leave it out",
+            "'more' is of type string or int64, and no type holds both: write one of them again, or leave it out",
         ),
     ],
 )
