@@ -224,7 +224,7 @@ def test_arrays_of_one_vector_and_json_become_arrays_of_doubles(spark):
         embedding_column(df, "row"), embedding_column(df, "column"), embedding_column(df, "text", format_="json")
     )
     assert [list(cell) for cell in found.first()] == [[1.0, 2.0]] * 3
-    several = frame(spark, "e array<array<float>>", ([[1, 2], [3, 4]],))
+    several = frame(spark, "e array<array<float>>", ([[1.0, 2.0], [3.0, 4.0]],))
     with pytest.raises(Exception, match="has an array of several vectors: it must be 1 x d"):
         several.select(embedding_column(several, "e")).collect()
 
