@@ -243,7 +243,7 @@ class RankingParams(HasSeed):
     rankBy = param_of(
         "rankBy",
         "columns that rank rows instead of whichToKeep, each optionally followed by asc or desc: "
-        "['quality desc', 'date']; nulls last, ties by id",
+        "['quality desc', 'date']; nulls last, ties by id; text by its bytes, whatever its collation",
         Texts("rankBy"),
     )
     distanceMetric = param_of(

@@ -729,7 +729,7 @@ FILES = [
         "files beside partitions",
         "one file at the top, one in `day=1`",
         after(sound, lambda p: p.write(MORE, "in/day=1/part-1.parquet"), lambda p: p.run()),
-        "input='in' has partitions (day=…), and files next to them, and Spark would leave 1 of 2 files out, for example "
+        "input='in' has partitions (day=…) and files outside them, and Spark would leave 1 of 2 files out, for example "
         "'file:in/part-0.parquet': read all with --input-option recursiveFileLookup=true, or move them apart",
     ),
     refused(
@@ -796,7 +796,7 @@ FILES = [
         "file that is not its checksum's",
         "`.part-0.parquet.crc` of other bytes",
         after(sound, other_checksum, lambda p: p.run()),
-        "input='in' cannot be read as parquet: …the file is not the one that the .crc file beside it is for: restore it, or delete .crc",
+        "input='in' cannot be read as parquet: …the file's .crc file is for other content: restore the file, or delete the .crc file",
     ),
     refused(
         "bytes split by stream",

@@ -201,10 +201,32 @@ def test_ids_of_other_types_are_refused(spark, type_):
         id_column(frame(spark, f"id {type_}"), "id")
 
 
-@pytest.mark.parametrize("type_", ["array<int>", "array<string>", "array<array<float>>", "string", "float", "binary"])
+@pytest.mark.parametrize("type_", ["array<string>", "array<array<string>>", "string", "float", "binary"])
 def test_embeddings_of_other_types_are_refused(spark, type_):
-    with pytest.raises(SemDedupError, match=r"embeddingCol='e' is of type .*: it must be array<float>, array<double>"):
+    with pytest.raises(SemDedupError, match=r"embeddingCol='e' is of type .*: it must be an array of numbers or an ML"):
         embedding_column(frame(spark, f"e {type_}"), "e")
+
+
+@pytest.mark.parametrize("type_", ["array<int>", "array<smallint>"])
+def test_whole_numbers_that_may_be_bits_of_float16_must_be_said_to_be_numbers(spark, type_):
+    df = frame(spark, f"e {type_}", ([3, -4],))
+    with pytest.raises(SemDedupError, match="set embeddingFormat to numbers, or make float32 of the bits"):
+        embedding_column(df, "e")
+    assert df.select(embedding_column(df, "e", format_="numbers")).first()[0] == [3.0, -4.0]
+    assert df.select(embedding_column(df, "e", float16_bits=True)).first()[0] == [3, -4]
+
+
+def test_arrays_of_one_vector_and_json_become_arrays_of_doubles(spark):
+    df = frame(
+        spark, "row array<array<float>>, column array<array<float>>, text string", ([[1, 2]], [[1], [2]], "[1,2]")
+    )
+    found = df.select(
+        embedding_column(df, "row"), embedding_column(df, "column"), embedding_column(df, "text", format_="json")
+    )
+    assert [list(cell) for cell in found.first()] == [[1.0, 2.0]] * 3
+    several = frame(spark, "e array<array<float>>", ([[1.0, 2.0], [3.0, 4.0]],))
+    with pytest.raises(Exception, match="has an array of several vectors: it must be 1 x d"):
+        several.select(embedding_column(several, "e")).collect()
 
 
 def test_embeddings_of_every_accepted_type_have_the_same_values(spark):

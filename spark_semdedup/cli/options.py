@@ -226,6 +226,7 @@ def target_from(args: argparse.Namespace, *, needs_folder: bool = True) -> Targe
         resume=resume,
         keep_stages=getattr(args, "keep_stages", False),
         keep_embeddings=getattr(args, "keep_embeddings", False),
+        force=getattr(args, "force", False),
     )
 
 

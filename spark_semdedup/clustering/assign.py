@@ -85,6 +85,7 @@ class Assigner:
                 f"embeddingDim={params.value('embeddingDim')} contradicts the model's {centroids.k} centroids of "
                 f"length {centroids.dim}"
             )
+        _refuse_long_message(spark, centroids)
         return cls(
             cells=ReadyCells(centroids, rule_of),
             raises=params.value("handleInvalid") == "error",
@@ -156,6 +157,22 @@ class Assigned:
         spread = pd.Series([None] * len(self.valid), dtype=object)
         spread[np.flatnonzero(self.valid)] = list(self.units)
         return spread
+
+
+def _refuse_long_message(spark: SparkSession, centroids: Centroids) -> None:
+    """Raises ``SemDedupError`` where a Spark Connect client could not send the centroids: they are a part of the plan,
+    which is one message, of 128 MiB unless the client's channel is told otherwise."""
+    if getattr(spark, "_jsparkSession", None) is not None or centroids.matrix.nbytes < _CONNECT_BYTES:
+        return
+    raise SemDedupError(
+        f"{centroids.k:,} centroids of length {centroids.dim} are {centroids.matrix.nbytes >> 20} MiB, more than a "
+        f"Spark Connect client can send in one message ({_CONNECT_BYTES >> 20} MiB): lower k to at most "
+        f"{_CONNECT_BYTES // (4 * centroids.dim):,}, or use a classic session (spark-submit)"
+    )
+
+
+_CONNECT_BYTES = 120 << 20
+"""Of pyspark's 128 MiB (``GRPC_MAX_MESSAGE_LENGTH_DEFAULT``); the rest is for the plan."""
 
 
 def assigned_at_once(rows: int) -> Batch:

@@ -84,7 +84,7 @@ def representatives(duplicates: DataFrame) -> DataFrame:
         joined = links.join(farther, F.col("representative") == F.col("via"), "left")
         follows = F.coalesce("farther", "representative").alias("representative")
         links = held(joined.select("id", follows, F.col("farther").isNotNull().alias("moved")))
-        if not links.where("moved").head(1):
+        if not links.where(F.col("moved")).head(1):
             return links.select("id", "representative")
     raise SemDedupError(_ENDLESS)
 
@@ -131,7 +131,9 @@ def _large_stars(links: DataFrame) -> DataFrame:
 
 def _small_stars(links: DataFrame) -> DataFrame:
     """Each row and its smaller neighbours linked to the smallest of these."""
-    down = links.select(F.greatest("id", "head").alias("id"), F.least("id", "head").alias("head")).where("id != head")
+    down = links.select(F.greatest("id", "head").alias("id"), F.least("id", "head").alias("head")).where(
+        F.col("id") != F.col("head")
+    )
     least = down.withColumn("least", F.min("head").over(Window.partitionBy("id")))
     smaller = least.where(F.col("head") != F.col("least")).select(
         F.col("head").alias("id"), F.col("least").alias("head")

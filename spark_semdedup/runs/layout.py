@@ -97,9 +97,7 @@ def refuse_left_out(rows: DataFrame, options: dict[str, str], name: str) -> None
         read = {path for path in read if mark in path.lower()}
     left_out = sorted(below - read)
     if left_out:
-        also = (
-            f"has partitions ({partitions[0]}=…), and files next to them" if partitions else "has files in subfolders"
-        )
+        also = f"has partitions ({partitions[0]}=…) and files outside them" if partitions else "has files in subfolders"
         top = "move them apart" if partitions else f"give those at the top alone, {shown(join(folders[0], '*'), 400)}"
         raise SemDedupError(
             f"{name} {also}, and Spark would leave {len(left_out)} of {len(below)} files out, for example "

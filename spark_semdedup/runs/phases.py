@@ -28,6 +28,7 @@ from spark_semdedup.runs.run import Attempt, Phase
 from spark_semdedup.runs.texts import RunTexts
 from spark_semdedup.spark.columns import id_column
 from spark_semdedup.spark.determinism import reads_only_files
+from spark_semdedup.spark.disk import refuse_full_disk
 from spark_semdedup.spark.ids import Ids
 
 
@@ -84,6 +85,8 @@ def compare(work: Deduplication, attempt: Attempt) -> None:
         work.job.progress.note(f"about {short(estimate)} similar pairs, estimated from a sample")
     comparison = model.compared(work.documents)
     work.job.progress.note(comparison.workload.in_words())
+    if not work.target.force:
+        refuse_full_disk(work.job.spark, comparison.workload.shuffle_bytes)
     # All tasks compute the matches once, into files. With an executor Spark would lose those in its memory, and compute
     # them again, from a source that may give other rows the second time.
     matches = comparison.entries.df

@@ -177,9 +177,7 @@ class Source:
         if "CONFLICTING_PARTITION_COLUMN_NAMES" in why or "Conflicting partition column names" in all_:
             return f"its files lie in partitions of different depths; give those of one depth, or {RECURSIVE}"
         if "Checksum error" in all_ or "ChecksumException" in all_:
-            return (
-                f"{why}; the file is not the one that the .crc file next to it was made for: restore it, or delete .crc"
-            )
+            return f"{why}; the file's .crc file is for other content: restore the file, or delete the .crc file"
         is_other = re.search(r"([^/\s]+) is not a Parquet file", why)
         if is_other and not is_other[1].endswith((".parquet", ".parq", ".pq")):
             return f"{why}; leave such files out: --input-glob '*.parquet'"

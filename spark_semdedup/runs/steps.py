@@ -10,6 +10,8 @@ from dataclasses import replace
 
 import numpy as np
 from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+from pyspark.sql import types as T
 
 from spark_semdedup.duplicates.greedy import decided
 from spark_semdedup.duplicates.threshold import count_similarities
@@ -192,6 +194,7 @@ def pairwise(job: Job, clusters: str, target: Target, settings: Settings, centro
     if coverage.visits:
         params.setCentroids(_centroids_of(job, clusters, centroids))
     read = StepResult.read(job, clusters, "input", "clusters")
+    read = replace(read, rows=_with_whole_centroid(read.rows))
     preflight.check_columns(read.rows, params, ranking, clustered=True)
     summary = Summary("pairwise", backend=resolve_backend(job.spark, params.value("backend")))
     results.describe_coverage(summary, params)
@@ -220,6 +223,13 @@ def pairwise(job: Job, clusters: str, target: Target, settings: Settings, centro
     summary.counts = {"rows_in": written, "clusters": sizes["clusters"], "pairs_compared": totals["pairs"]}
     summary.results = {"similarities": folder}
     return results.complete_summary(job, summary, params)
+
+
+def _with_whole_centroid(rows: DataFrame) -> DataFrame:
+    """The rows of clusters, whose number, the name of a folder, is text where the session infers no types of those."""
+    infers = rows.sparkSession.conf.get("spark.sql.sources.partitionColumnTypeInference.enabled")
+    is_text = "centroid" in rows.columns and isinstance(rows.schema["centroid"].dataType, T.StringType)
+    return rows.withColumn("centroid", F.col("centroid").cast("int")) if is_text and infers == "false" else rows
 
 
 def _centroids_of(job: Job, clusters: str, given: str | None) -> EmbeddingKMeansModel:

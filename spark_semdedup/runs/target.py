@@ -40,6 +40,8 @@ class Target:
     """Keep the journal of a finished run."""
     keep_embeddings: bool = False
     """Keep the embeddings of a finished run that embedded texts."""
+    force: bool = False
+    """Run even where the local disk has too little room."""
 
     @property
     def folder(self) -> str:

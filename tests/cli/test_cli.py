@@ -1068,3 +1068,20 @@ def test_the_demo_replaces_nothing_but_a_run(capsys, spark, data):
     message = refusal(capsys, "demo", "--output", data)
     assert message == f"output='{data}' exists already and is not a run's result: give another folder"
     assert len(ids(data)) == ROWS
+
+
+@pytest.mark.slow
+def test_pairwise_reads_clusters_where_the_session_infers_no_types_of_partitions(capsys, spark, tmp_path):
+    name = "spark.sql.sources.partitionColumnTypeInference.enabled"
+    embeddings = pa.array([[1.0, 0.0], [0.999, 0.001], [0.0, 1.0]])
+    (tmp_path / "in").mkdir()
+    pq.write_table(pa.table({"id": ["a", "b", "c"], "embedding": embeddings}), tmp_path / "in" / "part-0.parquet")
+    assert call(capsys, "cluster", "--input", tmp_path / "in", "--output", tmp_path / "clusters", "--k", 2)[0] == 0
+    assert call(capsys, "pairwise", "--input", tmp_path / "clusters", "--output", tmp_path / "typed")[0] == 0
+    spark.conf.set(name, "false")
+    try:
+        status, _, err = call(capsys, "pairwise", "--input", tmp_path / "clusters", "--output", tmp_path / "text")
+    finally:
+        spark.conf.unset(name)
+    assert status == 0, err
+    assert rows(tmp_path / "text") == rows(tmp_path / "typed")

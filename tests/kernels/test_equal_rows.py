@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import vectors
 
+from spark_semdedup.kernels import unit_vectors
 from spark_semdedup.kernels.cells import Comparison, distinct_rows
 from spark_semdedup.kernels.similarity import max_similarity
 from spark_semdedup.kernels.sketch import preceding
 
 
 def repeated(distinct: int, n: int, seed: int = 0, d: int = 8) -> np.ndarray:
-    x = vectors.unit(np.random.default_rng(seed).normal(size=(distinct, d))).astype(np.float32)
+    x = unit_vectors(np.random.default_rng(seed).normal(size=(distinct, d)))
     x[0, :3] = [0.0, -0.0, 0.0]
     return x[np.random.default_rng(seed + 1).integers(distinct, size=n)]
 

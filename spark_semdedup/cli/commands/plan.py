@@ -8,6 +8,8 @@ from spark_semdedup.analysis.sizing import Hardware
 from spark_semdedup.cli import options
 from spark_semdedup.cli.command import Command, Settings, Step
 from spark_semdedup.runs.plan import plan
+from spark_semdedup.runs.preflight import Job
+from spark_semdedup.spark.disk import LocalDisk
 
 
 def _options(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +33,15 @@ def _prepare(args: argparse.Namespace, settings: Settings) -> Step:
         hardware = Hardware.gpus(args.gpus, args.gpu_tflops or 500.0, args.network_gbps or 25.0)
     elif args.gpu_tflops or args.network_gbps:
         raise options.UsageError("--gpu-tflops and --network-gbps describe GPUs: say how many with --gpus")
-    return lambda job: plan(job, source, settings, saved, rows=args.rows, hardware=hardware).as_text()
+
+    def step(job: Job) -> str:
+        found = plan(job, source, settings, saved, rows=args.rows, hardware=hardware)
+        disk = None if hardware else LocalDisk.of(job.spark)
+        lacking = {work.coverage.label: disk.lacks(work.shuffle_bytes) for work in found.workloads} if disk else {}
+        warnings = [f"  {label}: {lacks}; run refuses without --force" for label, lacks in lacking.items() if lacks]
+        return "\n".join([found.as_text(), *warnings])
+
+    return step
 
 
 COMMAND = Command(

@@ -25,6 +25,8 @@ def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--keep-stages", action="store_true", help=keep_help)
     embeddings_help = "keep embeddings/ of a run that embeds texts, for further runs"
     parser.add_argument("--keep-embeddings", action="store_true", help=embeddings_help)
+    force_help = "run even if the shuffle will not fit on the local disk"
+    parser.add_argument("--force", action="store_true", help=force_help)
     options.add_output_format(parser)
     options.add_centroids(parser)
     group = parser.add_argument_group("results")
