@@ -327,7 +327,7 @@ def floor(path: Path, summary: dict[str, Any]) -> dict[str, float]:
     """Seconds below which our design cannot go on this machine, part by part, measured now.
 
     Matrix products of fit, assignment and comparison at the machine's float32 rate; with coverage exact pairs with
-    guests count as the products of their sketches, and the sketch of each row that is sent is a product, too. One
+    probing rows count as the products of their sketches, and the sketch of each row that is sent is a product, too. One
     identity ``mapInArrow`` for each crossing between JVM and Python: the fit sample (all rows are read, few cross), the
     embeddings as they are and back as binary unit vectors, the shuffled unit vectors. The shuffle of those, each row as
     often as it was sent. The input read, and the share of it that remains written as Parquet; ids and scores of all
@@ -335,7 +335,7 @@ def floor(path: Path, summary: dict[str, Any]) -> dict[str, float]:
     """
     pairs, k, duplicates = (summary[name] for name in ("pairs_compared", "clusters", "duplicates"))
     planned = summary["planned"]
-    guests = pairs * planned["guest_pairs"] / max(planned["pairs"], 1)
+    probing_rows = pairs * planned["guest_pairs"] / max(planned["pairs"], 1)
     from pyspark.sql import functions as F
 
     from spark_semdedup.kernels.sketch import DIRECTIONS, pays
@@ -351,7 +351,7 @@ def floor(path: Path, summary: dict[str, Any]) -> dict[str, float]:
     seconds = {
         "GEMM fit": 2 * min(64 * k, n) * k * d * summary["iterations"] / rate,
         "GEMM assign": 2 * n * k * d / rate,
-        "GEMM compare": 2 * ((pairs - guests) * d + guests * (sketch or d)) / rate,
+        "GEMM compare": 2 * ((pairs - probing_rows) * d + probing_rows * (sketch or d)) / rate,
     }
     if sketch:
         seconds["GEMM sketches"] = 2 * sent_rows * d * sketch / rate

@@ -204,8 +204,8 @@ def similarities(units: np.ndarray, labels: Sequence[int] | np.ndarray, order: n
 
 
 def visiting(units: np.ndarray, labels: np.ndarray, visited: np.ndarray, order: np.ndarray) -> Similarities:
-    """The same where rows visit further clusters: natives of a cluster are compared with one another and with its
-    guests, guests not with one another, and a row's score is its maximum over all clusters.
+    """The same where rows visit further clusters: home rows of a cluster are compared with one another and with its
+    probing rows, probing rows not with one another, and a row's score is its maximum over all clusters.
 
     ``visited`` (n, k) bool: the clusters each row visits, its own among them or not.
     """

@@ -143,7 +143,7 @@ RANK_BY = ["quality desc", "text"]
     ids=str,
 )
 def test_exact_scores_are_those_of_all_rows_against_all(frame, corpus, k, eps, params):
-    """For every rank, few and many clusters, one region and tiles of cells and of their guests."""
+    """For every rank, few and many clusters, one region and tiles of cells and of their probing rows."""
     centroids = corpus.centroids(k)
     found = found_by(SemDedupModel(centroids=centroids, coverage="exact", eps=eps, **params).similarities(frame))
     oracles = {name: value for name, value in params.items() if name != "maxClusterRows"}
@@ -258,7 +258,8 @@ def test_probes_and_pairs_by_hand(spark):
     result = SemDedupModel(centroids=centroids, nProbe=2, whichToKeep="first").run(df)
     neighbours = {row.id: row.max_id for row in result.similarities.collect()}
     assert neighbours == {"a": "a", "b": "a", "c": "b", "d": "c", "e": "d"}, "c: alone in its cluster before d and e"
-    # Natives a and b, guests c and d: 1 + 2·2. Natives c, d and e, guests a and b: 3 + 3·2. Guest e alone: none.
+    # Home rows a and b, probing rows c and d: 1 + 2·2. Home rows c, d and e, probing rows a and b: 3 + 3·2. e alone
+    # probes the third cell: none.
     assert result.counts() == {"rows": 5, "invalid": 0, "clusters": 2, "pairs": 14}
     result.unpersist()
 

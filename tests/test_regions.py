@@ -18,7 +18,7 @@ from spark_semdedup.pairwise.estimate import VisitSample
 from spark_semdedup.pairwise.packing import partition_of
 from spark_semdedup.pairwise.ranking import Ranking
 from spark_semdedup.pairwise.regions import RegionPlan, plan_regions
-from spark_semdedup.pairwise.schema import FIRST_GUEST_TILE, NO_TILE, cells_column
+from spark_semdedup.pairwise.schema import FIRST_PROBING_TILE, NO_TILE, cells_column
 from spark_semdedup.pairwise.task import GroupComparison
 from spark_semdedup.spark.device import TaskDevice
 from spark_semdedup.spark.vectors import decode_units, packed_rows
@@ -26,25 +26,25 @@ from spark_semdedup.spark.vectors import decode_units, packed_rows
 
 @dataclass(frozen=True)
 class Rows:
-    """The cell each row is native in, whether it is a guest in each, and a hash of its id."""
+    """The cell each row is at home in, whether it is a probing row in each, and a hash of its id."""
 
     own: np.ndarray
-    guest: np.ndarray
+    probing: np.ndarray
     hashes: np.ndarray
 
     @property
     def visits(self) -> Visits:
-        rows, cells = np.nonzero(self.guest)
+        rows, cells = np.nonzero(self.probing)
         return Visits(rows.astype(np.int64), cells.astype(np.int32))
 
     @classmethod
     def random(cls, seed: int, n: int, k: int, visits: float = 2.0) -> Rows:
-        """Crowded cells and empty ones, cells with guests alone, rows that visit none and rows that visit many."""
+        """Crowded cells and empty ones, cells with probing rows alone, rows that visit none and that visit many."""
         rng = np.random.default_rng(seed)
         own = rng.choice(k, n, p=rng.dirichlet(np.full(k, 0.3)))
-        guest = rng.random((n, k)) < rng.dirichlet(np.full(k, 0.5)) * visits * rng.choice([0, 1, 2], (n, 1))
-        guest[np.arange(n), own] = False
-        return cls(own, guest, rng.integers(0, 2**31, n))
+        probing = rng.random((n, k)) < rng.dirichlet(np.full(k, 0.5)) * visits * rng.choice([0, 1, 2], (n, 1))
+        probing[np.arange(n), own] = False
+        return cls(own, probing, rng.integers(0, 2**31, n))
 
     def sample(self, scale: float = 1.0) -> VisitSample:
         return VisitSample(self.own, self.visits, scale)
@@ -69,11 +69,11 @@ def planned(sample: VisitSample, k: int, max_rows: int, partitions: int = 3, **o
 def meetings(plan: RegionPlan, rows: Rows) -> np.ndarray:
     """How often rows are compared as rows of each cell, (n, n, k): what tasks do with the rows they get, by hand.
 
-    A task of ``NO_TILE`` compares natives of each of its cells with one another and with the guests; one with a tile of
-    guests, those with natives of the cells they visit. One whose rows are all of the tile they are compared with, all
-    of them; any other, those of the one tile with those of the other.
+    A task of ``NO_TILE`` compares home rows of each of its cells with one another and with the probing rows; one with a
+    tile of probing rows, those with home rows of the cells they visit. One whose rows are all of the tile they are
+    compared with, all of them; any other, those of the one tile with those of the other.
     """
-    n, k = rows.guest.shape
+    n, k = rows.probing.shape
     count = np.zeros((n, n, k), np.int8)
     places = rows.places(plan)
     for key in np.unique(places.task).tolist():
@@ -83,23 +83,23 @@ def meetings(plan: RegionPlan, rows: Rows) -> np.ndarray:
         if tile[0] == NO_TILE:
             assert (tile == NO_TILE).all()
             for cell in np.flatnonzero(plan.cells_of(key)):
-                natives, guests = group[rows.own[group] == cell], group[rows.guest[group, cell]]
-                count[np.ix_(natives, natives, [cell])] += 1
-                count[np.ix_(natives, guests, [cell])] += 1
-                count[np.ix_(guests, natives, [cell])] += 1
+                home_rows, probing_rows = group[rows.own[group] == cell], group[rows.probing[group, cell]]
+                count[np.ix_(home_rows, home_rows, [cell])] += 1
+                count[np.ix_(home_rows, probing_rows, [cell])] += 1
+                count[np.ix_(probing_rows, home_rows, [cell])] += 1
             continue
         cells = np.flatnonzero(plan.cells_of(key))
         assert len({frozenset(pair) for pair in zip(tile.tolist(), other.tolist(), strict=True)}) == 1
-        is_guest = tile >= FIRST_GUEST_TILE
-        assert np.isin(rows.own[group[~is_guest]], cells).all()
-        assert not np.isin(rows.own[group[is_guest]], cells).any()
-        assert rows.guest[np.ix_(group[is_guest], cells)].any(axis=1).all()
-        assert not (is_guest & (other >= FIRST_GUEST_TILE)).any(), "guests meet natives alone"
-        if max(tile[0], other[0]) >= FIRST_GUEST_TILE:
+        is_probing = tile >= FIRST_PROBING_TILE
+        assert np.isin(rows.own[group[~is_probing]], cells).all()
+        assert not np.isin(rows.own[group[is_probing]], cells).any()
+        assert rows.probing[np.ix_(group[is_probing], cells)].any(axis=1).all()
+        assert not (is_probing & (other >= FIRST_PROBING_TILE)).any(), "probing rows meet home rows alone"
+        if max(tile[0], other[0]) >= FIRST_PROBING_TILE:
             for cell in cells:
-                natives, guests = group[rows.own[group] == cell], group[is_guest & rows.guest[group, cell]]
-                count[np.ix_(natives, guests, [cell])] += 1
-                count[np.ix_(guests, natives, [cell])] += 1
+                home_rows, probing_rows = group[rows.own[group] == cell], group[is_probing & rows.probing[group, cell]]
+                count[np.ix_(home_rows, probing_rows, [cell])] += 1
+                count[np.ix_(probing_rows, home_rows, [cell])] += 1
             continue
         (cell,) = cells.tolist()
         if tile[0] == other[0]:
@@ -113,10 +113,10 @@ def meetings(plan: RegionPlan, rows: Rows) -> np.ndarray:
 
 
 def wanted(rows: Rows) -> np.ndarray:
-    """Once as two natives of a cell, or as its native and its guest."""
-    native = rows.own[:, None] == np.arange(rows.guest.shape[1])
-    pairs = native[:, None] & native | native[:, None] & rows.guest | rows.guest[:, None] & native
-    pairs[np.arange(len(native)), np.arange(len(native))] = False
+    """Once as two home rows of a cell, or as its home row and its probing row."""
+    home = rows.own[:, None] == np.arange(rows.probing.shape[1])
+    pairs = home[:, None] & home | home[:, None] & rows.probing | rows.probing[:, None] & home
+    pairs[np.arange(len(home)), np.arange(len(home))] = False
     return pairs.astype(np.int8)
 
 
@@ -153,17 +153,17 @@ def test_also_where_the_sample_is_empty():
 def test_also_where_every_row_visits_every_cell():
     rng = np.random.default_rng(0)
     rows = Rows(rng.integers(5, size=60), np.ones((60, 5), bool), rng.integers(0, 2**31, 60))
-    rows.guest[np.arange(60), rows.own] = False
+    rows.probing[np.arange(60), rows.own] = False
     for max_rows in (2, 20, 29, 30, 1000):
         check(planned(rows.sample(), 5, max_rows), rows)
 
 
 def test_also_where_hashes_leave_tiles_empty():
     rows = Rows.random(3, 80, 4)
-    same = Rows(rows.own, rows.guest, np.full(80, 2**31 - 1))
+    same = Rows(rows.own, rows.probing, np.full(80, 2**31 - 1))
     plan = planned(rows.sample(), 4, 5)
     assert (plan.tiles > 1).any()
-    assert (plan.guest_tiles > 1).any()
+    assert (plan.probing_tiles > 1).any()
     check(plan, same)
 
 
@@ -194,8 +194,8 @@ def crowded_rows(seed: int, n: int, k: int) -> Rows:
     """Cells that most rows visit among others."""
     rows, rng = Rows.random(seed, n, k), np.random.default_rng(seed)
     crowded = rng.choice(k, 4, replace=False)
-    rows.guest[:, crowded] |= rng.random((n, 4)) < 0.9
-    rows.guest[np.arange(n), rows.own] = False
+    rows.probing[:, crowded] |= rng.random((n, 4)) < 0.9
+    rows.probing[np.arange(n), rows.own] = False
     return rows
 
 
@@ -229,13 +229,13 @@ def test_tasks_together_find_what_brute_force_finds(at_least, max_rows):
         units = oracle.unit_vectors(near + rng.choice([0, 0.05, 0.3], (n, 1)) * rng.standard_normal((n, 8)))
         plan = planned(rows.sample(), k, max_rows)
         cells = np.bincount(plan.region)
-        tiled += int(((plan.guest_tiles > 0) & (cells > 1)).sum())
+        tiled += int(((plan.probing_tiles > 0) & (cells > 1)).sum())
         entries = entries_of(plan, rows, units, at_least)
         scores = oracle.clusters(units, np.zeros(n, int))[0].similarity
-        natives = rows.own[:, None] == rows.own
-        visits = rows.guest[:, rows.own]  # row i the cell of row j
+        home_rows = rows.own[:, None] == rows.own
+        visits = rows.probing[:, rows.own]  # row i the cell of row j
         before = np.tri(n, k=-1, dtype=bool)
-        counted = before & (natives | (visits | visits.T) & (scores.astype(np.float64) >= at_least))
+        counted = before & (home_rows | (visits | visits.T) & (scores.astype(np.float64) >= at_least))
         highest = np.where(counted, scores, -np.inf)
         there, neighbour = counted.any(axis=1), highest.argmax(axis=1)
         # The best entry of a row: one that names another row, of the largest score, of equal ones the first.
@@ -246,8 +246,8 @@ def test_tasks_together_find_what_brute_force_finds(at_least, max_rows):
         assert best["max_id"].tolist() == np.where(there, neighbour, np.arange(n)).tolist()
         expected = np.where(there, highest.max(axis=1), 0).astype(np.float32)
         assert oracle.same_bits(best["cosine_sim_score"].to_numpy(), expected)
-        pairs = (before & natives).sum(axis=1) + rows.guest.sum(axis=0)[rows.own]
-        of_regions = np.bincount(plan.region[rows.own], pairs, k)  # a pair counts in its native's region
+        pairs = (before & home_rows).sum(axis=1) + rows.probing.sum(axis=0)[rows.own]
+        of_regions = np.bincount(plan.region[rows.own], pairs, k)  # a pair counts in its home row's region
         assert np.bincount(entries["region"], entries["compared"], k).tolist() == of_regions.tolist()
     assert tiled, "regions of several cells are tiled, too"
 
@@ -271,50 +271,50 @@ def test_tiles_share_rows_evenly_where_hashes_do():
     n = 1200
     rows = Rows(np.zeros(n, np.int64), np.zeros((n, 2), bool), np.arange(n))
     rows.own[n // 2 :] = 1
-    rows.guest[n // 2 :, 0] = True
+    rows.probing[n // 2 :, 0] = True
     plan = planned(rows.sample(), 2, 100)
     assert plan.tiles.tolist() == [6, 6]
-    assert plan.guest_tiles.tolist() == [6, 1]
+    assert plan.probing_tiles.tolist() == [6, 1]
     sent = dict(zip(*np.unique(rows.places(plan).task, return_counts=True), strict=True))
     assert [sent.get(key, 0) for key in plan.keys.tolist()] == [task.rows for task in plan.tasks]
     assert max(sent.values()) == plan.largest_task == 200
 
 
-def test_a_cell_is_tiled_when_it_and_its_guests_are_too_many():
+def test_a_cell_is_tiled_when_it_and_its_probing_rows_are_too_many():
     rows = Rows(np.repeat([0, 1, 2], [20, 10, 5]), np.zeros((35, 3), bool), np.arange(35))
-    rows.guest[:10, 1] = rows.guest[:16, 2] = True
+    rows.probing[:10, 1] = rows.probing[:16, 2] = True
     plan = planned(rows.sample(), 3, 10)
     assert plan.tiles[plan.region].tolist() == [0, 0, 1]
-    assert plan.guest_tiles[plan.region].tolist() == [0, 0, 2]
+    assert plan.probing_tiles[plan.region].tolist() == [0, 0, 2]
     assert plan.first_task.tolist() == [0, 1, 2]
     assert len(plan.keys) == 5
 
 
-def test_crowded_cells_share_their_guests():
-    """Five cells that all rows visit, and 25 that only their own are in: the five are one region, of which each guest
-    is sent to one task, not one in each of the five."""
+def test_crowded_cells_share_their_probing_rows():
+    """Five cells that all rows visit, and 25 that only their own are in: the five are one region, of which each
+    probing row is sent to one task, not one in each of the five."""
     n, k, crowded = 1100, 30, [1, 4, 5, 9, 14]
     own = np.concatenate([np.repeat(crowded, 20), np.repeat(np.setdiff1d(np.arange(k), crowded), 40)])
-    guest = np.zeros((n, k), bool)
-    guest[:, crowded] = True
-    guest[np.arange(n), own] = False
-    rows = Rows(own, guest, np.arange(n))
+    probing = np.zeros((n, k), bool)
+    probing[:, crowded] = True
+    probing[np.arange(n), own] = False
+    rows = Rows(own, probing, np.arange(n))
     plan = planned(rows.sample(), k, max_rows=250)
     (region,) = set(plan.region[crowded].tolist())
     assert np.flatnonzero(plan.region == region).tolist() == crowded
-    assert (plan.tiles[region], plan.guest_tiles[region]) == (1, 4)
+    assert (plan.tiles[region], plan.probing_tiles[region]) == (1, 4)
     assert [task.rows for task in plan.tasks[plan.first_task[region] :][:5]] == [100, 350, 350, 350, 350]
     assert plan.rows_sent == len(rows.places(plan).rows) == n + 1000 + 4 * 100
     check(plan, rows)
 
 
-def test_a_region_that_guests_share_is_cut_where_that_sends_fewer_rows():
-    """Its natives would go to each of four tiles of guests, who visit one cell each."""
-    k, per_cell, guests = 4, 25, 100
-    own = np.concatenate([np.repeat(np.arange(k), per_cell), np.full(k * guests, k)])
-    guest = np.zeros((len(own), k + 1), bool)
-    guest[np.arange(k * per_cell, len(own)), np.repeat(np.arange(k), guests)] = True
-    rows = Rows(own, guest, np.arange(len(own)))
+def test_a_region_that_probing_rows_share_is_cut_where_that_sends_fewer_rows():
+    """Its home rows would go to each of four tiles of probing rows, who visit one cell each."""
+    k, per_cell, probing_rows = 4, 25, 100
+    own = np.concatenate([np.repeat(np.arange(k), per_cell), np.full(k * probing_rows, k)])
+    probing = np.zeros((len(own), k + 1), bool)
+    probing[np.arange(k * per_cell, len(own)), np.repeat(np.arange(k), probing_rows)] = True
+    rows = Rows(own, probing, np.arange(len(own)))
     plan = planned(rows.sample(), k + 1, max_rows=100, partitions=1)
     assert len(set(plan.region[:k].tolist())) > 1
     check(plan, rows)
@@ -329,7 +329,7 @@ def test_scale_counts():
 
 
 def _repeated(rows: Rows, times: int) -> Visits:
-    found = np.nonzero(np.repeat(rows.guest, times, axis=0))
+    found = np.nonzero(np.repeat(rows.probing, times, axis=0))
     return Visits(found[0], found[1].astype(np.int32))
 
 
@@ -337,11 +337,11 @@ def test_a_region_is_of_neighbours_so_that_rows_are_sent_to_few():
     """Cells on a line, whose rows visit the two next to their own: not three times the rows are sent."""
     k, per_cell = 64, 20
     own = np.repeat(np.arange(k), per_cell)
-    guest = np.abs(own[:, None] - np.arange(k)) == 1
+    probing = np.abs(own[:, None] - np.arange(k)) == 1
     shuffled = np.random.default_rng(0).permutation(k)
     centroids = np.zeros((k, 3), np.float32)
     centroids[shuffled, 0] = np.arange(k)
-    rows = Rows(shuffled[own], guest[:, np.argsort(shuffled)], np.arange(len(own)))
+    rows = Rows(shuffled[own], probing[:, np.argsort(shuffled)], np.arange(len(own)))
     plan = planned(rows.sample(), k, max_rows=200, partitions=1, centroids=centroids)
     assert plan.rows_sent == len(rows.places(plan).rows) < 1.3 * len(own)
     assert len(plan.tasks) == len(np.unique(plan.region)) >= len(own) / 400
@@ -367,10 +367,10 @@ def test_keys_are_distinct_and_spread_the_work(partitions):
 def test_the_plan_and_the_places_are_the_same_again():
     rows = Rows.random(5, 300, 30)
     one, two = planned(rows.sample(), 30, 15), planned(rows.sample(), 30, 15)
-    for name in ("region", "tiles", "guest_tiles", "first_task", "keys"):
+    for name in ("region", "tiles", "probing_tiles", "first_task", "keys"):
         assert np.array_equal(getattr(one, name), getattr(two, name)), name
     order = np.random.default_rng(0).permutation(300)
-    moved = Rows(rows.own[order], rows.guest[order], rows.hashes[order])
+    moved = Rows(rows.own[order], rows.probing[order], rows.hashes[order])
 
     def as_set(rows: Rows, number) -> set:
         found = rows.places(one)

@@ -59,14 +59,14 @@ def centroids(frame) -> np.ndarray:
     "params", [slow(params) if name == "nProbe 3" else params for name, params in COVERAGES.items()], ids=COVERAGES
 )
 def test_from_all_rows_it_is_what_the_run_has(frame, centroids, params):
-    """With guests, too: each pair of a native and a guest of a cell is compared and counted, in whatever region."""
+    """With probing rows, too: each pair of a home and a probing row is compared and counted, in any region."""
     model = SemDedupModel(centroids=centroids, **params)
     result = model.run(frame)
     planned, counts = result.workload, result.counts()
     result.unpersist()
     assert planned.pairs == counts["pairs"]
     assert (planned.rows, planned.dim, planned.k) == (N, D, K)
-    assert (planned.guest_pairs > 0) == (planned.cells_per_row > 1) == planned.coverage.visits == bool(params)
+    assert (planned.probing_pairs > 0) == (planned.cells_per_row > 1) == planned.coverage.visits == bool(params)
 
 
 @pytest.mark.parametrize("params", COVERAGES.values(), ids=COVERAGES)

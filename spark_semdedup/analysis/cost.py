@@ -100,8 +100,10 @@ def estimate_cost(
         measured = frame.measured(coverage, samples[k], cells[k]) if k in cells else None
         workloads.append(measured or curve.at(k))
         best[coverage.label] = curve.best_k(k, hardware, fit)
-    natives = samples[k].natives(k) if k in cells else None
-    spread = None if natives is None else (float(natives.min()), float(np.median(natives)), float(natives.max()))
+    home_rows = samples[k].home_rows(k) if k in cells else None
+    spread = (
+        None if home_rows is None else (float(home_rows.min()), float(np.median(home_rows)), float(home_rows.max()))
+    )
     looked_at = len(fitted) + (len(unseen) if unseen is not fitted else 0)
     unknown = frozenset({coverages[-1].label} if top == 1 < k else ())
     return Sizing(tuple(workloads), best, spread, looked_at, hardware, None if centroids is not None else fit, unknown)
@@ -196,10 +198,10 @@ class _Frame:
 
     def _pairs_of_tiles(self, sample: VisitSample, k: int) -> float:
         """Tasks of cells too large for one, at most, counted without planning each: there may be millions."""
-        natives, guests = sample.natives(k), sample.guests(k)
-        tiles, guest_tiles = np.ceil(natives / self.max_rows), np.ceil(guests / self.max_rows)
-        tasks = tiles * (tiles + 1) / 2 + tiles * guest_tiles
-        return float(tasks[natives + guests > 2 * self.max_rows].sum())
+        home_rows, probing_rows = sample.home_rows(k), sample.probing_rows(k)
+        tiles, probing_tiles = np.ceil(home_rows / self.max_rows), np.ceil(probing_rows / self.max_rows)
+        tasks = tiles * (tiles + 1) / 2 + tiles * probing_tiles
+        return float(tasks[home_rows + probing_rows > 2 * self.max_rows].sum())
 
     def cut(self, coverage: Coverage, sample: VisitSample, cells: Cells) -> tuple[int, float]:
         """Regions, and to how many of them a row is sent: with as many of the rows as leave each region some of the
@@ -216,11 +218,11 @@ class _Frame:
     def _clusters(self, sample: VisitSample, cells: Cells) -> WorkEstimate:
         """The workload of rows that stay in their clusters, each of which is a task."""
         k = len(cells.centroids)
-        natives = sample.natives(k)
-        sizes = {int(cell): natives[cell] for cell in np.flatnonzero(natives)}
-        plan = plan_clusters(natives[natives > 0], self.dim, max_rows=self.max_rows, slots=self.slots)
+        home_rows = sample.home_rows(k)
+        sizes = {int(cell): home_rows[cell] for cell in np.flatnonzero(home_rows)}
+        plan = plan_clusters(home_rows[home_rows > 0], self.dim, max_rows=self.max_rows, slots=self.slots)
         work = WorkEstimate.of_clusters(sizes, self.dim, plan, self.max_rows)
-        return replace(work, k=k, native_pairs=sample.pairs(k)[0])
+        return replace(work, k=k, home_pairs=sample.pairs(k)[0])
 
 
 @dataclass(frozen=True)
@@ -229,16 +231,16 @@ class _Point:
 
     k: int
     cells_per_row: float
-    native_share: float
-    """Of all ordered pairs of rows, those of two natives of a cell."""
-    guest_share: float
-    """The same of a native and a guest."""
+    home_share: float
+    """Of all ordered pairs of rows, those of two home rows of a cell."""
+    probing_share: float
+    """The same of a home row and a probing row."""
 
     @classmethod
     def of(cls, k: int, sample: VisitSample) -> _Point:
-        native, guest = sample.pairs(k)
+        home, probing = sample.pairs(k)
         rows = len(sample.own) * sample.scale
-        return cls(k, sample.cells_per_row, 2 * native / rows**2, guest / rows**2)
+        return cls(k, sample.cells_per_row, 2 * home / rows**2, probing / rows**2)
 
 
 @dataclass(frozen=True)
@@ -256,19 +258,19 @@ class _Curve:
         rows, others = self.frame.rows, self.coverage.others
         cells = 1.0 + others if others is not None else self._interpolated(k, "cells_per_row", steepest=0)
         cells = max(1.0, min(k, cells))
-        # Natives and guests that a row meets in its cell, on average; itself at least.
-        natives = max(1.0, rows * min(1.0, self._interpolated(k, "native_share", steepest=-1)))
-        guests = rows * self._interpolated(k, "guest_share", steepest=-1) or natives * (cells - 1)
-        guests = min(guests if k > 1 else 0.0, rows - natives)
-        tasks, sent, largest = self._tasks(k, cells, natives, guests)
+        # Home rows and probing rows that a row meets in its cell, on average; itself at least.
+        home_rows = max(1.0, rows * min(1.0, self._interpolated(k, "home_share", steepest=-1)))
+        probing_rows = rows * self._interpolated(k, "probing_share", steepest=-1) or home_rows * (cells - 1)
+        probing_rows = min(probing_rows if k > 1 else 0.0, rows - home_rows)
+        tasks, sent, largest = self._tasks(k, cells, home_rows, probing_rows)
         return WorkEstimate(
             coverage=self.coverage,
             rows=rows,
             dim=self.frame.dim,
             k=k,
             cells_per_row=cells,
-            native_pairs=rows * natives / 2,
-            guest_pairs=rows * guests,
+            home_pairs=rows * home_rows / 2,
+            probing_pairs=rows * probing_rows,
             tasks_per_row=sent,
             tasks=tasks,
             partitions=partitions_for(tasks, 4.0 * self.frame.dim * rows * sent, self.frame.slots),
@@ -288,15 +290,15 @@ class _Curve:
         low = ([0.0], [ends[0]]) if x[0] else ([], [])
         return math.exp(np.interp(math.log(k), [*low[0], *x, far], [*low[1], *y, ends[1]]))
 
-    def _tasks(self, k: int, cells: float, natives: float, guests: float) -> tuple[int, float, float]:
+    def _tasks(self, k: int, cells: float, home_rows: float, probing_rows: float) -> tuple[int, float, float]:
         """Number of tasks, to how many of them a row is sent, and rows of the largest."""
         rows, max_rows = self.frame.rows, self.frame.max_rows
-        if (natives > max_rows and not guests) or natives + guests > 2 * max_rows:  # cells are tiled
-            tiles, guest_tiles = math.ceil(natives / max_rows), math.ceil(guests / max_rows)
-            pairs_of_tiles = tiles * (tiles + 1) // 2 + tiles * guest_tiles
-            return math.ceil(rows / natives * pairs_of_tiles), tiles * cells + guest_tiles, 2 * max_rows
+        if (home_rows > max_rows and not probing_rows) or home_rows + probing_rows > 2 * max_rows:  # cells are tiled
+            tiles, probing_tiles = math.ceil(home_rows / max_rows), math.ceil(probing_rows / max_rows)
+            pairs_of_tiles = tiles * (tiles + 1) // 2 + tiles * probing_tiles
+            return math.ceil(rows / home_rows * pairs_of_tiles), tiles * cells + probing_tiles, 2 * max_rows
         if not self.coverage.visits:
-            return k, 1.0, 2 * natives  # the largest cluster has about three times the mean's rows
+            return k, 1.0, 2 * home_rows  # the largest cluster has about three times the mean's rows
         # Regions of any number, from all cells in one to one for each cell, and rows sent to each by interpolation.
         regions = np.unique(np.geomspace(1, k, 500).round())
         known, sent_known = min(self.cut[0], k), min(self.cut[1], cells)

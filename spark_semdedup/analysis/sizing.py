@@ -147,7 +147,7 @@ def seconds(work: WorkEstimate, hardware: Hardware, fit: FitCost | None) -> floa
     rows to their tasks and comparing them. Reading the input and writing the result come on top."""
     sketched = DIRECTIONS + 1 if work.coverage.sketched(work.dim) else work.dim
     products = fit.products(work) if fit else 0.0
-    products += work.rows * work.k * work.dim + work.native_pairs * work.dim + work.guest_pairs * sketched
+    products += work.rows * work.k * work.dim + work.home_pairs * work.dim + work.probing_pairs * sketched
     return 2 * products / hardware.flops + work.shuffle_bytes / hardware.bytes_per_second
 
 

@@ -1,13 +1,14 @@
-"""Several neighbouring cells compared in one task: each cell's natives with one another and with its guests.
+"""Several neighbouring cells compared in one task: each cell's home rows with one another and with its probing rows.
 
-    cell 1          cell 2                natives   guests
+    cell 1          cell 2                home rows   probing rows
    ┌───────────┬───────────┐     cell 1   a b c     d
    │ a    b   c│d          │     cell 2   d e       c
    │           │        e  │
    └───────────┴───────────┘     compared: ab ac bc, ad bd cd; de, cd ce; not: ae, be
 
-A vector is held once, however many of the task's cells its row visits. Guests are not compared with one another: two
-rows within reach meet where one of them is native (``coverage``).
+A home row lies in the cell; a probing row lies in another cell and visits this one. A task holds a vector once, however
+many of its cells the row visits. Probing rows are not compared with one another: two rows within reach meet where one
+of them is at home (``visits``).
 """
 
 from __future__ import annotations
@@ -44,22 +45,22 @@ def _bytes_of(x: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How cells are compared. ``at_least``: guests count from that similarity on (−∞: from any)."""
+    """How cells are compared. ``at_least``: probing rows count from that similarity on (−∞: from any)."""
 
     at_least: float = -np.inf
     batch_size: int = 1024
     precision: str = "float32"
 
     def sides(self, units: Array) -> Side:
-        """Unit vectors made ready to be compared as guests or with guests."""
+        """Unit vectors made ready to be compared as probing rows or with probing rows."""
         return Side.of(units, sketched=self.at_least > -np.inf)
 
-    def natives(self, units: Array) -> Best:
+    def home_rows(self, units: Array) -> Best:
         """Each row of a cell, float32 (n, d) in rank order, with those before it."""
         return self._max_similarity(units, units, np.arange(units.shape[0]))
 
     def two_sides(self, rows: Side, columns: Side, limits: np.ndarray) -> tuple[Best, Best]:
-        """Natives and guests, or two parts of a cell: each row of either with those of the other that precede it.
+        """Home and probing rows, or two parts of a cell: each row of either with the other's rows that precede it.
 
         ``limits`` as in ``max_similarity``. Columns and rows −1 where there is none.
         """
@@ -87,7 +88,7 @@ class Comparison:
 @dataclass(frozen=True)
 class Found:
     """What was found for n rows in rank order: float32 scores and int64 neighbours, −1 where there is none; and how
-    many of the pairs compared count with each row: with the later of two natives, with the native of others. NumPy."""
+    many of the pairs compared count with each row: the later of two home rows, or the home row of a pair. NumPy."""
 
     scores: np.ndarray
     neighbours: np.ndarray
@@ -95,43 +96,43 @@ class Found:
 
 
 def compare_cells(
-    units: Array, own: np.ndarray, visits: Visits, how: Comparison, *, only_guests: bool = False
+    units: Array, own: np.ndarray, visits: Visits, how: Comparison, *, only_probing: bool = False
 ) -> Found:
     """Compares the rows of a task's cells.
 
-    ``only_guests``: natives of any of them are compared with no native of any, only with rows that are native in none.
+    ``only_probing``: home rows are compared with no home row of any cell, only with rows that are at home in none.
 
     Parameters
     ----------
     units
         Float32 unit vectors (n, d) in rank order.
     own
-        The cell in which each row is native, if that is one of the task's; else −1. Integer (n,).
+        The cell in which each row is at home, if that is one of the task's; else −1. Integer (n,).
     visits
-        Which of the task's cells rows visit as guests.
+        Which of the task's other cells each row visits.
     """
     n = units.shape[0]
     best = Best(np.full(n, -np.inf, np.float32), np.full(n, -1, np.int64))
     compared = np.zeros(n, np.int64)
     side = how.sides(units)
-    if only_guests:
+    if only_probing:
         visits = visits.where(own[visits.rows] < 0)
-    guests_of = dict(by_cell(visits.cells, visits.rows))
-    for cell, natives in by_cell(own, np.arange(n)):
+    probing_rows_of = dict(by_cell(visits.cells, visits.rows))
+    for cell, home_rows in by_cell(own, np.arange(n)):
         if cell < 0:
             continue
-        here = side.take(to_device_of(units, natives))
-        if not only_guests:
-            take_in(best, natives, natives, how.natives(here.vectors))
-            compared[natives] += np.arange(len(natives))
-        guests = guests_of.get(cell)
-        if guests is None:
+        here = side.take(to_device_of(units, home_rows))
+        if not only_probing:
+            take_in(best, home_rows, home_rows, how.home_rows(here.vectors))
+            compared[home_rows] += np.arange(len(home_rows))
+        probing_rows = probing_rows_of.get(cell)
+        if probing_rows is None:
             continue
-        limits = np.searchsorted(guests, natives)
-        of_natives, of_guests = how.two_sides(here, side.take(to_device_of(units, guests)), limits)
-        take_in(best, natives, guests, of_natives)
-        take_in(best, guests, natives, of_guests)
-        compared[natives] += len(guests)
+        limits = np.searchsorted(probing_rows, home_rows)
+        of_home_rows, of_probing_rows = how.two_sides(here, side.take(to_device_of(units, probing_rows)), limits)
+        take_in(best, home_rows, probing_rows, of_home_rows)
+        take_in(best, probing_rows, home_rows, of_probing_rows)
+        compared[home_rows] += len(probing_rows)
     best.scores[best.indices < 0] = 0
     return Found(best.scores, best.indices, compared)
 

@@ -1,7 +1,7 @@
 """Which further cells a row visits, so that duplicates on either side of a boundary meet.
 
-Clusters cut space into *cells*. Every row is *native* in the cell it is labelled with; as a *guest* it visits others,
-and natives are compared with natives and with guests. Two rules say which:
+Clusters cut space into *cells*. Every row is a *home row* of the cell it is labelled with, and as a *probing row* it
+visits others. Home rows are compared with one another and with probing rows. Two rules say which cells a row visits:
 
 ``NearestCells``: the nearest ones, as many as asked for. Most pairs that straddle a boundary meet (``nProbe``).
 

@@ -50,12 +50,12 @@ class Coverage:
         return rows * (k - 1 if self.others is None else min(self.others, k - 1))
 
     def sketched(self, dim: int) -> bool:
-        """Whether pairs with guests, of vectors so long, are mostly dismissed by sketches."""
+        """Whether pairs with probing rows, of vectors so long, are mostly dismissed by sketches."""
         return self.is_exact and pays(dim)
 
     @property
     def at_least(self) -> float:
-        """The similarity from which guests count: below it, exact coverage promises nothing."""
+        """The similarity from which probing rows count: below it, exact coverage promises nothing."""
         return self.threshold if self.is_exact else -np.inf
 
     @property

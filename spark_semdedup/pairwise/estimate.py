@@ -83,36 +83,36 @@ def _collected(seen: DataFrame, fraction: float) -> VisitSample:
 
 @dataclass(frozen=True)
 class VisitSample:
-    """A sample of rows: the cell each is native in, int (m,), the further cells it visits, and how many rows each row
+    """A sample of rows: the cell each is at home in, int (m,), the further cells it visits, and how many rows each row
     of the sample stands for."""
 
     own: np.ndarray
     visits: Visits
     scale: float
 
-    def natives(self, k: int) -> np.ndarray:
-        """Estimated natives of each cell: float (k,)."""
+    def home_rows(self, k: int) -> np.ndarray:
+        """Estimated home rows of each cell: float (k,)."""
         return np.bincount(self.own, minlength=k) * self.scale
 
-    def guests(self, k: int) -> np.ndarray:
-        """Estimated guests of each cell: float (k,)."""
+    def probing_rows(self, k: int) -> np.ndarray:
+        """Estimated probing rows of each cell: float (k,)."""
         return np.bincount(self.visits.cells, minlength=k) * self.scale
 
     @property
     def cells_per_row(self) -> float:
-        """Cells in which a row is native or guest."""
+        """Cells that a row belongs to or visits."""
         return 1 + len(self.visits.rows) / max(len(self.own), 1)
 
     def pairs(self, k: int) -> tuple[float, float]:
-        """Estimated pairs of two natives of a cell, and of a native and a guest; without bias, however few rows."""
+        """Estimated pairs of two home rows of a cell, and of a home and a probing row; without bias, however few."""
         rows = len(self.own)
-        natives = np.bincount(self.own, minlength=k).astype(float)
-        guests = np.bincount(self.visits.cells, minlength=k).astype(float)
+        home_rows = np.bincount(self.own, minlength=k).astype(float)
+        probing_rows = np.bincount(self.visits.cells, minlength=k).astype(float)
         if self.scale == 1:
-            return float((natives * (natives - 1) / 2).sum()), float((natives * guests).sum())
+            return float((home_rows * (home_rows - 1) / 2).sum()), float((home_rows * probing_rows).sum())
         # Of m rows there are m (m − 1) ordered pairs, for (m scale)² of the rows they stand for.
         each = (rows * self.scale) ** 2 / max(rows * (rows - 1), 1)
-        return float((natives * (natives - 1)).sum() / 2 * each), float((natives * guests).sum() * each)
+        return float((home_rows * (home_rows - 1)).sum() / 2 * each), float((home_rows * probing_rows).sum() * each)
 
     def places(self) -> Visits:
         """All visits, to the own cell, too."""

@@ -14,7 +14,7 @@ from spark_semdedup.kernels.cells import by_cell
 from spark_semdedup.kernels.pairs import SimilarPairs, similar_pairs
 from spark_semdedup.kernels.sketch import Side
 from spark_semdedup.pairwise.regions import RegionPlan
-from spark_semdedup.pairwise.schema import FIRST_GUEST_TILE, LINK_COLUMNS, NO_TILE
+from spark_semdedup.pairwise.schema import FIRST_PROBING_TILE, LINK_COLUMNS, NO_TILE
 
 MOST_LINKS = 32
 """Similar predecessors that an entry lists, at most: the first in rank order, as these are the likeliest to be kept."""
@@ -34,9 +34,9 @@ class RankedRows:
         """Which rows are compared with which columns, positions in ascending order: of either side those that precede.
         Each pair of rows that meet is a row and a column once; in a region it may be so in two cells."""
         tile, other = self.group["tile"].to_numpy(), self.group["other"].iat[0]
-        with_guests = max(tile[0], other) >= FIRST_GUEST_TILE
-        if tile[0] == NO_TILE or with_guests:
-            yield from self._in_cells(only_guests=with_guests)
+        with_probing = max(tile[0], other) >= FIRST_PROBING_TILE
+        if tile[0] == NO_TILE or with_probing:
+            yield from self._in_cells(only_probing=with_probing)
         elif tile[0] == other:
             every = np.arange(len(tile))
             yield every, every
@@ -46,23 +46,23 @@ class RankedRows:
             yield a, b
             yield b, a
 
-    def _in_cells(self, *, only_guests: bool) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def _in_cells(self, *, only_probing: bool) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         assert self.plan is not None
         here = self.plan.cells_of(int(self.group["task"].iat[0]))
         centroid = self.group["centroid"].to_numpy()
         own = np.where(here[centroid], centroid, -1)
         visits = self.visits.where(here[self.visits.cells])
-        if only_guests:
+        if only_probing:
             visits = visits.where(own[visits.rows] < 0)
-        guests_of = dict(by_cell(visits.cells, visits.rows))
-        for cell, natives in by_cell(own, np.arange(len(own))):
+        probing_rows_of = dict(by_cell(visits.cells, visits.rows))
+        for cell, home_rows in by_cell(own, np.arange(len(own))):
             if cell < 0:
                 continue
-            if not only_guests:
-                yield natives, natives
-            if cell in guests_of:
-                yield natives, guests_of[cell]
-                yield guests_of[cell], natives
+            if not only_probing:
+                yield home_rows, home_rows
+            if cell in probing_rows_of:
+                yield home_rows, probing_rows_of[cell]
+                yield probing_rows_of[cell], home_rows
 
 
 @dataclass(frozen=True)

@@ -40,11 +40,11 @@ def visits_from(cells: pa.Array) -> Visits:
     return Visits(np.repeat(np.arange(len(cells)), counts), numbers)
 
 
-FIRST_GUEST_TILE = 1 << 20
-"""Number of a region's first tile of guests; tiles of natives count from 0."""
+FIRST_PROBING_TILE = 1 << 20
+"""Number of a region's first tile of probing rows; tiles of home rows count from 0."""
 
 NO_TILE = -1
-"""In place of the numbers of two tiles where a task is a region, or the natives of one."""
+"""In place of the numbers of two tiles where a task is a region, or the home rows of one."""
 
 SIMILARITY_COLUMNS = ("id", "max_id", "cosine_sim_score")
 

@@ -24,7 +24,7 @@ from spark_semdedup.pairwise.links import LinkRule, RankedRows
 from spark_semdedup.pairwise.packing import device_bytes
 from spark_semdedup.pairwise.ranking import Ranking, rank_order
 from spark_semdedup.pairwise.regions import RegionPlan
-from spark_semdedup.pairwise.schema import FIRST_GUEST_TILE, NO_TILE, link_fields, visits_from
+from spark_semdedup.pairwise.schema import FIRST_PROBING_TILE, NO_TILE, link_fields, visits_from
 from spark_semdedup.spark.device import Batch, TaskDevice
 from spark_semdedup.spark.vectors import Decoder, Vectors
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class GroupComparison:
     """Compares the rows of one group: a cluster, a tile of one, two tiles with each other (of which one may be empty),
-    or, with a plan, a region, or its natives with a tile of its guests. Runs in the tasks."""
+    or, with a plan, a region, or its home rows with a tile of its probing rows. Runs in the tasks."""
 
     ranking: Ranking
     keys: tuple[str, ...]
@@ -142,11 +142,11 @@ class GroupComparison:
 
     def _compare(self, group: pd.DataFrame, units: Array, visits: Visits) -> pd.DataFrame:
         tile, other = group["tile"].to_numpy(), group["other"].iat[0]
-        with_guests = max(tile[0], other) >= FIRST_GUEST_TILE
-        if tile[0] == NO_TILE or with_guests:
-            return self._region(group, units, visits, only_guests=with_guests)
+        with_probing = max(tile[0], other) >= FIRST_PROBING_TILE
+        if tile[0] == NO_TILE or with_probing:
+            return self._region(group, units, visits, only_probing=with_probing)
         if tile[0] == other:
-            found = self.how.natives(units)
+            found = self.how.home_rows(units)
             return self._answer(group, to_numpy(found.scores), to_numpy(found.indices), np.arange(len(group)), True)
         return self._two_tiles(group, units, tile == max(tile.max(), other))
 
@@ -172,17 +172,19 @@ class GroupComparison:
             parts.append(self._answer(entries, scores[there], neighbours[there], compared[there], False, group))
         return pd.concat(parts)
 
-    def _region(self, group: pd.DataFrame, units: Array, visits: Visits, *, only_guests: bool) -> pd.DataFrame:
-        """The cells of a region, or its natives with a tile of its guests. Natives have an entry in the task in which
-        they meet one another; guests, and natives elsewhere, if they have a neighbour. Pairs that count with another
-        row count with the task's first entry, which is made where there is none: as most natives meet no guest that is
-        similar, their entries would be a third of all."""
+    def _region(self, group: pd.DataFrame, units: Array, visits: Visits, *, only_probing: bool) -> pd.DataFrame:
+        """The cells of a region, or its home rows with a tile of its probing rows.
+
+        Home rows have an entry in the task in which they meet one another; probing rows, and home rows elsewhere, have
+        one if they have a neighbour. Pairs that count with another row count with the task's first entry, which is made
+        where the task has none: most home rows meet no similar probing row, and their entries would be a third of all.
+        """
         assert self.plan is not None
         here = self.plan.cells_of(int(group["task"].iat[0]))
         centroid = group["centroid"].to_numpy()
         own = np.where(here[centroid], centroid, -1)
-        found = compare_cells(units, own, visits.where(here[visits.cells]), self.how, only_guests=only_guests)
-        at_home = (own >= 0) & (not only_guests)
+        found = compare_cells(units, own, visits.where(here[visits.cells]), self.how, only_probing=only_probing)
+        at_home = (own >= 0) & (not only_probing)
         entries = np.flatnonzero((found.neighbours >= 0) | at_home)
         if not len(entries):
             entries = np.flatnonzero(found.compared)[:1]

@@ -29,9 +29,9 @@ class WorkEstimate:
     dim: int
     k: int
     cells_per_row: float
-    """Clusters in which a row is native or guest."""
-    native_pairs: float
-    guest_pairs: float
+    """Clusters that a row belongs to or visits."""
+    home_pairs: float
+    probing_pairs: float
     tasks_per_row: float
     """Tasks to which a row is sent."""
     tasks: int
@@ -55,16 +55,16 @@ class WorkEstimate:
         """Of rows that visit the cells of ``centroids`` (k, d) as a sample of them does."""
         k, dim = centroids.shape
         rows = len(sample.own) * sample.scale
-        native, guest = sample.pairs(k)
+        home, probing = sample.pairs(k)
         sent = plan.rows_sent / max(rows, 1)
         tasks = len(plan.tasks)
         cells = sample.cells_per_row
-        return cls(coverage, rows, dim, k, cells, native, guest, sent, tasks, plan.partitions, plan.largest_task)
+        return cls(coverage, rows, dim, k, cells, home, probing, sent, tasks, plan.partitions, plan.largest_task)
 
     @property
     def pairs(self) -> float:
         """Pairs to compare."""
-        return self.native_pairs + self.guest_pairs
+        return self.home_pairs + self.probing_pairs
 
     @property
     def shuffle_bytes(self) -> float:
@@ -90,7 +90,7 @@ class WorkEstimate:
             "clusters_per_row": round(self.cells_per_row, 3),
             "tasks_per_row": round(self.tasks_per_row, 3),
             "pairs": round(self.pairs),
-            "guest_pairs": round(self.guest_pairs),
+            "guest_pairs": round(self.probing_pairs),
             "shuffle_bytes": round(self.shuffle_bytes),
             "tasks": self.tasks,
             "partitions": self.partitions,

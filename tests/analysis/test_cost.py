@@ -199,7 +199,7 @@ def test_from_rows_for_one_cluster_it_claims_no_visits_that_it_cannot_know(frame
     cells = {label: fact["clusters_per_row"] for label, fact in by_label(sizing).items()}
     assert [cells[label] for label in LABELS[:4]] == [1, 2, 3, 4]
     pairs = [fact["pairs"] for fact in by_label(sizing).values()]
-    assert pairs[1] == pytest.approx(3 * pairs[0]), "natives meet half as often as a native and its guests"
+    assert pairs[1] == pytest.approx(3 * pairs[0]), "home rows meet half as often as a home row and its probing rows"
     lines = sizing.as_text().splitlines()
     (exact,) = [line.split() for line in lines if "exact from 0.95" in line]
     assert set(exact[3:]) == {"?"}
@@ -377,9 +377,9 @@ def test_a_row_that_was_not_fitted_does_not_speak_for_all(frame):
 def test_rows_that_share_no_cluster_in_the_sample_are_planned_for():
     """Each is with itself at least: none of the counts is divided by 0."""
     frame = _Frame(rows=1e9, dim=16, max_rows=1000, slots=4)
-    points = [_Point(k, cells_per_row=3.0, native_share=0.0, guest_share=0.5) for k in (10, 20)]
+    points = [_Point(k, cells_per_row=3.0, home_share=0.0, probing_share=0.5) for k in (10, 20)]
     work = _Curve(Coverage(others=2), frame, points, (4, 2.0)).at(40)
-    assert work.native_pairs == 0.5e9
+    assert work.home_pairs == 0.5e9
     assert work.tasks > 0
 
 

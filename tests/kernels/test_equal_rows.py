@@ -23,7 +23,7 @@ def test_the_answer_is_that_of_all_rows_bit_for_bit(distinct):
     y[:20] = x[:20]
     how = Comparison()
     within, limits = np.arange(200), np.sort(np.random.default_rng(3).integers(0, 151, size=200))
-    pairs = [(how.natives(x), max_similarity(x, x, within))]
+    pairs = [(how.home_rows(x), max_similarity(x, x, within))]
     of_x, of_y = how.two_sides(how.sides(x), how.sides(y), limits)
     pairs += [(of_x, max_similarity(x, y, limits)), (of_y, max_similarity(y, x, preceding(limits, 150)))]
     for best, (scores, indices) in pairs:
@@ -47,6 +47,6 @@ def test_a_cluster_of_equal_rows_multiplies_one_column(monkeypatch):
         return max_similarity(rows, columns_, limits, **options)
 
     monkeypatch.setattr("spark_semdedup.kernels.cells.max_similarity", noted)
-    best = Comparison().natives(repeated(1, 5000))
+    best = Comparison().home_rows(repeated(1, 5000))
     assert columns == [1]
     np.testing.assert_array_equal(best.indices[1:], 0)

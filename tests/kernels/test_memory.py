@@ -149,8 +149,8 @@ def test_the_cells_of_a_region(scarce, monkeypatch, at_least):
     rng = np.random.default_rng(0)
     units = vectors.near_duplicates(rng, 600, d)
     own = rng.integers(3, size=600)
-    guests = np.flatnonzero(rng.random(600) < 0.7)
-    visits = Visits(guests, ((own[guests] + 1) % 3).astype(np.int32))
+    probing_rows = np.flatnonzero(rng.random(600) < 0.7)
+    visits = Visits(probing_rows, ((own[probing_rows] + 1) % 3).astype(np.int32))
     how = Comparison(at_least=at_least, batch_size=256)
     roomy = compare_cells(units, own, visits, how)
     few = scarce(units, 300_000)  # room for the vectors of a cell; a block of exact products takes 1 MiB

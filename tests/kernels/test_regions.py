@@ -1,4 +1,4 @@
-"""Cells compared with their guests in one task: what brute force finds under the same rule, to the last bit."""
+"""Cells compared with their probing rows in one task: what brute force finds under the same rule, to the last bit."""
 
 from __future__ import annotations
 
@@ -15,57 +15,57 @@ from spark_semdedup.kernels.cells import Comparison, compare_cells
 
 @dataclass(frozen=True)
 class Region:
-    """Rows in rank order, the cell each is native in (−1: none of these), and as whose guest: bool (n, cells)."""
+    """Rows in rank order, the cell each is at home in (−1: none of these), and the cells it visits: bool (n, cells)."""
 
     units: np.ndarray
     own: np.ndarray
-    guest: np.ndarray
+    probing: np.ndarray
 
     @property
     def visits(self) -> Visits:
-        rows, cells = np.nonzero(self.guest)
+        rows, cells = np.nonzero(self.probing)
         return Visits(rows.astype(np.int64), cells.astype(np.int32))
 
 
 def region(kind: str, n: int, d: int, *, cells: int = 6, seed: int = 0) -> Region:
-    """The last cell is empty, the one before has guests only; a third of the rows is native elsewhere."""
+    """The last cell is empty, the one before has probing rows only; a third of the rows are at home elsewhere."""
     rng = np.random.default_rng(seed)
     units = vectors.make(kind, n, d, seed)
     n = len(units)
     own = rng.integers(-cells // 2, max(cells - 2, 1), size=n).clip(-1)
-    guest = rng.random((n, cells)) < 0.3
-    guest[:, cells - 1] = False
-    guest[np.arange(n), own] &= own < 0
-    return Region(units, own, guest)
+    probing = rng.random((n, cells)) < 0.3
+    probing[:, cells - 1] = False
+    probing[np.arange(n), own] &= own < 0
+    return Region(units, own, probing)
 
 
 def brute_force(region: Region, at_least: float) -> oracle.Similarities:
-    """By the contract's words: natives with natives, and natives with guests from ``at_least`` on; a row's best over
-    all cells, of equal ones the earliest. −1 and 0 where there is none."""
+    """By the contract's words: home rows with home rows, and home rows with probing rows from ``at_least`` on; a row's
+    best over all cells, of equal ones the earliest. −1 and 0 where there is none."""
     n = len(region.own)
     scores = oracle.clusters(region.units, np.zeros(n, int))[0].similarity if n else np.zeros((0, 0), np.float32)
-    natives = (region.own[:, None] == region.own) & (region.own[:, None] >= 0)
+    home_rows = (region.own[:, None] == region.own) & (region.own[:, None] >= 0)
     at = np.maximum(region.own, 0)
-    guest_of_native = region.guest[:, at] & (region.own >= 0)  # row i visits the cell of row j
-    met = (guest_of_native | guest_of_native.T) & (scores.astype(np.float64) >= at_least)
-    before = np.tri(n, k=-1, dtype=bool) & (natives | met)
+    probing_of_home = region.probing[:, at] & (region.own >= 0)  # row i visits the cell of row j
+    met = (probing_of_home | probing_of_home.T) & (scores.astype(np.float64) >= at_least)
+    before = np.tri(n, k=-1, dtype=bool) & (home_rows | met)
     best = np.where(before, scores, np.float32(-np.inf))
     there = before.any(axis=1)
     neighbour = best.argmax(axis=1) if n else np.zeros(0, int)
     return oracle.Similarities(np.where(there, neighbour, -1), np.where(there, best[np.arange(n), neighbour], 0))
 
 
-def test_only_guests(xp):
-    """What is left of the whole once natives know no natives, and visits of rows that are native count for nothing."""
+def test_only_probing_rows(xp):
+    """The whole without pairs of home rows, and without the visits of rows that are at home in a cell."""
     for at_least in (-np.inf, 0.9):
         some = region("near_duplicates", 160, 252, seed=5)
         assert some.own[0] in (0, 1)
-        some.guest[0, 1 - some.own[0]] = True  # a native that visits another cell
+        some.probing[0, 1 - some.own[0]] = True  # a home row that visits another cell
         how = Comparison(at_least)
-        found = compare_cells(xp.asarray(some.units), some.own, some.visits, how, only_guests=True)
+        found = compare_cells(xp.asarray(some.units), some.own, some.visits, how, only_probing=True)
         n = len(some.own)
         scores = oracle.clusters(some.units, np.zeros(n, int))[0].similarity
-        met = some.guest[:, np.maximum(some.own, 0)] & (some.own >= 0) & (some.own[:, None] < 0)
+        met = some.probing[:, np.maximum(some.own, 0)] & (some.own >= 0) & (some.own[:, None] < 0)
         close = (met | met.T) & (scores.astype(np.float64) >= at_least) & np.tri(n, k=-1, dtype=bool)
         best = np.where(close, scores, np.float32(-np.inf))
         there = close.any(axis=1)
@@ -73,14 +73,14 @@ def test_only_guests(xp):
         assert there[some.own < 0].any()
         assert found.neighbours.tolist() == np.where(there, best.argmax(axis=1), -1).tolist()
         assert oracle.same_bits(found.scores, np.where(there, best.max(axis=1), np.float32(0)))
-        assert found.compared.tolist() == met.sum(axis=0).tolist(), "each pair counts with its native"
+        assert found.compared.tolist() == met.sum(axis=0).tolist(), "each pair counts with its home row"
 
 
 def pairs(region: Region) -> int:
-    """Natives with natives, and with each guest."""
-    cells = range(region.guest.shape[1])
-    sizes = [(int((region.own == cell).sum()), int(region.guest[:, cell].sum())) for cell in cells]
-    return sum(n * (n - 1) // 2 + n * guests for n, guests in sizes)
+    """Home rows with home rows, and with each probing row."""
+    cells = range(region.probing.shape[1])
+    sizes = [(int((region.own == cell).sum()), int(region.probing[:, cell].sum())) for cell in cells]
+    return sum(n * (n - 1) // 2 + n * probing_rows for n, probing_rows in sizes)
 
 
 def check(xp, region: Region, at_least: float, **options) -> np.ndarray:
@@ -89,13 +89,13 @@ def check(xp, region: Region, at_least: float, **options) -> np.ndarray:
     assert found.neighbours.tolist() == expected.neighbour.tolist()
     assert oracle.same_bits(found.scores, expected.score.astype(np.float32))
     assert found.compared.sum() == pairs(region)
-    assert not found.compared[region.own < 0].any(), "a pair counts with its native"
+    assert not found.compared[region.own < 0].any(), "a pair counts with its home row"
     return found.neighbours
 
 
 @pytest.mark.parametrize("kind", vectors.KINDS)
 @pytest.mark.parametrize("d", [1, 12, 252])
-def test_cells_with_guests_equal_brute_force(xp, kind, d):
+def test_cells_with_probing_rows_equal_brute_force(xp, kind, d):
     some = region(kind, 130, d)
     for at_least in (-np.inf, 0.5, 0.9, 1.0):
         check(xp, some, at_least)
@@ -109,15 +109,15 @@ def test_the_answer_does_not_depend_on_the_batch_size_and_precision(xp, at_least
     check(xp, mixed, at_least, batch_size=batch_size, precision=precision)
 
 
-def test_guests_count_from_a_similarity_that_occurs_and_not_above(xp):
-    """One native after one guest; the next double above their score is too much, for natives it never is."""
+def test_probing_rows_count_from_a_similarity_that_occurs_and_not_above(xp):
+    """One home row after one probing row; the next double above their score is too much, for home rows it never is."""
     units = vectors.make("near_duplicates", 2, 12, seed=1)
     score = float(oracle.similarity(*units))
-    guest = Region(units, np.array([-1, 0]), np.array([[True], [False]]))
-    native = Region(units, np.array([0, 0]), np.zeros((2, 1), bool))
-    assert check(xp, guest, score).tolist() == [-1, 0]
-    assert check(xp, guest, np.nextafter(score, 2)).tolist() == [-1, -1]
-    assert check(xp, native, np.nextafter(score, 2)).tolist() == [-1, 0]
+    probing = Region(units, np.array([-1, 0]), np.array([[True], [False]]))
+    home = Region(units, np.array([0, 0]), np.zeros((2, 1), bool))
+    assert check(xp, probing, score).tolist() == [-1, 0]
+    assert check(xp, probing, np.nextafter(score, 2)).tolist() == [-1, -1]
+    assert check(xp, home, np.nextafter(score, 2)).tolist() == [-1, 0]
 
 
 @pytest.mark.parametrize("at_least", [-np.inf, 0.9])
@@ -125,11 +125,11 @@ def test_of_equal_rows_in_several_cells_the_earliest_counts(xp, at_least):
     """The last row has an equal one in its own cell and, earlier, in each that it visits."""
     units = vectors.make("equal", 5, 12)
     own = np.array([3, 1, 2, 0, 0])
-    guest = np.zeros((5, 4), bool)
-    guest[4, [1, 2]] = True
-    assert check(xp, Region(units, own, guest), at_least).tolist() == [-1, -1, -1, -1, 1]
-    guest[0, 0] = True
-    assert check(xp, Region(units, own, guest), at_least).tolist() == [-1, -1, -1, 0, 0]
+    probing = np.zeros((5, 4), bool)
+    probing[4, [1, 2]] = True
+    assert check(xp, Region(units, own, probing), at_least).tolist() == [-1, -1, -1, -1, 1]
+    probing[0, 0] = True
+    assert check(xp, Region(units, own, probing), at_least).tolist() == [-1, -1, -1, 0, 0]
 
 
 def test_a_zero_has_the_sign_of_the_earliest_neighbours(xp):
@@ -137,17 +137,17 @@ def test_a_zero_has_the_sign_of_the_earliest_neighbours(xp):
     units = np.array([[-0.0, -1], [0, 1], [1, 0]], np.float32)
     for order in ([0, 1, 2], [1, 0, 2]):
         for own in ([0, 1, 0], [1, 0, 0]):
-            guest = np.array([[False, False], [False, False], [False, True]])
-            assert check(xp, Region(units[order], np.array(own), guest), -np.inf)[2] == 0
+            probing = np.array([[False, False], [False, False], [False, True]])
+            assert check(xp, Region(units[order], np.array(own), probing), -np.inf)[2] == 0
 
 
 @pytest.mark.parametrize("at_least", [-np.inf, 0.9])
-def test_guests_are_not_compared_with_one_another(xp, at_least):
+def test_probing_rows_are_not_compared_with_one_another(xp, at_least):
     units = vectors.make("equal", 3, 12)
-    guests = Region(units, np.array([-1, -1, -1]), np.ones((3, 1), bool))
-    assert check(xp, guests, at_least).tolist() == [-1, -1, -1]
-    with_native = Region(units, np.array([-1, -1, 0]), np.array([[True], [True], [False]]))
-    assert check(xp, with_native, at_least).tolist() == [-1, -1, 0]
+    probing_rows = Region(units, np.array([-1, -1, -1]), np.ones((3, 1), bool))
+    assert check(xp, probing_rows, at_least).tolist() == [-1, -1, -1]
+    with_home_row = Region(units, np.array([-1, -1, 0]), np.array([[True], [True], [False]]))
+    assert check(xp, with_home_row, at_least).tolist() == [-1, -1, 0]
 
 
 @pytest.mark.parametrize("at_least", [-np.inf, 0.9])
@@ -159,19 +159,19 @@ def test_no_rows_and_no_cells(xp, at_least):
 
 
 def test_the_worked_example(xp):
-    """Natives and guests of the module's text: which pairs are compared, seen by what each row finds."""
+    """Home rows and probing rows of the module's text: which pairs are compared, seen by what each row finds."""
     a, b, c, d, e = range(5)
-    guest = np.zeros((5, 2), bool)
-    guest[d, 0] = guest[c, 1] = True
+    probing = np.zeros((5, 2), bool)
+    probing[d, 0] = probing[c, 1] = True
     own = np.array([0, 0, 0, 1, 1])
     units = vectors.make("opposite", 5, 6)
-    found = compare_cells(xp.asarray(units), own, Visits(*_int(np.nonzero(guest))), Comparison())
+    found = compare_cells(xp.asarray(units), own, Visits(*_int(np.nonzero(probing))), Comparison())
     assert found.compared.tolist() == [1, 2, 3, 1, 2]  # ad; ab, bd; ac, bc, cd; cd; de, ce
     alike = units.copy()
     for row, other, met in ((d, a, True), (e, a, False), (e, b, False), (e, c, True), (e, d, True)):
         alike[:] = units
         alike[row] = alike[other]
-        found = compare_cells(xp.asarray(alike), own, Visits(*_int(np.nonzero(guest))), Comparison(0.9))
+        found = compare_cells(xp.asarray(alike), own, Visits(*_int(np.nonzero(probing))), Comparison(0.9))
         assert (found.neighbours[row] == other and found.scores[row] > 0.9) == met
 
 
