@@ -892,11 +892,11 @@ FILES = [
         "`[4, 1]` in files of JSON",
         after(
             lambda p: p.text(
-                "in/a.json", *(json.dumps({"id": i, "embedding": v}) for i, v in zip("abc", INTEGERS, strict=True))
+                "in/a.json", *(json.dumps({"id": i, "vector": v}) for i, v in zip("abc", INTEGERS, strict=True))
             ),
-            read_as("json"),
+            read_as("json", "--embedding-col", "vector"),
         ),
-        rows=vectors(*INTEGERS, type=pa.list_(pa.int64())),
+        rows=vectors(*INTEGERS, type=pa.list_(pa.int64()), name="vector"),
     ),
     refused(
         "missing table",

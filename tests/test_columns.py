@@ -218,7 +218,9 @@ def test_whole_numbers_that_may_be_bits_of_float16_must_be_said_to_be_numbers(sp
 
 def test_arrays_of_one_vector_and_json_become_arrays_of_doubles(spark):
     df = frame(
-        spark, "row array<array<float>>, column array<array<float>>, text string", ([[1, 2]], [[1], [2]], "[1,2]")
+        spark,
+        "row array<array<float>>, column array<array<float>>, text string",
+        ([[1.0, 2.0]], [[1.0], [2.0]], "[1,2]"),
     )
     found = df.select(
         embedding_column(df, "row"), embedding_column(df, "column"), embedding_column(df, "text", format_="json")
