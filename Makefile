@@ -1,5 +1,6 @@
 # make demo      try it on a small real corpus
-# make test      linters and types, the quick tests, then the slow ones
+# make test      linters and types, then the tests of every promise
+# make test-full make test, and the sweeps: whole corpora, kills at every moment, failures of clusters, notebooks
 # make test-gpu  the kernels on this machine's GPU, and the whole job, where spark-rapids-ml and cuML are installed, too
 # make test-matrix  the quick tests with each version of Spark and Python that is supported and here, one by one
 # make docs      the documentation site, in build/docs; a broken link is an error
@@ -38,13 +39,15 @@ rapids_jar := build/jars/rapids-4-spark_$(scala)-$(RAPIDS).jar
 delta_jars := build/jars/delta-spark_$(scala)-$(DELTA).jar build/jars/delta-storage-$(DELTA).jar
 requirements := PYTHON='$(PYTHON)' PYSPARK='$(PYSPARK)' sh .ci/check-requirements.sh
 
-.PHONY: demo test lint format audit test-quick test-slow test-gpu test-matrix docs bench bench-1m bench-gpu jars \
+.PHONY: demo test test-full lint format audit test-quick test-slow test-gpu test-matrix docs bench bench-1m bench-gpu jars \
   rapids-jar delta-jars requirements clean
 
 demo: requirements $(installed)
 	$(bin)/spark-semdedup demo
 
-test: lint test-quick test-slow
+test: lint test-quick
+
+test-full: test test-slow
 
 lint: requirements $(installed_dev)
 	$(bin)/ruff check .
