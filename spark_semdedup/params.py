@@ -55,6 +55,20 @@ DEFAULTS: Mapping[str, Any] = {
 }
 """Every default there is. A Param missing here is unset until the user sets it; its text says what that means."""
 
+NEMO_NAMES = {
+    "n_clusters": "k",
+    "random_state": "seed",
+    "init": "initMode",
+    "max_iter": "maxIter",
+    "sim_metric": "distanceMetric",
+    "which_to_keep": "whichToKeep",
+    "pairwise_batch_size": "batchSize",
+    "id_field": "idCol",
+    "embedding_field": "embeddingCol",
+    "metadata_fields": "metadataCols",
+}
+"""NeMo Curator's names of Params, which its users may try first."""
+
 
 def param_of(name: str, doc: str, convert: Callable[[Any], Any]) -> Param[Any]:
     return Param(Params._dummy(), name, doc, typeConverter=convert)  # type: ignore[attr-defined]
@@ -88,6 +102,8 @@ class SemDedupParams(Params):
     def _nearest(self, name: str) -> str:
         """What to say instead of a name that no Param has: the most alike, or all there are."""
         names = {p.name.lower(): p.name for p in self.params}
+        if name in NEMO_NAMES and self.hasParam(NEMO_NAMES[name]):
+            return f"NeMo Curator's {name} is {NEMO_NAMES[name]} here"
         alike = difflib.get_close_matches(name.replace("_", "").lower(), names, 1, 0.75)
         return f"did you mean {names[alike[0]]}?" if alike else f"it has {', '.join(sorted(names.values()))}"
 

@@ -1313,7 +1313,7 @@ SETTINGS = [
         "unknown Param",
         "`SemDedup(n_clusters=5)`",
         api(lambda p: semdedup(n_clusters=5)),
-        "SemDedup has no Param 'n_clusters'; it has backend, …, whichToKeep",
+        "SemDedup has no Param 'n_clusters'; NeMo Curator's n_clusters is k here",
     ),
     refused(
         "Param of another type",

@@ -365,7 +365,11 @@ def test_probes_with_centroids_from_a_path(clustered, corpus):
     ("centroids", "labels", "message"),
     [
         (np.ones((12, 5)), "centroid", f"embeddings have length {D}, but the centroids have 5: give their own"),
-        (np.ones((12, D)), "centroid - 1", "it is -1, but there are 12 centroids, numbered from 0: give those that"),
+        (
+            np.ones((12, D)),
+            "centroid - 1",
+            "it is -1, but there are 12 centroids, numbered from 0: give the centroids that",
+        ),
         pytest.param(np.ones((3, D)), "centroid", "but there are 3 centroids", marks=pytest.mark.slow),
         pytest.param(np.ones((12, D)), "centroid + 4294967296", "but there are 12 centroids", marks=pytest.mark.slow),
     ],

@@ -152,15 +152,16 @@ def test_similarities_are_written_of_merged_entries_and_of_all_rows(spark, monke
     found = random_entries(Ranking(), seed=11)
     entries = as_entries(spark, found, Ranking())
     counts, files, path = entries.counts(), Files(spark), str(tmp_path / "similarities")
+    rows = entries.merged(counts["further"])
     looked: list[bool] = []
     about, assert_held = {"holds": "similarities"}, lambda: looked.append(True)
-    assert results.write_similarities(files, entries, counts, path, about, assert_held) == 60
+    assert results.write_similarities(files, rows, counts, path, about, assert_held) == 60
     assert looked == [True]
     written = {row["id"]: (row["max_id"], row["cosine_sim_score"]) for row in spark.read.parquet(path).collect()}
     assert written == {id_: best[:2] for id_, best in expected(found, Ranking()).items()}
     assert len(list((tmp_path / "similarities").glob("part-*"))) == 1
 
     with pytest.raises(AccountingError, match="61 rows were compared, but 60 similarities written"):
-        results.write_similarities(files, entries, {**counts, "rows": 61}, f"{path}_2", about, assert_held)
+        results.write_similarities(files, rows, {**counts, "rows": 61}, f"{path}_2", about, assert_held)
     assert not (tmp_path / "similarities_2" / "_semdedup.json").exists()
     assert (tmp_path / "similarities_2" / "_semdedup.unfinished").exists()

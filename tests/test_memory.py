@@ -56,11 +56,11 @@ def test_a_batch_is_halved_with_one_warning_for_each_task(caplog):
     warning, note = caplog.records
     assert warning.levelname == "WARNING"
     assert warning.getMessage() == (
-        "batchSize=1024 takes more GPU memory than this task has at deviceMemoryFraction=0.3: going on with 256, which "
-        "gives the same answer"
+        "batchSize=1024 takes more GPU memory than this task has at deviceMemoryFraction=0.3: continuing with 256, "
+        "which gives the same answer"
     )
     assert note.levelname == "INFO"
-    assert note.getMessage().endswith("going on with 64, which gives the same answer")
+    assert note.getMessage().endswith("continuing with 64, which gives the same answer")
 
 
 def cupy_with(monkeypatch, share: int, free: int) -> list[int]:

@@ -252,6 +252,7 @@ def test_no_text_is_run_as_sql_shell_or_python():
 ALLOWED = {
     "runs/source.py": {"sql"},  # one statement, in which a table's name is a parameter
     "doctor/probe.py": {"import subprocess"},  # nvidia-smi and java, by lists of fixed arguments
+    "text/transformer.py": {"eval"},  # PyTorch's name for the mode of inference
     "spark/interpreter.py": {"import subprocess"},  # the workers' Python, which the user's settings name; fixed code
 }
 

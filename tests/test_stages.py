@@ -293,14 +293,17 @@ def test_a_handful_of_rows_that_were_not_fitted_tells_nothing_of_all(spark, monk
 
 @pytest.mark.parametrize("planned", [[], [7], [0, 3, 7]])
 def test_clusters_of_any_number_are_compared_each_by_itself(spark, monkeypatch, planned):
-    """Also those that the sample missed, for which the plan has no tasks: numbers drawn from all, hashes say."""
+    """Also those that the sample missed, for which the plan has no tasks. Rows of negative numbers are noise: kept, and
+    compared with nothing."""
     sizes = ClusterSizes(dict.fromkeys(planned, 2.0), 2)
     monkeypatch.setattr(AssignedRows, "sizes", lambda _: sizes)
     labels = [-(2**63) + 9, -1_000_003, -3, -1, 0, 1, 2, 3, 7, 999_997, 2**62, 2**63 - 1]
     data = [(10 * i + j, [1.0, 0.0], label) for i, label in enumerate(labels) for j in (0, 1)]
     df = spark.createDataFrame(data, "id bigint, embedding array<float>, centroid bigint")
     found = PairwiseSimilarity(whichToKeep="first").transform(df).collect()
-    assert sorted((row.id, row.max_id) for row in found) == [(id_, id_ - id_ % 10) for id_, _, _ in data]
+    assert sorted((row.id, row.max_id) for row in found) == [
+        (id_, id_ if label < 0 else id_ - id_ % 10) for id_, _, label in data
+    ]
 
 
 def test_pairwise_wants_an_integer_centroid(spark, df):

@@ -138,8 +138,8 @@ _HEAD = (
 _NOTES = """\
   pairs: to be compared; exact dismisses most of those across clusters by a sketch, where vectors are long enough.
   time: fitting, assigning, moving and comparing at the hardware's speed; reading and writing data come on top.
-  best k: the number of clusters of least time; with exact the duplicates are the same for any k. What other numbers
-  separate and find: spark-semdedup explore choose-k."""
+  best k: the number of clusters of least time; with exact the duplicates are the same for any k.
+  choose k: spark-semdedup explore choose-k shows how well other numbers of clusters separate, and what they find."""
 
 
 def seconds(work: WorkEstimate, hardware: Hardware, fit: FitCost | None) -> float:

@@ -29,6 +29,7 @@ INK, LINE, ACCENT = "#333333", "#1f6fb4", "#d1495b"
 
 def figure(rows: int = 1, columns: int = 1, *, size: tuple[float, float] = (8.0, 5.0)) -> tuple[Any, Any]:
     """A figure and its axes (one, or an array), without pyplot: nothing is registered, so nothing must be closed."""
+    require("matplotlib", "drawing")
     made = _figure_class()(figsize=size, layout="constrained")
     return made, made.subplots(rows, columns)
 
@@ -36,7 +37,6 @@ def figure(rows: int = 1, columns: int = 1, *, size: tuple[float, float] = (8.0,
 @cache
 def _figure_class() -> type:
     """A figure that draws itself without a display, and that notebooks show as a small picture."""
-    require("matplotlib", "drawing")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -66,7 +66,7 @@ def argmin_mask(n: int, places: Array, values: Array) -> Array:
     float32 (``atomicMin(double*, double)`` in ``cupy/_core/include/cupy/atomics.cuh``, 13.6 and 14.2), so they are
     compared as integers of the same order.
 
-    >>> are_least_at(2, np.array([0, 0, 1]), np.array([-1.0, -2.0, 0.5]))
+    >>> argmin_mask(2, np.array([0, 0, 1]), np.array([-1.0, -2.0, 0.5]))
     array([False,  True,  True])
     """
     xp = array_module(values)

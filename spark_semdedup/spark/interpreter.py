@@ -32,7 +32,8 @@ def names_lacking_packages(fit: Fit) -> Fit:
 
     @functools.wraps(fit)
     def checked(stage: Any, dataset: Any) -> Any:
-        require_worker_packages(dataset.sparkSession)
+        if hasattr(dataset, "sparkSession"):  # what is no Spark DataFrame is refused with its columns
+            require_worker_packages(dataset.sparkSession)
         try:
             return fit(stage, dataset)
         except Exception as error:

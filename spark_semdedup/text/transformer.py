@@ -81,7 +81,7 @@ def load_transformer(
         model.max_seq_length = max_tokens
     if device != "cpu" and precision != "float32":
         model = model.to(getattr(torch, precision))
-    model.train(False)
+    model.eval()
     return TransformerModel(model, _counter(model), prompt)
 
 

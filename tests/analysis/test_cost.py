@@ -314,7 +314,7 @@ def test_the_text_is_aligned_and_ascii(sizing):
     assert facts.splitlines()[0] == "  rows      3,000 of dimension 16; 3,000 were looked at"
     assert facts.splitlines()[1].startswith("  clusters  48, of ")
     assert all(line.startswith("  ") and len(line) <= 120 for line in text.splitlines() if line)
-    assert [line.split(":")[0].strip() for line in notes.splitlines()] == ["pairs", "time", "best k"]
+    assert [line.split(":")[0].strip() for line in notes.splitlines()] == ["pairs", "time", "best k", "choose k"]
 
 
 def test_the_facts_are_json(sizing):

@@ -154,7 +154,7 @@ def test_options_become_the_params_values():
         ("--max-samples-per-batch 10 --backend cpu", "maxSamplesPerBatch=10 cannot be honoured by clusterer 'faiss'"),
         ("--id-col name", "idCol='name' is not among the columns: 'id', 'embedding', 'quality', 'text'"),
         ("--id-col embedding", "idCol='embedding' is of type array<float>: it must be string, tinyint"),
-        ("--embedding-col text", "embeddingCol='text' is of type string: it must be array<float>"),
+        ("--embedding-col text", "embeddingCol='text' is of type string: it must be an array of numbers"),
         ("--rank-by worth", "rankBy='worth' is not among the columns: 'id', 'embedding', 'quality', 'text'"),
         ("--init-mode nowhere", "initMode='nowhere' holds no saved model (no folder metadata): give"),
         ("--centroids nowhere", "centroids='nowhere' holds no saved model (no folder metadata): give"),
@@ -208,7 +208,7 @@ def test_input_that_is_not_of_its_format_is_refused(capsys, spark, data, tmp_pat
     [
         (lambda t: t.slice(0, 0), [], "the input is empty: it must have at least one row"),
         (lambda t: t, ["--k", "241"], "k=241 is larger than the 240 rows: it must be at most the number of rows"),
-        (lambda t: pa.concat_tables([t, t.slice(3, 1)]), [], "idCol='id' is not unique: 1 ids stand in more than one"),
+        (lambda t: pa.concat_tables([t, t.slice(3, 1)]), [], "idCol='id' is not unique: 1 ids are in more than one"),
         (
             lambda t: with_embedding(t, 5, [float("nan")] * DIM),
             [],

@@ -98,7 +98,7 @@ def test_files_that_are_there_are_kept(table, tmp_path, capsys):
     (tmp_path / "kmeans.json").write_text("mine")
     command = ["explore", "kmeans", "--k", "3", "--input", table, "--output", str(tmp_path)]
     assert main(command) == 2
-    assert "kmeans.json' is there already" in capsys.readouterr().err
+    assert "kmeans.json' exists already" in capsys.readouterr().err
     assert (tmp_path / "kmeans.json").read_text() == "mine"
     assert main([*command, "--overwrite"]) == 0
     assert json.loads((tmp_path / "kmeans.json").read_text())["n_clusters"] == 3

@@ -74,7 +74,7 @@ def test_what_a_further_entry_claims_is_checked_and_what_counts_for_nothing_is_n
 def test_entries_that_are_lost_after_they_were_counted_are_missed(spark):
     rows = plain([("a", "a", 0.9), ("b", "a", 0.5)])
     check(spark, rows, claims=1)
-    with pytest.raises(AccountingError, match="2 neighbours were counted, but 1 are there; no result is valid"):
+    with pytest.raises(AccountingError, match="2 neighbours were counted, but 1 exist; no result is valid"):
         check(spark, rows, claims=2)
 
 
