@@ -171,7 +171,7 @@ def test_a_run_of_chosen_results_can_be_killed(capsys, spark, monkeypatch, data,
         assert {name: rows(output / name) for name in names} == whole
         assert leftovers(output) == []
         moment += int(os.environ.get("SEMDEDUP_EVERY", "5"))
-    assert moment > 40, "what a run changes"
+    assert moment >= 40, "what a run changes"
     run(capsys, data, tmp_path / "whole", "--overwrite")
     assert not {"pairs", "groups"} & {path.name for path in (tmp_path / "whole").iterdir()}
 
