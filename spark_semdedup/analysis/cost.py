@@ -172,7 +172,7 @@ def _some_files(dataset: DataFrame, count: int, wanted: int) -> tuple[DataFrame,
 def _fitted(params: SemDedupStageParams, sample: np.ndarray, k: int) -> np.ndarray:
     plain = params.copy()
     plain.clear(plain.getParam("initMode"))
-    settings = replace(FitSettings.from_params(plain, k), initMode="random", nInit=1)
+    settings = replace(FitSettings.from_params(plain, k), nInit=1)  # starts as a fit with the default does
     return fit_faiss(sample[: FIT_ROWS_PER_CENTROID * k], settings).centroids
 
 
