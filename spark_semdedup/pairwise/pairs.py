@@ -91,8 +91,7 @@ class PairStream:
                         f"{self.threshold:.6g} similar; lower eps, raise maxPairs, or remove the boilerplate first"
                     )
                 columns = [ids.take(pa.array(pairs.columns)), ids.take(pa.array(pairs.rows)), pa.array(pairs.scores)]
-                cast = [column.cast(type_) for column, type_ in zip(columns, self.schema.types, strict=True)]
-                yield pa.RecordBatch.from_arrays(cast, schema=self.schema)
+                yield _batch_of(columns, self.schema)
 
 
 @dataclass(frozen=True)
@@ -114,8 +113,13 @@ class StarStream:
             rows = np.flatnonzero(components.labels != np.arange(len(ready.group)))
             ids = pa.array(ready.group["id"])
             columns = [ids.take(pa.array(at)) for at in (rows, components.labels[rows])]
-            cast = [column.cast(type_) for column, type_ in zip(columns, self.schema.types, strict=True)]
-            yield pa.RecordBatch.from_arrays(cast, schema=self.schema)
+            yield _batch_of(columns, self.schema)
+
+
+def _batch_of(columns: list[pa.Array], schema: pa.Schema) -> pa.RecordBatch:
+    """The columns as one batch, each cast to its type in ``schema``."""
+    cast = [column.cast(type_) for column, type_ in zip(columns, schema.types, strict=True)]
+    return pa.RecordBatch.from_arrays(cast, schema=schema)
 
 
 def similar_in_parts(comparison: GroupComparison, ready: RankedRows, threshold: float) -> Iterator[SimilarPairs]:
