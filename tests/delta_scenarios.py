@@ -24,8 +24,8 @@ import pyspark
 from pyspark.sql import DataFrame, SparkSession
 
 from spark_semdedup.cli import main as cli
-from spark_semdedup.runs import lock as locking
 from spark_semdedup.runs import run as whole_run
+from spark_semdedup.spark import lock as locking
 from spark_semdedup.spark.session import local_session
 
 ROOT = Path(__file__).parents[1]

@@ -13,8 +13,8 @@ from typing import Any
 
 from spark_semdedup.errors import SemDedupError, shown
 from spark_semdedup.redaction import COLUMN_PARAMS, redacted_values
-from spark_semdedup.runs.lock import is_lock
 from spark_semdedup.spark.files import Files, join
+from spark_semdedup.spark.lock import is_lock
 
 MANIFEST = "_semdedup.json"
 

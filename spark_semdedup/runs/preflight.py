@@ -14,7 +14,6 @@ from spark_semdedup.errors import ResultExistsError, SemDedupError, shown
 from spark_semdedup.ml.kmeans import EmbeddingKMeansModel
 from spark_semdedup.pairwise.ranking import Ranking
 from spark_semdedup.params import ClusteringParams, HasColumns, SemDedupParams
-from spark_semdedup.runs.lock import is_lock
 from spark_semdedup.runs.manifest import (
     EMBEDDINGS,
     EVALUATION,
@@ -36,6 +35,7 @@ from spark_semdedup.spark.columns import embedding_column, field, id_column, ref
 from spark_semdedup.spark.documents import Documents
 from spark_semdedup.spark.files import Files, is_within, join
 from spark_semdedup.spark.ids import check_ids
+from spark_semdedup.spark.lock import is_lock
 
 Settings = Mapping[str, Any]
 """Values by the names of Params; only Params that the user has set."""

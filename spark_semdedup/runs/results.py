@@ -18,7 +18,6 @@ from spark_semdedup.pairwise.coverage import Coverage
 from spark_semdedup.pairwise.merge import are_few
 from spark_semdedup.params import DecisionParams, SemDedupParams
 from spark_semdedup.runs.checks import check_merged
-from spark_semdedup.runs.lock import Lock
 from spark_semdedup.runs.manifest import MANIFEST, begin, empty_dataset, finish, read_manifest
 from spark_semdedup.runs.preflight import Job, refuse_irreplaceable
 from spark_semdedup.runs.source import Source
@@ -28,6 +27,7 @@ from spark_semdedup.spark.columns import id_column
 from spark_semdedup.spark.files import Files
 from spark_semdedup.spark.hardware import hardware_of
 from spark_semdedup.spark.ids import Ids
+from spark_semdedup.spark.lock import Lock
 
 log = logging.getLogger("spark_semdedup")
 

@@ -19,10 +19,10 @@ from typing import Any, Protocol
 from spark_semdedup.errors import AccountingError, ResultExistsError, shown
 from spark_semdedup.runs import manifest
 from spark_semdedup.runs.journal import Journal, refuse_other_run
-from spark_semdedup.runs.lock import Lock
 from spark_semdedup.runs.progress import Progress
 from spark_semdedup.runs.summary import Summary
 from spark_semdedup.spark.files import join
+from spark_semdedup.spark.lock import Lock
 
 log = logging.getLogger("spark_semdedup")
 

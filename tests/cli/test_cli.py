@@ -29,12 +29,12 @@ from spark_semdedup.cli import commands, options
 from spark_semdedup.cli import main as cli
 from spark_semdedup.errors import AccountingError
 from spark_semdedup.params import DEFAULTS, SemDedupStageParams
-from spark_semdedup.runs import lock as locking
 from spark_semdedup.runs import preflight, results, steps
-from spark_semdedup.runs.lock import Lock
 from spark_semdedup.runs.progress import Progress
+from spark_semdedup.spark import lock as locking
 from spark_semdedup.spark.failures import one_line
 from spark_semdedup.spark.files import Files
+from spark_semdedup.spark.lock import Lock
 
 DIM, GROUPS, ROWS = 16, 60, 240
 COLUMNS = {"id": "id", "embedding": "embedding", "quality": "quality"}

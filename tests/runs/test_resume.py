@@ -25,10 +25,10 @@ from spark_semdedup.cli import main as cli
 from spark_semdedup.errors import AccountingError
 from spark_semdedup.ml.semdedup import SemDedup, SemDedupModel
 from spark_semdedup.runs import deduplication, identity, manifest, phases, preflight
-from spark_semdedup.runs import lock as locking
 from spark_semdedup.runs.identity import fingerprint, fingerprint_of_files
 from spark_semdedup.runs.source import Source
 from spark_semdedup.runs.target import Target
+from spark_semdedup.spark import lock as locking
 from spark_semdedup.spark.files import Files
 
 RESULTS = ("similarities", "duplicates", "deduplicated", "invalid")

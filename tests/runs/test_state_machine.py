@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 import pytest
 
 from spark_semdedup.errors import AccountingError, FolderInUseError, ResultExistsError, SemDedupError
-from spark_semdedup.runs import lock as locking
 from spark_semdedup.runs import manifest
 from spark_semdedup.runs.journal import OUTPUT, WRITING, Journal, refuse_other_run
 from spark_semdedup.runs.progress import Progress
 from spark_semdedup.runs.run import Attempt, Phase, Run
 from spark_semdedup.runs.summary import Summary
+from spark_semdedup.spark import lock as locking
 
 OUT = "memory:/out"
 PHASES = ("fit", "compare", "identify", "keep")

@@ -12,9 +12,9 @@ from types import SimpleNamespace
 import pytest
 
 from spark_semdedup.errors import FolderInUseError
-from spark_semdedup.runs import lock as locking
-from spark_semdedup.runs.lock import Lock
+from spark_semdedup.spark import lock as locking
 from spark_semdedup.spark.files import Files
+from spark_semdedup.spark.lock import Lock
 
 
 @pytest.fixture
