@@ -29,6 +29,7 @@ from spark_semdedup.kernels.graphs import KEPT, REMOVED, UNDECIDED, independent_
 from spark_semdedup.pairwise.execute import Compared
 from spark_semdedup.pairwise.links import LinkRule
 from spark_semdedup.pairwise.merge import PartialMatches, by_rank
+from spark_semdedup.pairwise.reference import with_references
 from spark_semdedup.pairwise.rounds import STATE_KEPT, STATE_REMOVED, STATE_UNDECIDED, compare_states
 from spark_semdedup.spark.arrow import codes_of, collect_arrow, local_frame
 from spark_semdedup.spark.held import held
@@ -50,32 +51,35 @@ def links_for(params: KeepParams) -> LinkRule | None:
     return LinkRule(params.similarity_threshold()) if params.value("keepRule") == "greedy" else None
 
 
-def decide(compared: Compared, threshold: float) -> DataFrame:
+def decide(compared: Compared, threshold: float, found: DataFrame | None = None) -> DataFrame:
     """One entry for each row, by the greedy rule; computed once and held by Spark.
 
-    ``compared``: with links from ``threshold`` on (``links.LinkRule``).
+    ``compared``: with links from ``threshold`` on (``links.LinkRule``). ``found``: see ``Greedy``.
     """
     entries = replace(compared.entries, df=compared.entries.df.persist())
     merged = entries.merged(None if compared.merges else 0)
     merged = merged.persist() if compared.merges else merged
     try:
-        return held(Greedy(compared, entries, merged, threshold).rows())
+        return held(Greedy(compared, entries, merged, threshold, found).rows())
     finally:
         merged.unpersist()
         entries.df.unpersist()
 
 
 @contextmanager
-def decided(compared: Compared, further: int, params: KeepParams) -> Iterator[DataFrame]:
+def decided(
+    compared: Compared, further: int, params: KeepParams, found: DataFrame | None = None
+) -> Iterator[DataFrame]:
     """One entry for each row by the ``keepRule`` of ``params``, of entries that are stored; ``further``: how many of
-    them are no row's own. To be read inside the block, once."""
+    them are no row's own; ``found``: what reference rows were found, stored too (``Greedy``). To be read inside the
+    block, once."""
     merged = compared.entries.merged(further)
     if params.value("keepRule") == "ranked":
-        yield merged
+        yield merged if found is None else with_references(merged, found)
         return
     merged = merged.persist()
     try:
-        yield Greedy(compared, compared.entries, merged, params.similarity_threshold()).rows()
+        yield Greedy(compared, compared.entries, merged, params.similarity_threshold(), found).rows()
     finally:
         merged.unpersist()
 
@@ -91,6 +95,16 @@ class Greedy:
     merged: DataFrame
     """One entry for each row (``PartialMatches.merged``), kept somewhere as well."""
     threshold: float
+    found: DataFrame | None = None
+    """The best reference row of each row (``reference.best_references``), kept somewhere: all of them are kept rows
+    that precede these."""
+
+    @property
+    def removed_before(self) -> DataFrame | None:
+        """``id`` of the rows that a reference row removes, before any of these is looked at."""
+        if self.found is None:
+            return None
+        return self.found.where(F.col("cosine_sim_score") >= self.threshold).select("id")
 
     def compare_again(self, states: DataFrame) -> DataFrame:
         return compare_states(self.compared, states, LinkRule(self.threshold))
@@ -107,14 +121,23 @@ class Greedy:
             "max_id": F.when(changed, F.col("new_max_id")).otherwise(F.col("max_id")),
             "cosine_sim_score": F.when(changed, F.col("new_score")).otherwise(F.col("cosine_sim_score")),
         }
-        return joined.select([columns.get(name, F.col(name)).alias(name) for name in self.merged.columns])
+        rows = joined.select([columns.get(name, F.col(name)).alias(name) for name in self.merged.columns])
+        return rows if self.found is None else with_references(rows, self.found)
 
     # --- which rows are kept ---
 
     def _states(self) -> DataFrame:
         """``id`` and ``state`` of the rows that are removed."""
         hidden = self.entries.unlisted().select("id", F.col("id").alias("other"))
-        states = solve(self.entries.links().select("id", "other").unionAll(hidden))
+        links = self.entries.links().select("id", "other").unionAll(hidden)
+        before = self.removed_before
+        if before is None:
+            states = solve(links)
+        else:
+            gone = before.select(F.col("id").alias("gone"))
+            for end in ("id", "other"):
+                links = links.join(gone, F.col(end) == F.col("gone"), "left_anti")
+            states = held(solve(links).unionAll(before.withColumn("state", F.lit(REMOVED).cast("int"))))
         for round_ in range(_MOST_ROUNDS):
             undecided = states.where(F.col("state") == UNDECIDED).count()
             if not undecided:
@@ -160,12 +183,18 @@ class Greedy:
         best = [self._best_listed(misled.join(unlisted, "id", "left_anti"), gone)]
         if unlisted.head(1):
             best.append(self._best_of_all(unlisted, removed))
-        alone = stays.select(
+        alone = stays.select("id")
+        if self.found is not None:  # a row that a reference row removes may have removed predecessors only
+            best = [held(each) for each in best]
+            for each in best:
+                misled = misled.join(each.select(F.col("new_id").alias("id")), "id", "left_anti")
+            alone = alone.unionAll(misled)
+        changes = alone.select(
             F.col("id").alias("new_id"), F.col("id").alias("new_max_id"), F.lit(0.0).cast("float").alias("new_score")
         )
         for each in best:
-            alone = alone.unionAll(each)
-        return alone
+            changes = changes.unionAll(each)
+        return changes
 
     def _best_listed(self, of: DataFrame, gone: DataFrame) -> DataFrame:
         """For rows whose similar predecessors are all listed, the best of those that are kept."""

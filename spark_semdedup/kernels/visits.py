@@ -29,8 +29,17 @@ from t on, so p ≥ t − 2⁻²⁴. Stored vectors have norms within ε = 10⁻
 
 *Scores*: ``Cells.scores`` gives S_j with S_j ≤ s_j ≤ S_j + w_j. (1) implies S_o − S_j ≤ (δ/2)‖c_o − c_j‖ + w_j, which
 is tested, with the error of products, ``screening_error``, added under the root of ‖c_o − c_j‖², and a few roundings of
-all else. For the cosine, S lacks the halved squares, which are ½ but for rounding and for centroids of norm zero; their
-differences are added to the width.
+all else. For the cosine, S lacks the halved squares, which are ½ but for rounding and for centroids of norm zero; for
+(1) their differences are added to the width.
+
+*One side alone*: where the rows y stay in their cells, as those of an index do, x must visit the cell of each. Let y be
+labelled with its nearest centre, b: s_a(y) ≤ s_b(y) + ω for every a, with ω for the float64 rounding of distances that
+are compared (``Cells.nearness``). The first inequality then says s_a(x) − s_b(x) ≤ δ ‖c_a − c_b‖ + ω, whatever label a
+x has. So x visits each cell j with
+
+    s_a(x) − s_j(x) ≤ δ ‖c_a − c_j‖ + ω.                                                            (2)
+
+(For the cosine, where the nearest centre is the one of the largest z·c_j, let s_j(z) = z·c_j, and the same follows.)
 
 Such a pair is compared in the cell that one of them visits, at most in both. Visits grow with δ and depend on k; which
 pairs are found depends on neither. (For general metrics: ClusterJoin, Das Sarma, He and Chaudhuri, VLDB 2014.)
@@ -43,7 +52,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from spark_semdedup.kernels.arithmetic import FLOAT32_ROUNDING, norms, screening_error
+from spark_semdedup.kernels.arithmetic import FLOAT32_ROUNDING, float64_screening_error, norms, screening_error
 from spark_semdedup.kernels.arrays import Array, array_module, nonzero_pairs, to_numpy
 from spark_semdedup.kernels.assignment import Cells, Visits
 
@@ -65,17 +74,20 @@ def reach(threshold: float) -> float:
 
 @dataclass(frozen=True)
 class WithinReach:
-    """Rows visit every cell that may hold a row at most ``distance`` away, by (1). ``of`` makes it ready for cells."""
+    """Rows visit every cell that may hold a row at most ``distance`` away, by (1), or by (2) where rows of these cells
+    visit none. ``of`` makes it ready for cells."""
 
     distance: float
     norm: Array
     """Of the targets: float64 (k,)."""
+    one_sided: bool = False
+    """Whether (2) holds: the rows that are sought visit no cell, and are labelled with their nearest centroid."""
     table: Array | None = None
     """The negative widths of all pairs of cells, where they are not too many: float32 (k, k)."""
 
     @classmethod
-    def of(cls, cells: Cells, threshold: float) -> WithinReach:
-        rule = cls(reach(threshold), norms(cells.targets))
+    def of(cls, cells: Cells, threshold: float, *, one_sided: bool = False) -> WithinReach:
+        rule = cls(reach(threshold), norms(cells.targets), one_sided)
         k = cells.targets.shape[0]
         if k > _TABLE_CELLS:
             return rule
@@ -96,16 +108,19 @@ class WithinReach:
         return Visits(to_numpy(i), to_numpy(j).astype(np.int32))
 
     def widths(self, cells: Cells, labels: Array) -> Array:
-        """The right side of the test of (1) for rows labelled ``labels``, at least: float32 (m, k).
+        """The right side of the test of (1) or (2) for rows labelled ``labels``, at least: float32 (m, k).
 
         ‖a − b‖² ≤ ‖a‖² + ‖b‖² − 2 fl(a·b) + 2γ‖a‖‖b‖, and 2‖a‖‖b‖ ≤ ‖a‖² + ‖b‖²: so squares taken a little too
         large cover the product's error, and with some more u the sum's.
         """
         error = screening_error(cells.targets.shape[1], tensor_cores=True) + 16 * FLOAT32_ROUNDING
         squares = (self.norm**2 * (1 + 2 * error)).astype(np.float32)
-        roundings = (8 * FLOAT32_ROUNDING * (1 + self.norm) ** 2).astype(np.float32)
+        roundings = 8 * FLOAT32_ROUNDING * (1 + self.norm) ** 2
+        if self.one_sided:  # ω, of which each centre adds its part
+            roundings += float64_screening_error(cells.targets.shape[1]) * (1 + self.norm) ** 2
+        roundings = roundings.astype(np.float32)
         constant, of_own = cells.slack + roundings, roundings
-        if cells.spherical:  # whose scores lack the halved squares
+        if cells.spherical and not self.one_sided:  # whose scores lack the halved squares
             halves = (self.norm**2 / 2).astype(np.float32)
             constant, of_own = constant - halves, of_own + halves
         widths = cells.targets[labels] @ cells.targets.T
@@ -114,7 +129,8 @@ class WithinReach:
         widths += squares[labels][:, None]
         xp = array_module(widths)
         xp.sqrt(xp.maximum(widths, 0, out=widths), out=widths)
-        widths *= np.float32(self.distance / 2 * (1 + 16 * FLOAT32_ROUNDING))
+        distance = self.distance if self.one_sided else self.distance / 2
+        widths *= np.float32(distance * (1 + 16 * FLOAT32_ROUNDING))
         widths += constant
         widths += of_own[labels][:, None]
         return widths

@@ -20,6 +20,7 @@ from spark_semdedup.duplicates.groups import check_kind, component_groups, tree_
 from spark_semdedup.duplicates.threshold import without_ids
 from spark_semdedup.errors import SemDedupError
 from spark_semdedup.ml.duplicates import IdentifyDuplicates
+from spark_semdedup.ml.incremental import deduplicate_against
 from spark_semdedup.ml.kmeans import EmbeddingKMeans, EmbeddingKMeansModel
 from spark_semdedup.ml.persistence import CentroidsModel, StageReadable
 from spark_semdedup.ml.report import plots_of, write_report
@@ -30,6 +31,7 @@ from spark_semdedup.pairwise.integrity import check_neighbours
 from spark_semdedup.pairwise.merge import PartialMatches
 from spark_semdedup.pairwise.pairs import ESTIMATE_ROWS, SimilarRows, estimate_pairs, refuse_too_many
 from spark_semdedup.pairwise.ranking import Ranking
+from spark_semdedup.pairwise.reference import ReferenceRows
 from spark_semdedup.pairwise.rows import UnassignedRows
 from spark_semdedup.pairwise.schema import SIMILARITY_COLUMNS
 from spark_semdedup.pairwise.workload import WorkEstimate
@@ -128,7 +130,7 @@ class SemDedupModel(CentroidsModel, SemDedupStageParams):
         """About how many pairs ``pairs`` lists, from a sample; a ``SemDedupError`` for more than ``maxPairs``."""
         threshold = self.similarity_threshold()
         across = Coverage.of(self, threshold).visits
-        sample = self._rows(dataset, Ranking.of(self)).vectors(ESTIMATE_ROWS)
+        sample = self.rows_of(dataset).vectors(ESTIMATE_ROWS)
         estimate = estimate_pairs(sample, threshold, across_clusters=across)
         refuse_too_many(estimate, self.value("maxPairs"), threshold)
         return estimate
@@ -149,12 +151,17 @@ class SemDedupModel(CentroidsModel, SemDedupStageParams):
     def similar_rows(self, dataset: DataFrame) -> SimilarRows:
         """What ``pairs`` and components are made from."""
         ranking, threshold = Ranking.of(self), self.similarity_threshold()
-        rows = self._rows(dataset, ranking)
+        rows = self.rows_of(dataset)
         return SimilarRows(rows, ComparisonPlan.of(rows, Coverage.of(self, threshold), self), ranking, self, threshold)
 
-    def run(self, dataset: DataFrame) -> SemDedupResult:
-        """All of them from one computation, which is kept until ``unpersist()``."""
-        return self._result(dataset, persist=True)
+    def run(self, dataset: DataFrame, *, against: ReferenceRows | None = None) -> SemDedupResult:
+        """All of them from one computation, which is kept until ``unpersist()``.
+
+        ``against``: rows that precede all of ``dataset``, such as an index of rows kept before.
+        """
+        if against is None:
+            return self._result(dataset, persist=True)
+        return self.result_of(dataset, deduplicate_against(self, dataset, against))
 
     def plan(self, dataset: DataFrame, *, rows: float | None = None, hardware: Hardware | None = None) -> Sizing:
         """What deduplicating ``dataset`` with these centroids will cost with each coverage; see ``analysis.cost``."""
@@ -180,7 +187,7 @@ class SemDedupModel(CentroidsModel, SemDedupStageParams):
         evaluator = Evaluator(
             similarities=result.similarities,
             duplicates=result.duplicates,
-            rows=self._rows(dataset, Ranking.of(self)),
+            rows=self.rows_of(dataset),
             threshold=self.similarity_threshold(),
             coverage=coverage.name,
             coverage_in_words=coverage.in_words(),
@@ -231,11 +238,12 @@ class SemDedupModel(CentroidsModel, SemDedupStageParams):
     def _compared(self, dataset: DataFrame, ranking: Ranking) -> Compared:
         """Assigns rows, sends them to their tasks and compares them there."""
         coverage = Coverage.of(self, self.similarity_threshold())
-        return compare(self._rows(dataset, ranking), coverage, ranking, self, links_for(self))
+        return compare(self.rows_of(dataset), coverage, ranking, self, links_for(self))
 
-    def _rows(self, dataset: DataFrame, ranking: Ranking) -> UnassignedRows:
+    def rows_of(self, dataset: DataFrame) -> UnassignedRows:
+        """The rows of ``dataset`` as comparisons take them, yet to be assigned."""
         documents = Documents.of_params(dataset, self)
-        return UnassignedRows(documents, self.fitted_centroids, ranking, self, self._fitted_sample(dataset))
+        return UnassignedRows(documents, self.fitted_centroids, Ranking.of(self), self, self._fitted_sample(dataset))
 
     def _fitted_sample(self, dataset: DataFrame) -> FittedSample | None:
         known = self._fitted_on

@@ -23,6 +23,8 @@ class Coverage:
 
     others: int | None = 0
     threshold: float = 0.0
+    one_sided: bool = False
+    """Whether only these rows visit cells, and those they are compared with stay in theirs (``reference``)."""
 
     @classmethod
     def of(cls, params: CoverageParams, threshold: float) -> Coverage:
@@ -74,7 +76,9 @@ class Coverage:
         """Which cells rows visit, made ready for ``cells``, on the device these are on."""
         if not self.visits:
             return None
-        return WithinReach.of(cells, self.threshold) if self.others is None else NearestCells(self.others)
+        if self.others is None:
+            return WithinReach.of(cells, self.threshold, one_sided=self.one_sided)
+        return NearestCells(self.others)
 
     def in_words(self) -> str:
         """Which pairs were compared, so that it can be cited."""

@@ -46,6 +46,10 @@ def within_reach(threshold: float):
     return lambda cells: WithinReach.of(cells, threshold)
 
 
+def one_sided(threshold: float):
+    return lambda cells: WithinReach.of(cells, threshold, one_sided=True)
+
+
 def nearest(others: int):
     return lambda cells: NearestCells(others)
 
@@ -159,6 +163,51 @@ def test_every_pair_that_is_similar_enough_meets(xp, monkeypatch, kind, spherica
                 table = visited(xp, rows, centroids, labels, within_reach(threshold), spherical=spherical)
                 assert missed(table, labels, i, j) == 0, (d, k, threshold, limit)
     assert pairs > 1000
+
+
+@huge_numbers
+@pytest.mark.parametrize("spherical", [False, True], ids=["euclidean", "spherical"])
+@pytest.mark.parametrize("kind", CENTROIDS)
+def test_one_side_alone_visits_the_cell_of_every_row_similar_enough(xp, kind, spherical):
+    """The rows that are sought stay in their nearest cells; those that visit have any label."""
+    pairs, kept_apart = 0, 0
+    for number, (d, k) in enumerate([(1, 3), (2, 7), (3, 12), (12, 9), (96, 40), (512, 5)]):
+        rng = np.random.default_rng(number)
+        threshold = THRESHOLDS[number % len(THRESHOLDS)]
+        centroids = CENTROIDS[kind](rng, k, d)
+        rows = hard_rows(rng, centroids, threshold)
+        i, j = similar_pairs(rows, threshold)
+        pairs += 2 * len(i)
+        nearest = to_numpy(nearest_centroids(xp.asarray(rows), xp.asarray(centroids), spherical=spherical).centroid)
+        for labels in (nearest, rng.integers(k, size=len(rows))):
+            table = visited(xp, rows, centroids, labels, one_sided(threshold), spherical=spherical)
+            assert table[i, nearest[j]].all(), (d, k, threshold)
+            assert table[j, nearest[i]].all(), (d, k, threshold)
+        two_sided = visited(xp, rows, centroids, nearest, within_reach(threshold), spherical=spherical)
+        kept_apart += int((~two_sided[i, nearest[j]]).sum() + (~two_sided[j, nearest[i]]).sum())
+    assert pairs > 1000
+    assert kept_apart or kind not in ("means of rows", "small and large"), "half the distance would not be enough"
+
+
+@pytest.mark.parametrize("spherical", [False, True], ids=["euclidean", "spherical"])
+@pytest.mark.parametrize("d", [2, 64, 512])
+def test_one_side_alone_reaches_a_row_at_the_very_bisector(xp, d, spherical):
+    """By (2) such a row has no room: the other one is as far from the bisector as the two are from each other."""
+    rng = np.random.default_rng(d)
+    for _ in range(40):
+        centroids = vectors.random(rng, 1, d).astype(np.float64)
+        aside = rng.choice([1e-3, 0.1, 1, 10])
+        centroids = np.concatenate([centroids, oracle.unit_vectors(centroids + aside * vectors.random(rng, 1, d))])
+        near, far = mirror_images(rng, centroids, np.sqrt(rng.uniform(1e-4, 0.3)) / 2)
+        middle = oracle.unit_vectors((near.astype(np.float64) + far)[None])
+        rows = np.concatenate([near[None], middle])
+        own = to_numpy(
+            nearest_centroids(xp.asarray(rows), xp.asarray(np.float32(centroids)), spherical=spherical).centroid
+        )
+        table = visited(
+            xp, rows, np.float32(centroids), own, one_sided(float(oracle.similarity(*rows))), spherical=spherical
+        )
+        assert table[0, own[1]]
 
 
 @pytest.mark.parametrize("spherical", [False, True], ids=["euclidean", "spherical"])
