@@ -29,8 +29,8 @@ from spark_semdedup import (
     SemDedupModel,
 )
 from spark_semdedup.cli import main as cli
+from spark_semdedup.clustering.saved import MOST_NUMBERS
 from spark_semdedup.errors import SemDedupError
-from spark_semdedup.ml.persistence import MOST_NUMBERS
 from spark_semdedup.spark import session
 from spark_semdedup.spark.columns import field, id_column, quoted
 
@@ -211,7 +211,7 @@ def test_hostile_centroids_are_refused(spark, tmp_path, data, said):
 
 def test_centroids_of_an_absurd_size_are_refused_before_they_are_collected(spark, tmp_path, monkeypatch):
     assert MOST_NUMBERS * 4 == 8 * 2**30
-    monkeypatch.setattr("spark_semdedup.ml.persistence.MOST_NUMBERS", 3)
+    monkeypatch.setattr("spark_semdedup.clustering.saved.MOST_NUMBERS", 3)
     assert "2 vectors of lengths 2 to 2" in refusal(EmbeddingKMeansModel, saved(tmp_path / "m", EmbeddingKMeansModel))
 
 

@@ -26,8 +26,8 @@ from spark_semdedup import (
     SemDedup,
     SemDedupModel,
 )
+from spark_semdedup.clustering import saved
 from spark_semdedup.errors import SemDedupError
-from spark_semdedup.ml import persistence
 from spark_semdedup.pairwise.estimate import ClusterSizes
 from spark_semdedup.pairwise.rows import AssignedRows
 from spark_semdedup.spark.columns import quoted
@@ -173,7 +173,7 @@ def test_a_model_is_saved_as_parquet_and_json_alone(spark, tmp_path):
 
 
 def test_centroids_are_saved_in_parts_that_a_cluster_takes_in_a_task(spark, tmp_path, monkeypatch):
-    monkeypatch.setattr(persistence, "_BYTES_AT_ONCE", 2 * 3 * 4 + 1)
+    monkeypatch.setattr(saved, "_BYTES_AT_ONCE", 2 * 3 * 4 + 1)
     written, write = [], DataFrameWriter.parquet
     monkeypatch.setattr(DataFrameWriter, "parquet", lambda self, path: written.append(path) or write(self, path))
     centroids = vectors.make("random", 5, 3)

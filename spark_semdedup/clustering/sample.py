@@ -107,7 +107,7 @@ def fit_sample(
     least = wanted + spare + 6 * math.isqrt(wanted) + 16
     look_at = min(total, least)
     while True:
-        rows = hashed.where(F.col("hash") <= _hash_below(look_at / total)).mapInArrow(sampler, _SAMPLE_SCHEMA)
+        rows = hashed.where(F.col("hash") <= hash_below(look_at / total)).mapInArrow(sampler, _SAMPLE_SCHEMA)
         if wanted >= total and not on_driver:  # all rows, which may be too many to know each hash of
             found = None
             found_lengths = Counter({row["length"]: row["count"] for row in rows.groupBy("length").count().collect()})
@@ -136,14 +136,14 @@ def _look_farther(looked_at: int, valid: int, least: int, total: int) -> int:
     return min(total, math.ceil(1.02 * least * looked_at / valid))
 
 
-def _hash_below(fraction: float) -> int:
+def hash_below(fraction: float) -> int:
     """The int64 below which ``fraction`` of all hashes lie."""
     return 2**63 - 1 if fraction >= 1 else int(-(2**63) + fraction * 2**64)
 
 
 def in_lowest(id_: Column, fraction: float) -> Column:
     """Whether a row is among the ``fraction`` of all rows whose ids hash lowest."""
-    return F.xxhash64(id_, F.lit(_SIZE_SEED)) <= F.lit(_hash_below(fraction))
+    return F.xxhash64(id_, F.lit(_SIZE_SEED)) <= F.lit(hash_below(fraction))
 
 
 _SIZE_SEED = 1_000_003

@@ -6,7 +6,6 @@ What the files hold is checked before it is used.
 
 from __future__ import annotations
 
-import functools
 import json
 import math
 from collections.abc import Sequence
@@ -17,24 +16,13 @@ import pyarrow as pa
 import pyspark
 from pyspark.ml import Model
 from pyspark.ml.util import DefaultParamsReadable, DefaultParamsWriter, MLReadable, MLReader, MLWritable, MLWriter
-from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as F
-from pyspark.sql import types as T
+from pyspark.sql import SparkSession
 
 from spark_semdedup.clustering.centroids import Centroids, centroid_matrix
+from spark_semdedup.clustering.saved import read_centroids, write_centroids
 from spark_semdedup.errors import SemDedupError, shown
 from spark_semdedup.params import SemDedupParams
-from spark_semdedup.spark.arrow import collect_arrow, local_frame
-from spark_semdedup.spark.columns import is_float_array
-from spark_semdedup.spark.vectors import ordered_matrix, packed_rows
-
-MOST_NUMBERS = 2**31
-"""Of centroids, k times their length, that are loaded: 8 GiB. No fit comes near."""
-
-_BYTES_AT_ONCE = 2**23
-"""Of centroids, that are written by one task. They travel as part of it: as float32, from Spark 3.5 as nine bytes for
-each number, and a cluster takes no task of more than ``spark.rpc.message.maxSize``, 128 MiB unless told otherwise."""
-
+from spark_semdedup.spark.arrow import local_frame
 
 _MODULES_OF_0_1 = {
     "EmbeddingKMeans": "spark_semdedup.clustering",
@@ -70,17 +58,7 @@ class _CentroidsWriter(MLWriter):
         # What saveMetadata does, and as many Arrow rows as there are: rows that are pickled start Python workers.
         frame = local_frame(self.sparkSession, pa.table({"value": [metadata]}))
         frame.coalesce(1).write.text(f"{path}/metadata")
-        step = max(1, _BYTES_AT_ONCE // (model.centroids[:1].nbytes or 1))
-        parts = [self._part(start, step) for start in range(0, max(len(model.centroids), 1), step)]
-        # In one job: of several, those that ended before a failure would pass for a whole model.
-        functools.reduce(DataFrame.unionAll, parts).write.parquet(f"{path}/data")
-
-    def _part(self, start: int, rows: int) -> DataFrame:
-        """Some of the centroids, in one partition."""
-        part = self._model.centroids[start : start + rows]
-        ids = pa.array(range(start, start + len(part)), pa.int32())
-        table = pa.table({"centroid": ids, "vector": packed_rows(part, lists=True)})
-        return local_frame(self.sparkSession, table).coalesce(1)
+        write_centroids(self.sparkSession, model.centroids, f"{path}/data")
 
 
 def _read_metadata(spark: SparkSession, path: str, cls: type) -> dict[str, Any]:
@@ -154,35 +132,12 @@ class _CentroidsReader(_StageReader):
             raise SemDedupError(
                 f"{shown(f'{path}/metadata', 400)} cannot be loaded: history in it is no list of numbers"
             )
-        model = self._class(centroids=_read_centroids(self.sparkSession, f"{path}/data"), history=history)
+        model = self._class(centroids=read_centroids(self.sparkSession, f"{path}/data"), history=history)
         return _with_params(model, metadata, path)
 
 
 def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < math.inf
-
-
-def _read_centroids(spark: SparkSession, path: str) -> np.ndarray:
-    """The centroids in order of their number, float32 (k, d); looked at where they are before they are collected."""
-    place = f"{shown(path, 400)} holds no centroids that can be used"
-    rows = spark.read.parquet(path)
-    types = {field.name: field.dataType for field in rows.schema.fields}
-    if not isinstance(types.get("centroid"), T.IntegerType) or not is_float_array(types.get("vector", T.NullType())):
-        raise SemDedupError(f"{place}: it must have the columns centroid int and vector array<float>")
-    length = F.coalesce(F.size("vector"), F.lit(-1))
-    found = rows.agg(F.count("*").alias("k"), F.min(length).alias("least"), F.max(length).alias("most")).collect()
-    k, least, most = found[0]
-    if not k:
-        raise SemDedupError(f"{place}: there are no rows")
-    if least != most or least < 1 or k * most > MOST_NUMBERS:
-        raise SemDedupError(f"{place}: {k} vectors of lengths {least} to {most}; they must be of one length above 0")
-    collected = collect_arrow(rows.select("centroid", "vector"))  # rows of Python numbers would take ten times as much
-    numbers = collected["centroid"].to_numpy()
-    order = np.argsort(numbers, kind="stable")
-    if not np.array_equal(numbers[order], np.arange(k)):
-        raise SemDedupError(f"{place}: their numbers are not 0 to {k - 1}, each once")
-    with np.errstate(over="ignore"):  # doubles beyond float32 are infinite, and refused
-        return centroid_matrix(ordered_matrix(collected["vector"], order), place)
 
 
 ModelT = TypeVar("ModelT", bound="CentroidsModel")

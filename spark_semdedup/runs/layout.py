@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 from urllib.parse import unquote
@@ -11,7 +10,7 @@ from urllib.parse import unquote
 from pyspark.sql import DataFrame, SparkSession
 
 from spark_semdedup.errors import SemDedupError, shown
-from spark_semdedup.spark.files import Files, join
+from spark_semdedup.spark.files import Files, escaped, join
 
 TABLE_FORMATS = frozenset({"delta", "iceberg", "hudi"})
 """Formats of tables that have a log: which files, and which of their rows, count."""
@@ -136,11 +135,6 @@ def _location(rows: DataFrame) -> Any:
 
 def _is_true(options: dict[str, str], name: str) -> bool:
     return any(key.lower() == name and value.lower() == "true" for key, value in options.items())
-
-
-def escaped(path: str) -> str:
-    """A path as a pattern that matches it alone."""
-    return re.sub(r"([{}\[\]*?\\])", r"\\\1", path)
 
 
 def is_sought(paths: Iterable[str], format_: str) -> bool:

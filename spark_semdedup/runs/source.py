@@ -17,7 +17,6 @@ from spark_semdedup.errors import SemDedupError, shown
 from spark_semdedup.runs.layout import (
     RECURSIVE,
     TABLE_FORMATS,
-    escaped,
     files_below,
     input_files,
     is_sought,
@@ -26,7 +25,7 @@ from spark_semdedup.runs.layout import (
 )
 from spark_semdedup.spark.columns import quoted, refuse_stream
 from spark_semdedup.spark.failures import one_line
-from spark_semdedup.spark.files import Files
+from spark_semdedup.spark.files import Files, escaped
 from spark_semdedup.spark.parquet import (
     CONVERSION,
     NANOS_AS_LONG,

@@ -6,6 +6,7 @@ to Spark. No operation relies on a rename being atomic.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -191,3 +192,8 @@ def is_within(inner: str, outer: str) -> bool:
     (True, False, True)
     """
     return f"{inner.rstrip('/')}/".startswith(f"{outer.rstrip('/')}/")
+
+
+def escaped(path: str) -> str:
+    """A path as a pattern that matches it alone."""
+    return re.sub(r"([{}\[\]*?\\])", r"\\\1", path)

@@ -44,8 +44,10 @@ class Lock:
     Raises ``FolderInUseError`` where another process holds it, or, without ``takeover``, where one that is gone did.
     """
 
-    def __init__(self, files: Files, folder: str, *, takeover: bool) -> None:
+    def __init__(self, files: Files, folder: str, *, takeover: bool, param: str = "output") -> None:
+        """``param``: names the folder in messages."""
         self._files, self._folder, self._takeover = files, folder, takeover
+        self._place = f"{param}={shown(folder, 400)}"
         host, pid = socket.gethostname(), os.getpid()
         self._holder = {"run": uuid.uuid4().hex, "machine": _machine(), "host": host, "pid": pid}
         self._number = 0
@@ -72,7 +74,7 @@ class Lock:
             return self._files.create_new(self._path(number), self._text(0))
         except SemDedupError as error:
             why = str(error).partition(" cannot be used: ")[2] or str(error)
-            raise SemDedupError(f"output={shown(self._folder, 400)} cannot be written to: {why}") from error
+            raise SemDedupError(f"{self._place} cannot be written to: {why}") from error
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
@@ -144,8 +146,8 @@ class Lock:
         who = f"process {holder['pid']} on {holder['host']}" if {"pid", "host"} <= holder.keys() else "another process"
         hint = "; if that has ended, --resume continues its run, or --overwrite begins again"
         return FolderInUseError(
-            f"output={shown(self._folder, 400)} is being written by {who}{since}: wait for its end, or give another "
-            f"folder{'' if self._takeover else hint}"
+            f"{self._place} is being written by {who}{since}: wait for its end, or give another folder"
+            f"{'' if self._takeover else hint}"
         )
 
 

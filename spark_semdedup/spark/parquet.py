@@ -12,6 +12,8 @@ from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 from pyspark.sql import types as T
 
+from spark_semdedup.spark.files import escaped
+
 NANOS_AS_LONG = "spark.sql.legacy.parquet.nanosAsLong"
 VECTORIZED = "spark.sql.parquet.enableVectorizedReader"
 
@@ -162,7 +164,7 @@ def cannot_be_decoded(spark: SparkSession, footer: Footer) -> tuple[str, str] | 
         return None
     columns = split or list(footer.types)[:1]
     try:
-        spark.read.parquet(re.sub(r"([{}\[\]*?\\])", r"\\\1", footer.path)).select(
+        spark.read.parquet(escaped(footer.path)).select(
             *("`" + column.replace("`", "``") + "`" for column in columns)
         ).limit(1).collect()
     except (PySparkException, Py4JError):
