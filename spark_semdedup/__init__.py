@@ -31,12 +31,15 @@ if TYPE_CHECKING:
     from spark_semdedup.errors import InvalidRowsError as InvalidRowsError
     from spark_semdedup.errors import ResultExistsError as ResultExistsError
     from spark_semdedup.errors import SemDedupError as SemDedupError
+    from spark_semdedup.index import SemDedupIndex as SemDedupIndex
     from spark_semdedup.ml.duplicates import IdentifyDuplicates as IdentifyDuplicates
     from spark_semdedup.ml.duplicates import RemoveDuplicates as RemoveDuplicates
     from spark_semdedup.ml.embedder import TextEmbedder as TextEmbedder
     from spark_semdedup.ml.kmeans import EmbeddingKMeans as EmbeddingKMeans
     from spark_semdedup.ml.kmeans import EmbeddingKMeansModel as EmbeddingKMeansModel
     from spark_semdedup.ml.pairwise import PairwiseSimilarity as PairwiseSimilarity
+    from spark_semdedup.ml.remove_similar import RemoveSimilar as RemoveSimilar
+    from spark_semdedup.ml.remove_similar import index_model as index_model
     from spark_semdedup.ml.semdedup import SemDedup as SemDedup
     from spark_semdedup.ml.semdedup import SemDedupModel as SemDedupModel
     from spark_semdedup.ml.semdedup import SemDedupResult as SemDedupResult
@@ -55,9 +58,11 @@ _HOME = {
     "MissedPair": "analysis.evaluation",
     "PairwiseSimilarity": "ml.pairwise",
     "RemoveDuplicates": "ml.duplicates",
+    "RemoveSimilar": "ml.remove_similar",
     "ResultExistsError": "errors",
     "SemDedup": "ml.semdedup",
     "SemDedupError": "errors",
+    "SemDedupIndex": "index",
     "SemDedupModel": "ml.semdedup",
     "SemDedupResult": "ml.semdedup",
     "Sizing": "analysis.sizing",
@@ -65,6 +70,7 @@ _HOME = {
     "TextEmbedder": "ml.embedder",
     "evaluate": "runs.evaluate",
     "explain": "runs.explain",
+    "index_model": "ml.remove_similar",
     "sweep": "runs.sweep",
 }
 """The module each public name lives in. Imported when first asked for (PEP 562), so that ``spark_semdedup.kernels``

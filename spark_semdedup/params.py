@@ -375,6 +375,10 @@ class HasMaxPairs(SemDedupParams):
     )
 
 
+class HasIndexPath(SemDedupParams):
+    indexPath = param_of("indexPath", "folder of the index whose rows are compared with", Text("indexPath"))
+
+
 class HasDuplicatesPath(SemDedupParams):
     duplicatesPath = param_of(
         "duplicatesPath", "Parquet folder of the duplicates to remove, with a column id", Text("duplicatesPath")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,9 @@ from pyspark.sql import functions as F
 from spark_semdedup.errors import SemDedupError, shown
 from spark_semdedup.formatting import aligned
 from spark_semdedup.kernels import exact_dots
+
+NO_REFERENCES, SOME_REFERENCES, REFERENCES_ALONE = "none", "some", "alone"
+"""Whether a run compared its rows with reference rows."""
 
 MOST_LINKS = 100
 """Links that are followed: each is a look at the similarities."""
@@ -31,6 +34,8 @@ class ExplainedRow:
     facts: dict[str, Any] = field(default_factory=dict)
     """Cluster, distances and the columns that rank it, by name; empty where the input was not given."""
     text: str | None = None
+    is_reference: bool = False
+    """Whether it is a row of an index, or of a table to keep apart from."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +80,8 @@ class Explanation:
         if self.is_cut:
             return f"{line} {first.max_id} was removed as well; the chain continues beyond {last.id}."
         if len(self.rows) == 2:
-            return f"{line} {last.id} was kept."
-        line += f" {first.max_id} was removed as well; the links end at {last.id}, which was kept."
+            return f"{line} {last.id} {_fate(last)}."
+        line += f" {first.max_id} was removed as well; the links end at {last.id}, which {_fate(last)}."
         if self.similarity_to_last is not None:
             line += f" The similarity of {first.id} itself to {last.id} is {self.similarity_to_last:.6g}."
         return line
@@ -94,7 +99,7 @@ class Explanation:
     def _chain(self) -> str:
         lines = []
         for place, row in enumerate(self.rows):
-            state = "removed" if row.removed else "kept"
+            state = "removed" if row.removed else "index" if row.is_reference else "kept"
             similar = "" if row.max_id == row.id else f"{row.cosine_sim_score:.6g} to {row.max_id}"
             if place and not row.removed:
                 similar = ""
@@ -117,6 +122,10 @@ class Explanation:
         return aligned([(str(first.id), mine), (str(last.id), theirs)])
 
 
+def _fate(row: ExplainedRow) -> str:
+    return "is a reference row" if row.is_reference else "was kept"
+
+
 def _shown(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
@@ -137,16 +146,22 @@ def mark_differences(a: str, b: str) -> tuple[str, str]:
     return " ".join(marked[0]), " ".join(marked[1])
 
 
-def follow(similarities: DataFrame, id_: Any, threshold: float) -> tuple[list[ExplainedRow], bool]:
+def follow(
+    similarities: DataFrame, id_: Any, threshold: float, references: str = NO_REFERENCES
+) -> tuple[list[ExplainedRow], bool]:
     """The row of that id and those that its links lead to, to the first kept one or, from a kept row, one link far; and
     whether there are more links than ``MOST_LINKS``. One job for each.
 
-    ``id_``: as a value or as text. Raises ``SemDedupError`` where no row has it.
+    ``id_``: as a value or as text. ``references``: whether links may lead to rows of an index (``SOME_REFERENCES``), or
+    lead to reference rows alone, whose ids are their own (``REFERENCES_ALONE``). Raises ``SemDedupError`` where no row
+    has the id.
     """
     rows: list[ExplainedRow] = []
     wanted = id_
     while len(rows) <= MOST_LINKS:
         row = similarities.where(F.col("id").cast("string") == str(wanted)).head(1)
+        if not row and rows and references != NO_REFERENCES:
+            return [*rows, reference_row(wanted)], False
         if not row:
             raise SemDedupError(
                 f"id={shown(id_)} is not among the similarities: no valid row of the input has that id"
@@ -154,6 +169,9 @@ def follow(similarities: DataFrame, id_: Any, threshold: float) -> tuple[list[Ex
                 else f"max_id={shown(wanted)} is no row's id: the similarities are not whole; run the comparison again"
             )
         score = float(row[0]["cosine_sim_score"])
+        if references == REFERENCES_ALONE:
+            found = ExplainedRow(row[0]["id"], row[0]["max_id"], score, score >= threshold)
+            return ([found, reference_row(found.max_id)] if found.removed else [found]), False
         named = row[0]["max_id"] != row[0]["id"]
         removed = named and score >= threshold
         rows.append(ExplainedRow(row[0]["id"], row[0]["max_id"], score, removed))
@@ -161,6 +179,11 @@ def follow(similarities: DataFrame, id_: Any, threshold: float) -> tuple[list[Ex
             return rows, False
         wanted = row[0]["max_id"]
     return rows, True
+
+
+def reference_row(id_: Any) -> ExplainedRow:
+    """A row that no run may remove."""
+    return ExplainedRow(id_, id_, 0.0, False, is_reference=True)
 
 
 def similarity_of(units: np.ndarray, a: int, b: int) -> float:
@@ -173,6 +196,5 @@ def with_facts(
 ) -> tuple[ExplainedRow, ...]:
     """The rows with what is known of them, by id."""
     return tuple(
-        ExplainedRow(row.id, row.max_id, row.cosine_sim_score, row.removed, facts.get(row.id, {}), texts.get(row.id))
-        for row in rows
+        row if row.is_reference else replace(row, facts=facts.get(row.id, {}), text=texts.get(row.id)) for row in rows
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from pyspark.ml import Estimator
@@ -19,8 +19,9 @@ from spark_semdedup.duplicates.greedy import decide, links_for
 from spark_semdedup.duplicates.groups import check_kind, component_groups, tree_groups
 from spark_semdedup.duplicates.threshold import without_ids
 from spark_semdedup.errors import SemDedupError
+from spark_semdedup.index import SemDedupIndex
 from spark_semdedup.ml.duplicates import IdentifyDuplicates
-from spark_semdedup.ml.incremental import deduplicate_against
+from spark_semdedup.ml.incremental import add_to_index, create_index, deduplicate_against, refuse_other_index
 from spark_semdedup.ml.kmeans import EmbeddingKMeans, EmbeddingKMeansModel
 from spark_semdedup.ml.persistence import CentroidsModel, StageReadable
 from spark_semdedup.ml.report import plots_of, write_report
@@ -154,14 +155,15 @@ class SemDedupModel(CentroidsModel, SemDedupStageParams):
         rows = self.rows_of(dataset)
         return SimilarRows(rows, ComparisonPlan.of(rows, Coverage.of(self, threshold), self), ranking, self, threshold)
 
-    def run(self, dataset: DataFrame, *, against: ReferenceRows | None = None) -> SemDedupResult:
+    def run(self, dataset: DataFrame, *, against: SemDedupIndex | ReferenceRows | None = None) -> SemDedupResult:
         """All of them from one computation, which is kept until ``unpersist()``.
 
-        ``against``: rows that precede all of ``dataset``, such as an index of rows kept before.
+        ``against``: rows that precede all of ``dataset``, such as an index of earlier batches (``ml.incremental``).
         """
         if against is None:
             return self._result(dataset, persist=True)
-        return self.result_of(dataset, deduplicate_against(self, dataset, against))
+        result = self.result_of(dataset, deduplicate_against(self, dataset, against))
+        return replace(result, against=against if isinstance(against, SemDedupIndex) else None)
 
     def plan(self, dataset: DataFrame, *, rows: float | None = None, hardware: Hardware | None = None) -> Sizing:
         """What deduplicating ``dataset`` with these centroids will cost with each coverage; see ``analysis.cost``."""
@@ -291,6 +293,8 @@ class SemDedupResult:
     dataset: DataFrame = field(repr=False)
     """The rows that were deduplicated."""
     model: SemDedupModel = field(repr=False)
+    against: SemDedupIndex | None = field(default=None, repr=False)
+    """The index that the rows were compared with, too."""
 
     @cached_property
     def plot(self) -> ResultPlots:
@@ -315,6 +319,19 @@ class SemDedupResult:
         keys = [name for name in self.compared.columns if name.startswith("key_")]
         ranks = self.compared.select("id", *keys)
         return component_groups(self.similarities, self.duplicates, stars, ranks, self.ranking)
+
+    def write_index(self, path: str, *, index_rows: str | None = None) -> SemDedupIndex:
+        """Writes an index that later batches are compared with: of the kept rows, or ``all``; by default what the
+        ``keepRule`` needs. Raises ``ResultExistsError`` where there is one."""
+        return self.update_index(create_index(self.model, self.dataset, path, index_rows_=index_rows))
+
+    def update_index(self, index: SemDedupIndex) -> SemDedupIndex:
+        """Adds the rows to the index that they were run against, as its next batch. Returns its next version.
+
+        Raises ``SemDedupError`` where they were run against another one, or it has been changed since.
+        """
+        refuse_other_index(index, self.against)
+        return add_to_index(self.model, self.dataset, self.duplicates, index)
 
     def check(self) -> None:
         """Raises ``AccountingError`` unless ids are unique and each ``max_id`` is the row's own or that of a valid row

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
-from spark_semdedup.pairwise.ranking import Ranking
+from spark_semdedup.pairwise.ranking import RankDirections, Ranking
 from spark_semdedup.pairwise.schema import LINK_COLUMNS
 from spark_semdedup.spark.ids import FEW, Ids
 
@@ -105,7 +105,7 @@ def are_few(further: int) -> bool:
     return further <= FEW
 
 
-def by_rank(ranking: Ranking, id_: str, key_prefix: str) -> list[Column]:
+def by_rank(ranking: RankDirections, id_: str, key_prefix: str) -> list[Column]:
     """What sorts rows by rank, the preferred first: of columns with their keys and id."""
     rank = [_directed(f"{key_prefix}{i}", ascending) for i, ascending in enumerate(ranking.key_ascending)]
     return [*rank, _directed(id_, ranking.id_ascending)]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -28,6 +28,16 @@ if TYPE_CHECKING:
 
 
 DISTANCES = {"cosine": "cosine_dist_to_cent", "l2": "l2_dist_to_cent"}
+
+
+class RankDirections(Protocol):
+    """Whether ranks ascend with each rank key, and of equal keys with the id."""
+
+    @property
+    def key_ascending(self) -> Sequence[bool]: ...
+
+    @property
+    def id_ascending(self) -> bool: ...
 
 
 @dataclass(frozen=True)

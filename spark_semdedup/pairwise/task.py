@@ -231,7 +231,7 @@ class GroupComparison:
 def runs(batches: Iterable[pa.RecordBatch], key: str) -> Iterator[pa.Table]:
     """The rows of each run of equal keys, from batches that are sorted by it: no more than one run is held."""
     held: list[pa.RecordBatch] = []
-    for value, part in _parts(batches, key):
+    for value, part in parts_of(batches, key):
         if held and held[-1].column(key)[0].as_py() != value:
             table, held = pa.Table.from_batches(held), []
             yield table
@@ -244,7 +244,7 @@ def runs(batches: Iterable[pa.RecordBatch], key: str) -> Iterator[pa.Table]:
 def groups(batches: Iterable[pa.RecordBatch], key: str) -> Iterator[pa.Table]:
     """The rows of each key, from batches in any order: all of them are held. Batches of one key are not copied."""
     held: dict[int, list[pa.RecordBatch]] = {}
-    for value, part in _parts(map(partial(_sorted, key=key), batches), key):
+    for value, part in parts_of(map(partial(_sorted, key=key), batches), key):
         held.setdefault(value, []).append(part)
     while held:
         yield pa.Table.from_batches(held.pop(next(iter(held))))
@@ -255,7 +255,7 @@ def _sorted(batch: pa.RecordBatch, key: str) -> pa.RecordBatch:
     return batch if (np.diff(keys) >= 0).all() else batch.take(pa.array(np.argsort(keys, kind="stable")))
 
 
-def _parts(batches: Iterable[pa.RecordBatch], key: str) -> Iterator[tuple[int, pa.RecordBatch]]:
+def parts_of(batches: Iterable[pa.RecordBatch], key: str) -> Iterator[tuple[int, pa.RecordBatch]]:
     """Each run of equal keys within a batch, with its key."""
     for batch in (each for each in batches if each.num_rows):
         keys = batch.column(key).to_numpy()

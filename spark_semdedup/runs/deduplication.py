@@ -19,6 +19,7 @@ from spark_semdedup.pairwise.merge import PartialMatches
 from spark_semdedup.pairwise.ranking import Ranking
 from spark_semdedup.runs import preflight, results
 from spark_semdedup.runs.identity import FREE_PARAMS, VERSION, digest, identity_of, output_of
+from spark_semdedup.runs.incremental import Incremental, RunReferences, version_read_before
 from spark_semdedup.runs.journal import Journal
 from spark_semdedup.runs.manifest import EMBEDDINGS, RUN_MANIFEST, STAGES
 from spark_semdedup.runs.preflight import Job, SavedCentroids, Settings
@@ -32,6 +33,9 @@ from spark_semdedup.spark.ids import Ids
 
 COMPARED = join(STAGES, "compared")
 """Folder of the partial matches, which the phases after the comparison merge."""
+
+REFERENCED = join(STAGES, "references")
+"""Folder of the best reference row of each row."""
 
 
 @dataclass
@@ -49,6 +53,8 @@ class Deduplication:
     rows: DataFrame
     summary: Summary
     wanted: Wanted = field(default_factory=Wanted)
+    references: RunReferences | None = None
+    """What the rows are compared with beside one another, and the index they are added to."""
     texts: RunTexts | None = None
     """How texts are embedded; None: the input has embeddings."""
     fitted: SemDedupModel | None = None
@@ -66,6 +72,7 @@ class Deduplication:
         saved: SavedCentroids,
         wanted: Wanted | None = None,
         embedder: DocumentEmbedder | None = None,
+        incremental: Incremental | None = None,
     ) -> Deduplication:
         """Checks paths, settings and columns, in this order."""
         wanted = wanted or Wanted()
@@ -74,14 +81,22 @@ class Deduplication:
                 f"outputTable={shown(target.table)} is for the kept rows, but results leaves deduplicated out: add it, "
                 "or drop outputTable"
             )
-        preflight.check_paths(job, target, source=source, reads=saved.reads(), replaces_folder=False)
+        asked = incremental or Incremental()
+        asked.refuse_wanted(wanted)
+        asked.refuse_saved(saved)
+        reads = {**saved.reads(), **asked.reads()}
+        preflight.check_paths(job, target, source=source, reads=reads, replaces_folder=False)
         preflight.refuse_foreign_names(job, target)
+        journal = Journal(job.files, target.folder, output_of(target))
+        references = RunReferences.open(asked, job, version_read_before(job, target, journal)) if incremental else None
         given, settings = saved.load(job, settings)
+        if references is not None and references.index is not None:
+            settings = asked.settings_with(references.index, settings)
+            given = references.given(settings)
         estimator = SemDedup(**settings)
         threshold = estimator.similarity_threshold()
         Coverage.of(estimator, threshold)
         ranking = Ranking.of(estimator)
-        journal = Journal(job.files, target.folder, output_of(target))
         # A resumed run reads the version of a Delta table that it read before.
         resumes = target.resume and not job.files.exists(join(target.folder, RUN_MANIFEST))
         source = source.pinned(job.spark, journal.identity.get(VERSION) if resumes else None)
@@ -93,11 +108,15 @@ class Deduplication:
             preflight.refuse_foreign_embeddings(job, target)
             texts = RunTexts.load(embedder, job, opened.rows, estimator, ranking)
             texts.refuse_other_length(estimator, given, saved)
+        if references is not None:
+            references.check(estimator, texts.identity() if texts else {})
         summary = Summary("run", backend=opened.backend, clusterer=opened.clusterer)
         summary.threshold, summary.eps = threshold, results.reported_eps(estimator)
         summary.input_version = source.version
         results.describe_coverage(summary, estimator)
-        return cls(job, journal, source, target, estimator, saved, given, opened.rows, summary, wanted, texts)
+        summary.against = references.described() if references is not None else None
+        checked = (estimator, saved, given, opened.rows, summary, wanted, references, texts)
+        return cls(job, journal, source, target, *checked)
 
     @cached_property
     def identity(self) -> Mapping[str, Any]:
@@ -110,6 +129,7 @@ class Deduplication:
             "clusterer": self.summary.clusterer,
             "spark_semdedup": versions()["spark_semdedup"],
             **self.wanted.described(),
+            **(self.references.identity() if self.references else {}),
             **(self.texts.identity() if self.texts else {}),
         }
         return identity_of(self.job.files, self.source, self.target, self.rows, self.estimator, about, self.text_col)
@@ -126,6 +146,8 @@ class Deduplication:
     def check_output(self, *, resumes: bool) -> None:
         if not self.may_replace:
             self.target.refuse_existing_table(self.job.spark)
+        if self.references is not None:
+            self.references.refuse_existing(self.index_run if resumes else None)
         if not resumes:
             self.target.refuse_written_meanwhile(self.job.files)
             self.target.try_writing(self.job.files, self.rows)
@@ -139,6 +161,10 @@ class Deduplication:
         summary.counts["duplicates"] = self.journal.metrics("identify")["ids"]["rows"]
         summary.counts["kept"] = self.journal.metrics("keep")["ids"]["rows"]
         summary.planned = compared["planned"]
+        if self.references is not None and self.references.asked.compares:
+            summary.counts["similar_to_references"] = compared["similar to references"]
+        if self.references is not None and self.journal.record("index"):
+            summary.counts["indexed"] = self.journal.metrics("index")["rows"]
         for name, metric in (("pairs", "rows"), ("groups", "groups")):
             if name in self.wanted:
                 summary.counts[name] = self.journal.metrics(name)[metric]
@@ -155,6 +181,16 @@ class Deduplication:
         return summary
 
     # --- what phases share ---
+
+    @property
+    def index_run(self) -> str:
+        """Digest of the run, by which an index knows its batch."""
+        return digest([self.job.files.full(self.journal.folder), dict(self.identity)])
+
+    @property
+    def reference_only(self) -> bool:
+        """Whether rows are compared with reference rows alone."""
+        return self.references is not None and self.references.asked.reference_only
 
     @property
     def text_col(self) -> str | None:

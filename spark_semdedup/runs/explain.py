@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from spark_semdedup.analysis.explain import ExplainedRow, Explanation, follow, similarity_of, with_facts
+from spark_semdedup.analysis.explain import (
+    NO_REFERENCES,
+    REFERENCES_ALONE,
+    SOME_REFERENCES,
+    ExplainedRow,
+    Explanation,
+    follow,
+    similarity_of,
+    with_facts,
+)
 from spark_semdedup.analysis.sweep import texts_of
 from spark_semdedup.kernels import unit_vectors
 from spark_semdedup.ml.kmeans import EmbeddingKMeansModel
@@ -44,13 +53,20 @@ def explain(
     manifest = read_run_manifest(files, result, "result")
     read_manifest(files, join(result, "similarities"), "result", "similarities")
     similarities = spark.read.parquet(join(result, "similarities"))
-    rows, is_cut = follow(similarities, id, manifest["threshold"])
+    rows, is_cut = follow(similarities, id, manifest["threshold"], _references(manifest))
     explanation = Explanation(
         rows[0].id, manifest["threshold"], manifest.get("keep_rule", "ranked"), tuple(rows), is_cut=is_cut
     )
     if dataset is None:
         return explanation
     return _with_input(explanation, result, manifest["parameters"], dataset, text_col)
+
+
+def _references(manifest: Mapping[str, Any]) -> str:
+    against = manifest.get("against")
+    if against is None:
+        return NO_REFERENCES
+    return REFERENCES_ALONE if against["reference_only"] else SOME_REFERENCES
 
 
 def _with_input(
@@ -103,7 +119,7 @@ def _ranking(parameters: dict[str, Any]) -> tuple[Ranking, str]:
 
 
 def _to_last(rows: Sequence[ExplainedRow], found: dict[Any, Any]) -> float | None:
-    ends = [found[row.id] for row in (rows[0], rows[-1]) if row.id in found]
+    ends = [found[row.id] for row in (rows[0], rows[-1]) if row.id in found and not row.is_reference]
     if len(rows) < 2 or len(ends) < 2:
         return None
     vectors = np.array([list(end["semdedup_vector"]) for end in ends], np.float64)

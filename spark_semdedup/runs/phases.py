@@ -6,9 +6,13 @@ there. So a run continues wherever another stopped.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from spark_semdedup.duplicates.greedy import decided
@@ -16,12 +20,16 @@ from spark_semdedup.duplicates.groups import component_groups, tree_groups
 from spark_semdedup.duplicates.threshold import without_ids
 from spark_semdedup.errors import AccountingError, shown
 from spark_semdedup.formatting import short
+from spark_semdedup.ml.incremental import uncompared
 from spark_semdedup.ml.semdedup import SemDedupModel
+from spark_semdedup.pairwise.execute import Compared
 from spark_semdedup.pairwise.integrity import check_neighbours
 from spark_semdedup.pairwise.pairs import refuse_more_pairs
+from spark_semdedup.pairwise.reference import with_references
 from spark_semdedup.runs import checks, preflight, results
-from spark_semdedup.runs.deduplication import COMPARED, Deduplication
+from spark_semdedup.runs.deduplication import COMPARED, REFERENCED, Deduplication
 from spark_semdedup.runs.identity import fingerprint
+from spark_semdedup.runs.incremental import RunReferences, count_found
 from spark_semdedup.runs.journal import WRITING
 from spark_semdedup.runs.manifest import EMBEDDINGS, RUN_MANIFEST
 from spark_semdedup.runs.run import Attempt, Phase
@@ -39,14 +47,24 @@ def phases_of(work: Deduplication) -> list[Phase]:
     phases = [
         Phase("embed", "embed texts", partial(embed, work, work.texts)) if work.texts else None,
         Phase("fit", "fit centroids", partial(fit, work)),
-        Phase("compare", "assign and compare", partial(compare, work), (COMPARED, similarities)),
+        Phase("compare", "assign and compare", partial(compare, work), (COMPARED, REFERENCED, similarities)),
         Phase("identify", "identify duplicates", partial(identify, work), (duplicates,)),
         Phase("keep", keep_title, partial(keep, work), ("invalid", "deduplicated")),
         Phase("pairs", "list similar pairs", partial(list_pairs, work), ("pairs",)) if "pairs" in wanted else None,
         Phase("groups", "group the rows", partial(group, work), ("groups",)) if "groups" in wanted else None,
         Phase(None, "check row counts", partial(check, work)),
+        _index_phase(work),
     ]
     return [phase for phase in phases if phase is not None]
+
+
+def _index_phase(work: Deduplication) -> Phase | None:
+    """After the check: what is in an index stays."""
+    references = work.references
+    if references is None or not (references.asked.update or references.asked.write_to):
+        return None
+    title = "write the index" if references.asked.write_to else "add to the index"
+    return Phase("index", title, partial(index, work, references))
 
 
 def embed(work: Deduplication, texts: RunTexts, attempt: Attempt) -> None:
@@ -80,25 +98,64 @@ def fit(work: Deduplication, attempt: Attempt) -> None:
 def compare(work: Deduplication, attempt: Attempt) -> None:
     """Assigns rows to clusters, compares them, and merges the matches to one similarity per row."""
     metrics, model = attempt.metrics, work.model
+    if work.references is not None:
+        work.references.refuse_known(model, work.documents)
     if "pairs" in work.wanted:
         estimate = model.estimate_pairs(work.documents)  # too many are refused before hours of work
         work.job.progress.note(f"about {short(estimate)} similar pairs, estimated from a sample")
+    comparison = None if work.reference_only else _planned(work, model)
+    # All tasks compute the matches once, into files. With an executor Spark would lose those in its memory, and compute
+    # them again, from a source that may give other rows the second time.
+    matches = _alone(work, model) if comparison is None else comparison.entries.df
+    matches.write.mode("append").parquet(work.path(COMPARED))
+    work.schemas[COMPARED] = matches.schema
+    found = _referenced(work, model, metrics)
+    metrics |= work.matches.counts()
+    metrics["ids"] = Ids(metrics["rows"], metrics.pop("hashes")).facts()
+    metrics["planned"] = None if comparison is None else comparison.workload.facts()
+    path, manifest = work.path(work.place("similarities")), work.manifest("similarities")
+    with _decided(work, comparison, metrics["further"], found) as rows:
+        valid = results.write_similarities(work.job.files, rows, metrics, path, manifest, attempt.assert_held)
+    attempt.counts |= {"rows": valid, "clusters": metrics["clusters"], "pairs": metrics["pairs"]}
+
+
+def _planned(work: Deduplication, model: SemDedupModel) -> Compared:
     comparison = model.compared(work.documents)
     work.job.progress.note(comparison.workload.in_words())
     if not work.target.force:
         refuse_full_disk(work.job.spark, comparison.workload.shuffle_bytes)
-    # All tasks compute the matches once, into files. With an executor Spark would lose those in its memory, and compute
-    # them again, from a source that may give other rows the second time.
-    matches = comparison.entries.df
-    matches.write.mode("append").parquet(work.path(COMPARED))
-    work.schemas[COMPARED] = matches.schema
-    metrics |= work.matches.counts()
-    metrics["ids"] = Ids(metrics["rows"], metrics.pop("hashes")).facts()
-    metrics["planned"] = comparison.workload.facts()
-    path, manifest = work.path(work.place("similarities")), work.manifest("similarities")
-    with decided(replace(comparison, entries=work.matches), metrics["further"], work.estimator) as rows:
-        valid = results.write_similarities(work.job.files, rows, metrics, path, manifest, attempt.assert_held)
-    attempt.counts |= {"rows": valid, "clusters": metrics["clusters"], "pairs": metrics["pairs"]}
+    return comparison
+
+
+def _alone(work: Deduplication, model: SemDedupModel) -> DataFrame:
+    """Matches of rows that are not compared with one another."""
+    return uncompared(model.rows_of(work.documents)).withColumn("own", F.lit(True))
+
+
+def _referenced(work: Deduplication, model: SemDedupModel, metrics: dict[str, Any]) -> DataFrame | None:
+    """Writes the best reference row of each row; None without reference rows."""
+    references = work.references
+    if references is None or not references.asked.compares:
+        return None
+    found = references.found(model, work.documents)
+    found.write.mode("append").parquet(work.path(REFERENCED))
+    work.schemas[REFERENCED] = found.schema
+    written = work.read(REFERENCED)
+    metrics["similar to references"] = count_found(written, work.estimator.similarity_threshold())
+    return written
+
+
+@contextmanager
+def _decided(
+    work: Deduplication, comparison: Compared | None, further: int, found: DataFrame | None
+) -> Iterator[DataFrame]:
+    """One entry for each row, of matches that are written."""
+    if comparison is None:
+        assert found is not None  # by reference rows alone
+        yield with_references(work.matches.merged(0), found)
+        return
+    with decided(replace(comparison, entries=work.matches), further, work.estimator, found) as rows:
+        yield rows
 
 
 def identify(work: Deduplication, attempt: Attempt) -> None:
@@ -112,7 +169,9 @@ def identify(work: Deduplication, attempt: Attempt) -> None:
             f"output={shown(work.journal.folder, 400)}: {valid} similarities were written, but it has {rows}: "
             "files were lost or added; begin again with --overwrite"
         )
-    ids = work.write("duplicates", results.duplicates_to_write(similarities, valid, work.estimator), "id")
+    args = (similarities, valid, work.estimator)
+    duplicates = results.similar_to_write(*args) if work.reference_only else results.duplicates_to_write(*args)
+    ids = work.write("duplicates", duplicates, "id")
     attempt.counts["duplicates"], attempt.metrics["ids"] = ids.rows, ids.facts()
 
 
@@ -190,3 +249,19 @@ def check(work: Deduplication, attempt: Attempt) -> None:
         now = work.source.read(work.job.spark, work.rows.schema)
         after = fingerprint(work.job.files, work.source, now, work.estimator, work.text_col)
         checks.check_unchanged(work.identity["input's data"], after)
+
+
+def index(work: Deduplication, references: RunReferences, attempt: Attempt) -> None:
+    """Adds the valid rows, or those kept, to the index as its next batch."""
+    compared, model = work.journal.metrics("compare"), work.model
+    similarities = work.job.spark.read.parquet(work.path(work.place("similarities")))
+    valid = Ids.count(similarities, F.col("id"))
+    checks.check_merged(valid.rows, compared)
+    gone = Ids.read(work.journal.metrics("identify")["ids"])
+    about = {"text": work.texts.identity()} if work.texts else {}
+    duplicates = work.read("duplicates")
+    written = references.add(model, work.documents, duplicates, (valid, gone), work.index_run, about)
+    batch = written.state.batch_of(work.index_run)
+    assert batch is not None  # it has just been added, or was before
+    attempt.counts["rows"] = attempt.metrics["rows"] = batch.rows
+    attempt.metrics["version"] = written.version

@@ -168,6 +168,12 @@ def duplicates_to_write(similarities: DataFrame, rows: int, params: SemDedupPara
     return stage.transform(similarities).coalesce(files_for(rows))
 
 
+def similar_to_write(similarities: DataFrame, rows: int, params: DecisionParams) -> DataFrame:
+    """The same by reference rows alone, whose ids are their own: one may be that of the row that it removes."""
+    similar = similarities.where(F.col("cosine_sim_score") >= params.similarity_threshold())
+    return similar.coalesce(files_for(rows))
+
+
 def write_kept(
     job: Job,
     rows: DataFrame,

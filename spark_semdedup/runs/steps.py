@@ -28,6 +28,7 @@ from spark_semdedup.runs import preflight, results
 from spark_semdedup.runs.checks import check_read, check_removed, check_unchanged
 from spark_semdedup.runs.deduplication import Deduplication
 from spark_semdedup.runs.identity import fingerprint_of_files
+from spark_semdedup.runs.incremental import Incremental
 from spark_semdedup.runs.manifest import EMBEDDINGS, MANIFEST, begin, finish
 from spark_semdedup.runs.phases import phases_of
 from spark_semdedup.runs.preflight import Job, SavedCentroids, Settings
@@ -53,13 +54,15 @@ def run(
     saved: SavedCentroids | None = None,
     wanted: Wanted | None = None,
     embedder: DocumentEmbedder | None = None,
+    incremental: Incremental | None = None,
 ) -> Summary:
     """Deduplicates ``source`` into the folder ``target.path``, laid out as docs/how-it-works.md, "Files", says.
 
     ``settings``: Params of ``SemDedup``. ``wanted``: which results to write. ``embedder``: how to embed the texts of
-    ``source``; None: it has embeddings.
+    ``source``; None: it has embeddings. ``incremental``: an index or a table to compare with, or an index to write.
     """
-    work = Deduplication.of(job, source, target, settings, saved or SavedCentroids(), wanted, embedder)
+    saved = saved or SavedCentroids()
+    work = Deduplication.of(job, source, target, settings, saved, wanted, embedder, incremental)
     discards = [EMBEDDINGS] if embedder is not None and not target.keep_embeddings else []
     flags = (target.resume, target.overwrite, target.keep_stages)
     return Run(work.journal, job.progress, work, phases_of(work), *flags, discards).execute()

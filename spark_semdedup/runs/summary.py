@@ -25,8 +25,10 @@ COUNTS = (
     "truncated",
     "clusters",
     "pairs_compared",
+    "similar_to_references",
     "duplicates",
     "kept",
+    "indexed",
     "pairs",
     "groups",
 )
@@ -57,6 +59,8 @@ class Summary:
     """Which similar rows that precede it remove a row: ranked or greedy."""
     kept_from: float | None = None
     """With greedy, the similarity it was decided with, the only one that the scores are for."""
+    against: dict[str, Any] | None = None
+    """The index, its version and its rows, or the table, whose rows precede the input's."""
     planned: dict[str, Any] | None = None
     """The estimate of the comparison's work, made before it began (``WorkEstimate.facts``)."""
     backend: str | None = None
@@ -112,6 +116,8 @@ class Summary:
         if self.coverage is not None:
             words = f": {self.coverage_in_words}" if self.coverage_in_words else ""
             lines.append(("coverage", f"{self.coverage}{words}"))
+        if self.against is not None:
+            lines.append(("against", _against(self.against)))
         if self.keep_rule == "greedy":
             where = "all rows" if self.coverage == "exact" else "the rows that were compared"
             lines.append(("keep rule", f"greedy: among {where}, every removed row has a kept row within eps"))
@@ -122,6 +128,14 @@ class Summary:
         if self.input_version is not None:
             lines.append(("input", f"version {self.input_version} of the Delta table"))
         return lines
+
+
+def _against(against: Mapping[str, Any]) -> str:
+    if "index" in against:
+        what = f"version {against['version']} of the index {redacted(against['index'])}, {against['rows']:,} rows"
+    else:
+        what = ", ".join(map(redacted, against["input"]))
+    return f"{what}; rows of the input were not compared with one another" if against["reference_only"] else what
 
 
 def versions(backend: str | None = None, clusterer: str | None = None, spark: str | None = None) -> dict[str, str]:

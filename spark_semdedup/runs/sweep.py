@@ -40,6 +40,11 @@ def sweep(
             f"result={shown(result, 400)} was decided with keepRule='greedy': its scores are similarities to the rows "
             "that one eps keeps; sweep a run with keepRule='ranked'"
         )
+    if manifest.get("against"):
+        raise SemDedupError(
+            f"result={shown(result, 400)} was compared with reference rows, which no sweep could tell from others: "
+            "sweep a run without them"
+        )
     similarities = join(result, "similarities")
     read_manifest(files, similarities, "result", "similarities")
     return sweep_similarities(

@@ -9,6 +9,8 @@ from spark_semdedup.cli.command import Command, Settings, Step
 from spark_semdedup.cli.reporting import add_report, reported
 from spark_semdedup.duplicates.groups import KINDS
 from spark_semdedup.errors import SemDedupError
+from spark_semdedup.runs.incremental import Incremental
+from spark_semdedup.runs.source import Source
 from spark_semdedup.runs.steps import run
 from spark_semdedup.runs.texts import TEXT_PARAMS, DocumentEmbedder
 from spark_semdedup.runs.wanted import CHOICES, DEFAULT, Wanted
@@ -35,14 +37,42 @@ def _options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--write-pairs", action="store_true", help="write pairs/ as well: all pairs of similar rows")
     groups_help = "what makes a group in groups/: tree (of max_id) or components (of the pairs) (default: tree)"
     group.add_argument("--groups-by", metavar="KIND", help=groups_help)
+    _add_incremental(parser)
     add_report(parser)
+
+
+def _add_incremental(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("index and reference rows")
+    group.add_argument("--write-index", metavar="PATH", help="write an index, which later batches are compared with")
+    rows_help = "which rows it holds: kept, or all, removed ones too (default: what --keep-rule needs)"
+    group.add_argument("--index-rows", metavar="ROWS", help=rows_help)
+    against_help = "index of earlier batches, whose rows precede the input's; settings and centroids are the index's"
+    group.add_argument("--against", metavar="INDEX", help=against_help)
+    group.add_argument("--update-index", action="store_true", help="add the input to that index as its next batch")
+    only_help = "remove only what is similar to reference rows; the input's rows are not compared with one another"
+    group.add_argument("--reference-only", action="store_true", help=only_help)
+    table_help = "files of embeddings to keep apart from, instead of an index (with --reference-only)"
+    group.add_argument("--against-input", nargs="+", metavar="PATH", help=table_help)
+    format_help = "their format (default: parquet)"
+    group.add_argument("--against-format", metavar="FORMAT", default="parquet", help=format_help)
+
+
+def incremental_from(args: argparse.Namespace) -> Incremental | None:
+    """What options say of an index or reference rows; None for nothing. ``UsageError`` where they contradict."""
+    table = Source(tuple(args.against_input), None, args.against_format) if args.against_input else None
+    flags = {"reference_only": args.reference_only, "update": args.update_index, "index_rows": args.index_rows}
+    try:
+        asked = Incremental(args.against, table, write_to=args.write_index, **flags)
+    except SemDedupError as error:
+        raise options.UsageError(str(error)) from None
+    return asked if asked != Incremental() else None
 
 
 def _prepare(args: argparse.Namespace, settings: Settings) -> Step:
     source, target, saved = options.source_from(args), options.target_from(args), options.saved_from(args, settings)
     wanted = wanted_from(args)
-    embedder = _embedder(args, settings)
-    step = reported(args, source, lambda job: run(job, source, target, settings, saved, wanted, embedder))
+    embedder, asked = _embedder(args, settings), incremental_from(args)
+    step = reported(args, source, lambda job: run(job, source, target, settings, saved, wanted, embedder, asked))
     return lambda job: step(job).as_text()
 
 

@@ -1,0 +1,227 @@
+"""``run --write-index``, ``--against``, ``--update-index``, ``--reference-only``: batch after batch, and deny lists."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import oracle
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from program import call, refusal, rows
+from shapes import SHARED, shapes
+
+from spark_semdedup import SemDedupIndex
+from spark_semdedup.runs.journal import Journal
+
+BATCHES = 3
+ROWS = shapes(np.random.default_rng(17))
+BATCH = np.random.default_rng(5).integers(0, BATCHES, len(ROWS))
+GREEDY = ("--keep-rule", "greedy", "--coverage", "exact", "--eps", 0.05, "--which-to-keep", "first", "--k", 6)
+
+
+def table(which: np.ndarray, offset: int = 0) -> pa.Table:
+    ids = np.flatnonzero(which)
+    batch = {"id": ids + offset, "embedding": list(ROWS[ids]), "batch": BATCH[ids]}
+    return pa.table(batch)
+
+
+def write(path: Path, which: np.ndarray, offset: int = 0) -> Path:
+    pq.write_table(table(which, offset), path)
+    return path
+
+
+def ids(folder: Path) -> set:
+    return set(pq.read_table(folder, columns=["id"])["id"].to_pylist())
+
+
+@pytest.fixture
+def inputs(tmp_path) -> list[Path]:
+    return [write(tmp_path / f"batch{number}.parquet", number == BATCH) for number in range(BATCHES)]
+
+
+def first_batch(capsys, inputs: list[Path], tmp_path: Path, *options: object) -> Path:
+    index = tmp_path / "index"
+    how = options or GREEDY
+    status, _, err = call(capsys, "run", "--input", inputs[0], "--output", tmp_path / "0", "--write-index", index, *how)
+    assert status == 0, err
+    return index
+
+
+def test_batches_in_turn_keep_what_one_run_over_all_rows_keeps(spark, inputs, tmp_path, capsys):
+    """One run in that order: ranked by batch, then by id, as ``first`` does."""
+    index = first_batch(capsys, inputs, tmp_path)
+    for number in (1, 2):
+        place = ("--input", inputs[number], "--output", tmp_path / str(number))
+        status, out, err = call(capsys, "run", *place, "--against", index, "--update-index")
+        assert status == 0, err
+    one = ("run", "--input", *inputs, "--output", tmp_path / "all", *GREEDY[:6], "--rank-by", "batch", "--k", 5)
+    assert call(capsys, *one)[0] == 0
+    kept = set.union(*(ids(tmp_path / str(number) / "deduplicated") for number in range(BATCHES)))
+    assert kept == ids(tmp_path / "all" / "deduplicated")
+    assert [row for n in range(BATCHES) for row in rows(tmp_path / str(n) / "duplicates")].sort() == rows(
+        tmp_path / "all" / "duplicates"
+    ).sort()
+    held = SemDedupIndex.open(spark, str(index))
+    assert {row.id for row in held.rows().select("id").collect()} == kept
+    assert [batch.rows for batch in held.batches] == [len(ids(tmp_path / str(n) / "deduplicated")) for n in range(3)]
+    assert f"version 2 of the index {index}" in out
+    summary = json.loads((tmp_path / "2" / "summary.json").read_text())
+    assert summary["against"] == {
+        "index": str(index),
+        "version": 2,
+        "rows": sum(batch.rows for batch in held.batches[:2]),
+        "reference_only": False,
+    }
+    assert summary["indexed"] == held.batches[2].rows
+    assert summary["similar_to_references"] > 0
+    explained = call(capsys, "explain", tmp_path / "2", "--id", next(i for i in ids(tmp_path / "2" / "duplicates")))
+    assert explained[0] == 0
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_run_killed_at_its_append_adds_its_batch_once(spark, inputs, tmp_path, capsys, monkeypatch, moment):
+    """Before or after the journal says so; then it is resumed, and once more when all is done."""
+    index = first_batch(capsys, inputs, tmp_path)
+    commit = Journal.commit
+
+    def killed(self, phase, metrics):
+        if phase == "index" and moment == "before":
+            raise KeyboardInterrupt
+        commit(self, phase, metrics)
+        if phase == "index":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Journal, "commit", killed)
+    command = ("run", "--input", inputs[1], "--output", tmp_path / "1", "--against", index, "--update-index")
+    assert call(capsys, *command)[0] == 130
+    monkeypatch.setattr(Journal, "commit", commit)
+    for _ in range(2):
+        status, _, err = call(capsys, *command, "--resume")
+        assert status == 0, err
+    held = SemDedupIndex.open(spark, str(index))
+    assert len(held.batches) == 2
+    assert held.rows().count() == held.rows().select("id").distinct().count() == sum(b.rows for b in held.batches)
+
+
+def test_rows_that_come_again_are_refused_by_name(spark, inputs, tmp_path, capsys):
+    index = first_batch(capsys, inputs, tmp_path)
+    place = ("--input", inputs[0], "--output", tmp_path / "again")
+    said = refusal(capsys, "run", *place, "--against", index, status=1)
+    known = sorted(ids(tmp_path / "0" / "deduplicated"))
+    assert "come again, for example" in said
+    assert any(str(i) in said for i in known)
+    assert not (tmp_path / "again" / "deduplicated").exists()
+
+
+def test_reference_only_removes_what_is_in_the_index_whatever_its_id(spark, inputs, tmp_path, capsys):
+    """Ids of the two sides are their own: a row is removed by a reference row of its very id, too."""
+    index = first_batch(capsys, inputs, tmp_path, "--eps", 0.05, "--k", 6)
+    held = np.flatnonzero(BATCH == 0)
+    new = write(tmp_path / "new.parquet", BATCH != 2)  # with the ids of the index, and others
+    place = ("--input", new, "--output", tmp_path / "out", "--against", index, "--reference-only")
+    status, out, err = call(capsys, "run", *place, "--coverage", "exact", "--eps", 0.05)
+    assert status == 0, err
+    similarity = oracle.clusters(ROWS, np.zeros(len(ROWS), int))[0].similarity
+    both = np.where(np.tri(len(ROWS), k=-1, dtype=bool), similarity, similarity.T)
+    expected = {int(i) for i in np.flatnonzero(BATCH != 2) if i in held or (both[i, held].astype(float) >= 0.95).any()}
+    assert ids(tmp_path / "out" / "duplicates") == expected
+    assert ids(tmp_path / "out" / "deduplicated") == set(np.flatnonzero(BATCH != 2).tolist()) - expected
+    assert len(expected) < np.count_nonzero(BATCH != 2)
+    assert "rows of the input were not compared with one another" in out
+    status, out, _ = call(capsys, "explain", tmp_path / "out", "--id", held[0])
+    assert status == 0
+    assert f"{held[0]} is a reference row" in out
+
+
+def test_a_table_to_keep_apart_from(spark, inputs, tmp_path, capsys):
+    reference = write(tmp_path / "reference.parquet", BATCH == 0)
+    place = ("--input", inputs[1], "--output", tmp_path / "out", "--against-input", reference, "--reference-only")
+    assert call(capsys, "run", *place, "--coverage", "exact", "--eps", 0.05, "--k", 4)[0] == 0
+    removed = pq.read_table(tmp_path / "out" / "duplicates").to_pylist()
+    assert removed
+    for row in removed:
+        assert BATCH[row["id"]] == 1
+        assert BATCH[row["max_id"]] == 0
+        assert np.float32(row["cosine_sim_score"]) == oracle.similarity(ROWS[row["id"]], ROWS[row["max_id"]])
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--against", "INDEX", "--eps", 0.1), "eps is 0.1, but the index"),
+        (("--against", "INDEX", "--keep-rule", "ranked"), "keepRule is 'ranked', but the index"),
+        (("--against", "INDEX", "--which-to-keep", "easy"), "whichToKeep is 'easy', but the index"),
+        (("--against", "INDEX", "--k", 3), "are both set: the index has its centroids"),
+        (("--against", "INDEX", "--results", "deduplicated,pairs"), "results=pairs cannot be written"),
+        (("--against", "INPUT"), "is not an index"),
+        (("--against", "NOWHERE"), "does not exist"),
+        (("--write-index", "INDEX"), "is an index already"),
+        (("--write-index", "NEW", "--index-rows", "kept"), "keepRule='ranked' are both set"),
+        (("--write-index", "NEW", "--index-rows", "some"), "it must be kept or all"),
+        (("--update-index",), "updateIndex and no against"),
+        (("--reference-only",), "set against or againstInput"),
+        (("--against", "INDEX", "--reference-only", "--update-index"), "updateIndex and referenceOnly"),
+        (("--against-input", "INPUT"), "againstInput needs referenceOnly"),
+        (("--against", "INDEX", "--against-input", "INPUT", "--reference-only"), "are both set: give an index"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_is_refused_in_one_line_before_any_work(spark, written, tmp_path, capsys, options, said):
+    names = {"INDEX": written / "index", "INPUT": written / "folder", "NEW": tmp_path / "new", "NOWHERE": "nowhere"}
+    place = ("--input", written / "batch1.parquet", "--output", tmp_path / "out")
+    assert said in refusal(capsys, "run", *place, *(names.get(option, option) for option in options))
+    assert not (tmp_path / "out").exists() or not any((tmp_path / "out").iterdir())
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory, spark) -> Path:
+    """An index, made once."""
+    from spark_semdedup.cli import main as cli
+
+    folder = tmp_path_factory.mktemp("index")
+    for number in range(2):
+        write(folder / f"batch{number}.parquet", number == BATCH)
+    (folder / "folder").mkdir()
+    shutil.copy(folder / "batch0.parquet", folder / "folder")
+    place = ["--input", folder / "batch0.parquet", "--output", folder / "0", "--write-index", folder / "index"]
+    assert cli.main(["run", *map(str, [*place, *GREEDY])]) == 0
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (SHARED / "debian").exists(), reason="the corpus is not here")
+@pytest.mark.parametrize("batches", [2, 5, 20])
+def test_batches_of_a_real_corpus_keep_what_one_run_keeps(spark, tmp_path, capsys, monkeypatch, batches):
+    """63,905 rows; each batch is killed at its append, before or after the journal says so, and resumed."""
+    corpus = pq.read_table(SHARED / "debian", columns=["id", "embedding"])
+    batch = np.random.default_rng(batches).integers(0, batches, len(corpus))
+    corpus = corpus.append_column("batch", pa.array(batch))
+    how = ("--keep-rule", "greedy", "--coverage", "exact", "--eps", 0.05)
+    pq.write_table(corpus, tmp_path / "all.parquet")
+    one = ("--input", tmp_path / "all.parquet", "--output", tmp_path / "all", "--rank-by", "batch")
+    assert call(capsys, "run", *one, *how)[0] == 0
+    commit, index, kept = Journal.commit, tmp_path / "index", set()
+    for number in range(batches):
+        path, out = tmp_path / f"batch{number}.parquet", tmp_path / f"out{number}"
+        pq.write_table(corpus.filter(pa.array(batch == number)), path)
+        settings = ("--against", index, "--update-index") if number else ("--write-index", index, *how)
+        settings += () if number else ("--which-to-keep", "first", "--k", 250)
+
+        def killed(self, phase, metrics, after=bool(number % 2)):
+            if phase != "index" or after:
+                commit(self, phase, metrics)
+            if phase == "index":
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(Journal, "commit", killed)
+        command = ("run", "--input", path, "--output", out, *settings)
+        assert call(capsys, *command)[0] == 130
+        monkeypatch.setattr(Journal, "commit", commit)
+        assert call(capsys, *command, "--resume")[0] == 0
+        kept |= ids(out / "deduplicated")
+    assert kept == ids(tmp_path / "all" / "deduplicated")
+    assert SemDedupIndex.open(spark, str(index)).rows_in == len(kept)
