@@ -11,6 +11,7 @@ from spark_semdedup import (
     IdentifyDuplicates,
     PairwiseSimilarity,
     RemoveDuplicates,
+    RemoveSimilar,
     SemDedup,
     TextEmbedder,
     params,
@@ -28,6 +29,7 @@ STAGES: dict[str, type[SemDedupParams]] = {
     "I": IdentifyDuplicates,
     "R": RemoveDuplicates,
     "T": TextEmbedder,
+    "N": RemoveSimilar,
 }
 """Stages by their letter in the table."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -31,75 +31,11 @@ RETAIN_HOURS = 24.0
 """For which replaced versions can still be read, unless told otherwise."""
 
 
-class SemDedupIndex:
-    """One version of an index: rows by centroid, with what they were assigned and ranked by.
+class IndexFacts:
+    """What a version says of itself; reads nothing."""
 
-    Immutable: a change gives the next version, as another ``SemDedupIndex``. A reader of an older version is not
-    disturbed; its files stay until ``compact`` or ``remove`` deletes what nobody has read for ``retain_hours``.
-    """
-
-    def __init__(self, storage: Storage, state: Version) -> None:
-        self._storage, self.state = storage, state
-
-    def __repr__(self) -> str:
-        return f"SemDedupIndex({self.path!r}, version={self.version}, rows={self.rows_in}, k={self.k}, dim={self.dim})"
-
-    @classmethod
-    def open(cls, spark: SparkSession, path: str, version: int | None = None) -> SemDedupIndex:
-        """The newest version of the index at ``path``, or the one of that number.
-
-        Raises ``SemDedupError`` for a folder that is no index, a version that it lacks, or a newer format.
-        """
-        storage = Storage(spark, Versions(Files(spark), path))
-        return cls(storage, storage.versions.open(version))
-
-    @classmethod
-    def create(
-        cls,
-        spark: SparkSession,
-        path: str,
-        centroids: Centroids,
-        *,
-        schema: T.StructType,
-        ranking: Ranking,
-        settings: Mapping[str, Any],
-        holds: str = KEPT,
-        run: str | None = None,
-        overwrite: bool = False,
-    ) -> SemDedupIndex:
-        """Writes a new index without rows: its centroids, and version 0.
-
-        ``schema``: of the rows to come (``index_rows``). ``settings``: Params in effect, as JSON holds them. ``holds``:
-        ``kept`` or ``all``. ``run``: digest of the run that creates it; of a run that has created it already, the index
-        as it is now. Raises ``ResultExistsError`` for an index, without ``overwrite``, and for a folder of other files.
-        """
-        if holds not in (KEPT, ALL):
-            raise SemDedupError(f"holds={holds!r} cannot be used: it must be {KEPT} or {ALL}")
-        storage = Storage(spark, Versions(Files(spark), path))
-
-        def make(folder: str) -> Version:
-            storage.save_centroids(centroids, folder)
-            return Version(
-                version=0,
-                content=0,
-                operation="create",
-                at=now(),
-                k=centroids.k,
-                dim=centroids.dim,
-                spherical=centroids.spherical,
-                history=tuple(map(float, centroids.history)),
-                centroids=folder,
-                holds=holds,
-                ranking=ranking,
-                settings=dict(settings),
-                schema=stored_schema(schema),
-                cells=np.zeros(centroids.k, np.int64),
-                run=run,
-            )
-
-        return cls(storage, commit.create(storage.versions, make, run=run, overwrite=overwrite))
-
-    # --- what it is ---
+    _storage: Storage
+    state: Version
 
     @property
     def path(self) -> str:
@@ -150,10 +86,65 @@ class SemDedupIndex:
     def batches(self) -> tuple[Batch, ...]:
         return self.state.batches
 
+    def batch_of(self, run: str) -> Batch | None:
+        """The batch that a run of that name has added."""
+        return self.state.batch_of(run)
+
     @property
     def next_batch(self) -> int:
         """The number that the next batch gets."""
         return self.state.next_batch
+
+
+class SemDedupIndex(IndexFacts):
+    """One version of an index: rows by centroid, with what they were assigned and ranked by.
+
+    Immutable: a change gives the next version, as another ``SemDedupIndex``. A reader of an older version is not
+    disturbed; its files stay until ``compact`` or ``remove`` deletes what nobody has read for ``retain_hours``.
+    """
+
+    def __init__(self, storage: Storage, state: Version) -> None:
+        self._storage, self.state = storage, state
+
+    def __repr__(self) -> str:
+        return f"SemDedupIndex({self.path!r}, version={self.version}, rows={self.rows_in}, k={self.k}, dim={self.dim})"
+
+    @classmethod
+    def open(cls, spark: SparkSession, path: str, version: int | None = None) -> SemDedupIndex:
+        """The newest version of the index at ``path``, or the one of that number.
+
+        Raises ``SemDedupError`` for a folder that is no index, a version that it lacks, or a newer format.
+        """
+        storage = Storage(spark, Versions(Files(spark), path))
+        return cls(storage, storage.versions.open(version))
+
+    @classmethod
+    def create(
+        cls,
+        spark: SparkSession,
+        path: str,
+        centroids: Centroids,
+        *,
+        schema: T.StructType,
+        ranking: Ranking,
+        settings: Mapping[str, Any],
+        holds: str = KEPT,
+        run: str | None = None,
+        overwrite: bool = False,
+    ) -> SemDedupIndex:
+        """Writes a new index without rows: its centroids, and version 0.
+
+        ``schema``: of the rows to come (``index_rows``). ``settings``: Params in effect, as JSON holds them. ``holds``:
+        ``kept`` or ``all``. ``run``: digest of the run that creates it; of a run that has created it already, the index
+        as it is now. Raises ``ResultExistsError`` for an index, without ``overwrite``, and for a folder of other files.
+        """
+        if holds not in (KEPT, ALL):
+            raise SemDedupError(f"holds={holds!r} cannot be used: it must be {KEPT} or {ALL}")
+        storage = Storage(spark, Versions(Files(spark), path))
+
+        about = {"holds": holds, "ranking": ranking, "settings": dict(settings), "run": run}
+        make = partial(_first_version, storage, centroids, stored_schema(schema), about)
+        return cls(storage, commit.create(storage.versions, make, run=run, overwrite=overwrite))
 
     @cached_property
     def centroids(self) -> Centroids:
@@ -257,3 +248,24 @@ class SemDedupIndex:
 
     def _with(self, state: Version) -> SemDedupIndex:
         return SemDedupIndex(self._storage, state)
+
+
+def _first_version(
+    storage: Storage, centroids: Centroids, schema: T.StructType, about: Mapping[str, Any], folder: str
+) -> Version:
+    """Version 0, without rows; its centroids are written to ``folder``."""
+    storage.save_centroids(centroids, folder)
+    return Version(
+        version=0,
+        content=0,
+        operation="create",
+        at=now(),
+        k=centroids.k,
+        dim=centroids.dim,
+        spherical=centroids.spherical,
+        history=tuple(map(float, centroids.history)),
+        centroids=folder,
+        schema=schema,
+        cells=np.zeros(centroids.k, np.int64),
+        **about,
+    )

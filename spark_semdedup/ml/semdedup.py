@@ -325,13 +325,14 @@ class SemDedupResult:
         ``keepRule`` needs. Raises ``ResultExistsError`` where there is one."""
         return self.update_index(create_index(self.model, self.dataset, path, index_rows_=index_rows))
 
-    def update_index(self, index: SemDedupIndex) -> SemDedupIndex:
+    def update_index(self, index: SemDedupIndex, *, run: str | None = None) -> SemDedupIndex:
         """Adds the rows to the index that they were run against, as its next batch. Returns its next version.
 
-        Raises ``SemDedupError`` where they were run against another one, or it has been changed since.
+        ``run``: a name for the batch; one that the index has already is not added again. Raises ``SemDedupError`` where
+        they were run against another one, or it has been changed since.
         """
         refuse_other_index(index, self.against)
-        return add_to_index(self.model, self.dataset, self.duplicates, index)
+        return add_to_index(self.model, self.dataset, self.duplicates, index, run=run)
 
     def check(self) -> None:
         """Raises ``AccountingError`` unless ids are unique and each ``max_id`` is the row's own or that of a valid row

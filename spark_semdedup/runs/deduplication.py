@@ -153,21 +153,8 @@ class Deduplication:
             self.target.try_writing(self.job.files, self.rows)
 
     def summarize(self) -> Summary:
-        summary, compared = self.summary, self.journal.metrics("compare")
-        metrics = {"rows_in": "rows", "invalid": "invalid", "clusters": "clusters", "pairs_compared": "pairs"}
-        summary.counts = {name: compared[metric] for name, metric in metrics.items()}
-        if self.texts is not None:
-            summary.counts |= {name: self.journal.metrics("embed")[name] for name in ("embedded", "truncated")}
-        summary.counts["duplicates"] = self.journal.metrics("identify")["ids"]["rows"]
-        summary.counts["kept"] = self.journal.metrics("keep")["ids"]["rows"]
-        summary.planned = compared["planned"]
-        if self.references is not None and self.references.asked.compares:
-            summary.counts["similar_to_references"] = compared["similar to references"]
-        if self.references is not None and self.journal.record("index"):
-            summary.counts["indexed"] = self.journal.metrics("index")["rows"]
-        for name, metric in (("pairs", "rows"), ("groups", "groups")):
-            if name in self.wanted:
-                summary.counts[name] = self.journal.metrics(name)[metric]
+        summary = self.summary
+        summary.counts, summary.planned = counts_of(self), self.journal.metrics("compare")["planned"]
         names = ["centroids", "similarities", "duplicates", "pairs", "groups", "deduplicated", "invalid"]
         names += [EMBEDDINGS] if self.texts is not None and self.target.keep_embeddings else []
         summary.results = {name: self.path(name) for name in names if self.job.files.exists(self.path(name))}
@@ -240,12 +227,6 @@ class Deduplication:
         skips = self.estimator.value("handleInvalid") == "skip"
         return int(self.journal.metrics("compare")["invalid"]) if skips else 0
 
-    def remaining(self, skipped: Ids) -> Ids:
-        """The kept rows, where they are not written: all that are neither duplicates nor skipped."""
-        all_, duplicates = (Ids.read(self.journal.metrics(phase)["ids"]) for phase in ("compare", "identify"))
-        gone = duplicates + skipped
-        return Ids(all_.rows - gone.rows, all_.hashes ^ gone.hashes)
-
     def write(self, name: str, rows: DataFrame, id_col: str) -> Ids:
         """Writes rows whose ids count. Returns these."""
         self.schemas[name] = rows.schema
@@ -257,3 +238,23 @@ class Deduplication:
         rows = (reader if schema is None else reader.schema(schema)).parquet(self.path(self.place(name)))
         self.schemas.setdefault(name, rows.schema)
         return rows
+
+
+def counts_of(work: Deduplication) -> dict[str, int]:
+    """What a run counted, by the names of the summary."""
+    metrics_of = work.journal.metrics
+    compared = metrics_of("compare")
+    names = {"rows_in": "rows", "invalid": "invalid", "clusters": "clusters", "pairs_compared": "pairs"}
+    counts = {name: compared[metric] for name, metric in names.items()}
+    if work.texts is not None:
+        counts |= {name: metrics_of("embed")[name] for name in ("embedded", "truncated")}
+    if work.references is not None and work.references.asked.compares:
+        counts["similar_to_references"] = compared["similar to references"]
+    counts["duplicates"] = metrics_of("identify")["ids"]["rows"]
+    counts["kept"] = metrics_of("keep")["ids"]["rows"]
+    if work.references is not None and work.references.asked.adds:
+        counts["indexed"] = metrics_of("index")["rows"]
+    for name, metric in (("pairs", "rows"), ("groups", "groups")):
+        if name in work.wanted:
+            counts[name] = metrics_of(name)[metric]
+    return counts

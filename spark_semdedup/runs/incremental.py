@@ -81,6 +81,11 @@ class Incremental:
         """Whether there are reference rows."""
         return bool(self.against or self.table)
 
+    @property
+    def adds(self) -> bool:
+        """Whether rows are added to an index."""
+        return self.update or self.write_to is not None
+
     def reads(self) -> dict[str, list[str]]:
         """The paths, by the name of the option."""
         paths = {"against": self.against, "writeIndex": self.write_to}

@@ -61,7 +61,7 @@ def phases_of(work: Deduplication) -> list[Phase]:
 def _index_phase(work: Deduplication) -> Phase | None:
     """After the check: what is in an index stays."""
     references = work.references
-    if references is None or not (references.asked.update or references.asked.write_to):
+    if references is None or not references.asked.adds:
         return None
     title = "write the index" if references.asked.write_to else "add to the index"
     return Phase("index", title, partial(index, work, references))
@@ -184,7 +184,7 @@ def keep(work: Deduplication, attempt: Attempt) -> None:
         invalid = work.read("invalid")
         unwanted = unwanted.unionAll(invalid.select(id_column(invalid, id_col).alias("id")))
     if "deduplicated" not in work.wanted:
-        attempt.metrics |= {"skipped": skipped.facts(), "ids": work.remaining(skipped).facts()}
+        attempt.metrics |= {"skipped": skipped.facts(), "ids": _remaining(work, skipped).facts()}
         return
     if target.table is not None:
         target = replace(target, overwrite=work.may_replace)
@@ -194,6 +194,13 @@ def keep(work: Deduplication, attempt: Attempt) -> None:
     kept = results.write_kept(work.job, rows, id_col, target, path, work.manifest("deduplicated"))
     attempt.counts["kept"] = kept.rows
     attempt.metrics |= {"skipped": skipped.facts(), "ids": kept.facts()}
+
+
+def _remaining(work: Deduplication, skipped: Ids) -> Ids:
+    """The kept rows, where they are not written: all that are neither duplicates nor skipped."""
+    all_, duplicates = (Ids.read(work.journal.metrics(phase)["ids"]) for phase in ("compare", "identify"))
+    gone = duplicates + skipped
+    return Ids(all_.rows - gone.rows, all_.hashes ^ gone.hashes)
 
 
 def list_pairs(work: Deduplication, attempt: Attempt) -> None:

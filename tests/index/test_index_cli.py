@@ -48,7 +48,7 @@ def test_remove_takes_ids_and_files_of_ids(spark, path, tmp_path, capsys):
     status, out, _ = call(capsys, "index", "remove", "--index", path, "--ids", "1", "2", "999")
     assert status == 0
     assert "  2 rows removed, 1 ids unknown\n" in out
-    assert "earlier versions keep them for 24 hours; --retain-hours 0 deletes them at once" in out
+    assert "earlier versions keep the rows for 24 hours; --retain-hours 0 deletes them at once" in out
     assert "rows that were duplicates of a removed row are not added again: run over them to find them" in out
     text = tmp_path / "ids.txt"
     text.write_text("3\n\n 4 \n")
