@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import oracle
 import vectors
-
-SHARED = Path(__file__).parents[2] / "shared" / "data"
-"""Real corpora, which are no part of the repository."""
 
 
 def quality(i: int) -> int:

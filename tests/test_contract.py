@@ -6,15 +6,13 @@ seventh point, invalid rows, is in test_validation.py.)
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import numpy as np
 import oracle
 import pandas as pd
 import pytest
 import vectors
 from chispa import assert_df_equality
+from debian import DEBIAN, needs_debian
 from marks import slow
 from pyspark.ml.functions import array_to_vector
 from pyspark.sql import functions as F
@@ -379,13 +377,9 @@ def test_the_centroids_depend_on_the_data_alone(spark, corpus):
 
 # --- a whole corpus -----------------------------------------------------------------------------------------
 
-DEBIAN = Path(os.environ.get("SEMDEDUP_DEBIAN") or Path(__file__).parents[2] / "shared" / "data" / "debian")
-
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    not DEBIAN.is_dir(), reason=f"{DEBIAN} is not there; set SEMDEDUP_DEBIAN to the folder of the whole Debian data set"
-)
+@needs_debian
 def test_the_whole_debian_corpus_equals_the_oracle_for_every_rank(spark):
     df = spark.read.parquet(str(DEBIAN)).withColumn("length", F.length("text"))
     rows = df.toPandas()

@@ -5,17 +5,12 @@ The oracle compares every pair of rows, or those that the contract names; it is 
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import faiss
 import numpy as np
 import oracle
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import pytest
 import vectors
+from debian import DEBIAN, Packages, needs_debian
 from marks import slow
 from pyspark.errors import PySparkException
 from pyspark.sql import functions as F
@@ -421,33 +416,17 @@ def test_values_that_cannot_be_used(params, message):
 
 # --- a whole corpus -----------------------------------------------------------------------------------------
 
-DEBIAN = Path(os.environ.get("SEMDEDUP_DEBIAN") or Path(__file__).parents[2] / "shared" / "data" / "debian")
-PAIRS = DEBIAN.parent / "debian_pairs_090.parquet"
-needs_debian = pytest.mark.skipif(
-    not (DEBIAN.is_dir() and PAIRS.is_file()),
-    reason=f"{DEBIAN} or {PAIRS} is not there; set SEMDEDUP_DEBIAN to the folder of the whole Debian data set",
-)
-
 
 class Debian:
     """63,905 rows, longest text first, and all pairs of them with a cosine of at least 0.9, found by others."""
 
     def __init__(self) -> None:
-        table = pq.read_table(DEBIAN, columns=["id", "text", "embedding"])
-        lengths = pc.utf8_length(table["text"]).to_pylist()
-        order = oracle.order_rank_by(table["id"].to_pylist(), (lengths, True))
-        self.ids = pc.take(table["id"], pa.array(order)).to_pylist()
-        vectors_ = table["embedding"].combine_chunks().flatten().to_numpy().reshape(len(order), -1)
-        self.units = oracle.unit_vectors(vectors_)[order]
-        place = {id_: i for i, id_ in enumerate(self.ids)}
-        pairs = pq.read_table(PAIRS)
-        both = np.sort([[place[id_] for id_ in pairs[name].to_pylist()] for name in ("id_a", "id_b")], axis=0)
-        self.before, self.after = both
-        self.scores = np.concatenate([self._scores(part) for part in np.array_split(np.arange(both.shape[1]), 32)])
-
-    def _scores(self, part: np.ndarray) -> np.ndarray:
-        one, two = (self.units[rows[part]].astype(np.float64) for rows in (self.before, self.after))
-        return oracle.tree_add((one * two).T).astype(np.float32)
+        corpus = Packages()
+        order = oracle.order_rank_by(corpus.ids, (corpus.lengths, True))
+        rank = np.argsort(order)
+        self.ids, self.units = [corpus.ids[i] for i in order], corpus.units[order]
+        self.before, self.after = np.sort([rank[corpus.a], rank[corpus.b]], axis=0)
+        self.scores = corpus.scores
 
     def centroids(self, k: int, seed: int) -> np.ndarray:
         kmeans = faiss.Kmeans(self.units.shape[1], k, niter=4, seed=seed, max_points_per_centroid=32)

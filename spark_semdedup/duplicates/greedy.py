@@ -3,12 +3,13 @@
 The same as going through all rows in rank order and keeping each that no kept one is similar to: the rank-ordered
 maximal independent set of the graph of similar rows. So every removed row has a kept row within eps.
 
-Tasks list of each row the similar predecessors, the first ``links.MOST_LINKS`` of them, and say whether there are more.
-What these links alone decide is decided (``independent_set``; on the driver where links are few, in rounds of joins
-where they are many). A row is left undecided when all its listed predecessors are removed and others are not listed:
-such rows are compared again, with the kept ones and with one another, without all that were removed. The undecided row
-of the first rank has only decided predecessors by then, so each round decides one at least; as the predecessors that
-are listed are those of the first rank, which are the likeliest to be kept, it decides nearly all.
+Tasks list the similar predecessors of each row: all of them, or, where a task has too many (``links.LinkRule``), the
+first of each row, and say whether there are more. What these links alone decide is decided (``independent_set``; on the
+driver where links are few, in rounds of joins where they are many). A row is left undecided when all its listed
+predecessors are removed and others are not listed: such rows are compared again, with the kept ones and with one
+another, without all that were removed. The undecided row of the first rank has only decided predecessors by then, so
+each round decides one at least; as the predecessors that are listed are those of the first rank, which are the
+likeliest to be kept, it decides nearly all.
 """
 
 from __future__ import annotations
@@ -178,11 +179,10 @@ class Greedy:
         similar = self.merged.where(self.entries.claim & (F.col("cosine_sim_score") >= self.threshold))
         stays = similar.join(gone, F.col("id") == F.col("gone"), "left_anti")
         goes = similar.join(gone, F.col("id") == F.col("gone"), "left_semi")
-        misled = held(goes.join(gone, F.col("max_id") == F.col("gone"), "left_semi").select("id"))
-        unlisted = held(misled.join(self.entries.unlisted(), "id", "left_semi"))
-        best = [self._best_listed(misled.join(unlisted, "id", "left_anti"), gone)]
-        if unlisted.head(1):
-            best.append(self._best_of_all(unlisted, removed))
+        misled = goes.join(gone, F.col("max_id") == F.col("gone"), "left_semi").select("id")
+        if self.found is not None:
+            misled = held(misled)
+        best = self._best_kept(misled, gone, removed)
         alone = stays.select("id")
         if self.found is not None:  # a row that a reference row removes may have removed predecessors only
             best = [held(each) for each in best]
@@ -195,6 +195,15 @@ class Greedy:
         for each in best:
             changes = changes.unionAll(each)
         return changes
+
+    def _best_kept(self, misled: DataFrame, gone: DataFrame, removed: DataFrame) -> list[DataFrame]:
+        """The most similar kept rows of the removed rows ``misled``."""
+        if not self.entries.unlisted().head(1):  # the rule, and a few jobs less
+            return [self._best_listed(misled, gone)]
+        misled = held(misled)
+        unlisted = held(misled.join(self.entries.unlisted(), "id", "left_semi"))
+        best = [self._best_listed(misled.join(unlisted, "id", "left_anti"), gone)]
+        return [*best, self._best_of_all(unlisted, removed)] if unlisted.head(1) else best
 
     def _best_listed(self, of: DataFrame, gone: DataFrame) -> DataFrame:
         """For rows whose similar predecessors are all listed, the best of those that are kept."""

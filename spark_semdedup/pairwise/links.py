@@ -17,7 +17,14 @@ from spark_semdedup.pairwise.regions import RegionPlan
 from spark_semdedup.pairwise.schema import FIRST_PROBING_TILE, LINK_COLUMNS, NO_TILE
 
 MOST_LINKS = 32
-"""Similar predecessors that an entry lists, at most: the first in rank order, as these are the likeliest to be kept."""
+"""Similar predecessors that a task's entries list, on the average, at most."""
+
+LONGEST_LIST = 1024
+"""Similar predecessors that one entry lists, as long as the task's others leave room; where they do not,
+``MOST_LINKS``: the first in rank order, which are the likeliest to be kept."""
+
+_ROWS_AT_ONCE = 1024
+"""Rows whose lists are made before it is looked at how much room is left: a million links, 20 MB."""
 
 
 @dataclass(frozen=True)
@@ -67,10 +74,12 @@ class RankedRows:
 
 @dataclass(frozen=True)
 class LinkRule:
-    """Similar predecessors, at least ``at_least`` so similar, of which ``most`` are listed."""
+    """Similar predecessors, at least ``at_least`` so similar. A task lists up to ``longest`` of each row until it has
+    ``most`` for each on the average, and then the first ``most`` of each further row."""
 
     at_least: float
     most: int = MOST_LINKS
+    longest: int = LONGEST_LIST
 
     def append(self, answer: pd.DataFrame, ready: RankedRows, units: Array, batch_size: int) -> pd.DataFrame:
         """``answer``, entries indexed by the rows' positions, with ``LINK_COLUMNS``. Of rows whose best neighbour here
@@ -92,19 +101,18 @@ class LinkRule:
         columns: np.ndarray | None = None,
     ) -> SimilarPairs:
         """Links of the rows for which ``rows``, bool (n,), holds, among the ``columns`` (all) of a task."""
-        n = len(rows)
-        parts, more = [], np.zeros(n, bool)
+        listed = _Listed(len(rows), self)
         side: Side | None = None
         for of, with_ in ready.meetings():
             mine, theirs = of[rows[of]], with_ if columns is None else with_[columns[with_]]
             if not len(mine) or not len(theirs):
                 continue
             side = side or Side.of(units, sketched=True)
-            pairs = meeting_pairs(side, mine, theirs, self.at_least, most=self.most, batch_size=batch_size)
-            parts.append((pairs.rows, pairs.columns, pairs.scores))
-            more[mine[pairs.more]] = True
-        first = SimilarPairs.joined(parts, n).first(self.most)
-        return SimilarPairs(first.rows, first.columns, first.scores, first.more | more)
+            for start in range(0, len(mine), _ROWS_AT_ONCE):
+                some = mine[start : start + _ROWS_AT_ONCE]
+                found = meeting_pairs(side, some, theirs, self.at_least, most=listed.allowed, batch_size=batch_size)
+                listed.add(some, found)
+        return listed.pairs()
 
     @staticmethod
     def columns_of(found: SimilarPairs, ids: np.ndarray, answer: pd.DataFrame) -> pd.DataFrame:
@@ -124,6 +132,38 @@ class LinkRule:
     def append_none(answer: pd.DataFrame) -> pd.DataFrame:
         """``answer`` with ``LINK_COLUMNS`` that say nothing."""
         return answer.assign(**{name: np.full(len(answer), None, object) for name in LINK_COLUMNS})
+
+
+class _Listed:
+    """The links of a task's n rows as they come in, twice as many as there is room for at most."""
+
+    def __init__(self, n: int, rule: LinkRule) -> None:
+        self._n, self._rule, self._room = n, rule, rule.most * n
+        self._parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        self._more = np.zeros(n, bool)
+        self._count = 0
+
+    @property
+    def allowed(self) -> int:
+        """How many links of each of the next rows are wanted."""
+        return self._rule.longest if self._count < self._room else self._rule.most
+
+    def add(self, rows: np.ndarray, found: SimilarPairs) -> None:
+        """``found.more`` is of ``rows``; positions are in the task."""
+        self._parts.append((found.rows, found.columns, found.scores))
+        self._more[rows[found.more]] = True
+        self._count += len(found.rows)
+        if self._count > 2 * self._room:  # rows of many cells have as many lists
+            short = self._joined().first(self._rule.most)
+            self._parts, self._count = [(short.rows, short.columns, short.scores)], len(short.rows)
+            self._more |= short.more
+
+    def pairs(self) -> SimilarPairs:
+        found = self._joined()
+        return SimilarPairs(found.rows, found.columns, found.scores, self._more)
+
+    def _joined(self) -> SimilarPairs:
+        return SimilarPairs.joined(self._parts, self._n)
 
 
 def meeting_pairs(

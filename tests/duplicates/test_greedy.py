@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from program import call
-from shapes import SHARED, frame, quality, shapes
+from shapes import frame, quality, shapes
 
 from spark_semdedup import PairwiseSimilarity, SemDedupModel
 from spark_semdedup.duplicates import greedy
@@ -66,7 +66,7 @@ RANKINGS = {
 )
 def test_the_rule_equals_a_loop_over_all_rows(spark, monkeypatch, ranking, how, most_links):
     """``most_links``: with few of them most rows are undecided at first, and compared again."""
-    monkeypatch.setattr(LinkRule.__init__, "__defaults__", (most_links,))
+    monkeypatch.setattr(LinkRule.__init__, "__defaults__", (most_links, most_links))
     units = shapes(np.random.default_rng(5))
     params, order_of = RANKINGS[ranking]
     assigned = oracle.assignment(units, units[:6])
@@ -161,29 +161,3 @@ def test_scores_of_the_greedy_rule_are_for_its_own_eps_alone(spark, capsys, tmp_
     for command in ("sweep", "evaluate"):
         arguments = [out] if command == "sweep" else ["--result", out, "--input", tmp_path / "rows.parquet"]
         assert "keepRule='greedy'" in call(capsys, command, *arguments)[2][-1]
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not SHARED.exists(), reason="the shared corpus is not here")
-@pytest.mark.parametrize("eps", [0.01, 0.05, 0.1])
-def test_the_rule_on_the_whole_corpus(spark, eps):
-    """Exact coverage against the shared list of all pairs from 0.9 on."""
-    pairs = pq.read_table(SHARED / "debian_pairs_090.parquet").to_pylist()
-    df = spark.read.parquet(str(SHARED / "debian")).select("id", "embedding")
-    near: dict[str, list[str]] = {}
-    for pair in pairs:
-        a, b, score = pair["id_a"], pair["id_b"], pair["cosine"]
-        if float(np.float32(score)) >= 1.0 - eps:
-            near.setdefault(a, []).append(b)
-            near.setdefault(b, []).append(a)
-    kept: set[str] = set()
-    removed = set()
-    for id_ in sorted(near, key=lambda text: text.encode()):
-        removed.add(id_) if any(other in kept for other in near[id_]) else kept.add(id_)
-    centroids = np.stack([np.array(row.embedding, np.float32) for row in df.orderBy("id").limit(250).collect()])
-    model = SemDedupModel(
-        centroids=centroids, eps=eps, keepRule="greedy", coverage="exact", whichToKeep="first", execution="streamed"
-    )
-    found = {row.id: row.max_id for row in model.duplicates(df).collect()}
-    assert set(found) == removed
-    assert all(max_id not in removed and max_id in near[id_] for id_, max_id in found.items())

@@ -8,9 +8,10 @@ import numpy as np
 import oracle
 import pyarrow.parquet as pq
 import pytest
+from debian import DEBIAN, PAIRS, needs_debian
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
-from shapes import SHARED, frame, shapes
+from shapes import frame, shapes
 
 from spark_semdedup import SemDedupModel
 from spark_semdedup.duplicates import groups
@@ -123,10 +124,10 @@ def test_another_kind_of_groups_is_refused(spark):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not SHARED.exists(), reason="the shared corpus is not here")
+@needs_debian
 def test_pairs_of_the_whole_corpus(spark):
-    known = pq.read_table(SHARED / "debian_pairs_090.parquet").to_pylist()
-    df = spark.read.parquet(str(SHARED / "debian")).select("id", "embedding")
+    known = pq.read_table(PAIRS).to_pylist()
+    df = spark.read.parquet(str(DEBIAN)).select("id", "embedding")
     centroids = np.stack([np.array(row.embedding, np.float32) for row in df.orderBy("id").limit(250).collect()])
     model = SemDedupModel(centroids=centroids, eps=0.1, coverage="exact", whichToKeep="first")
     pairs = model.pairs(df).toPandas()
