@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
-import pyarrow as pa
 
 from spark_semdedup.errors import SemDedupError
 from spark_semdedup.text.batches import token_batches
@@ -239,13 +238,3 @@ def _lacks_memory(error: Exception) -> bool:
     """Whether PyTorch or onnxruntime says that a GPU's memory does not suffice."""
     said = str(error)
     return type(error).__name__ == "OutOfMemoryError" or "Failed to allocate memory" in said or "CUDA out of" in said
-
-
-def embedding_array(vectors: Sequence[np.ndarray | None]) -> pa.Array:
-    """Vectors of one length, null for None, as an Arrow list<float>; no Python object for each number."""
-    present = [vector for vector in vectors if vector is not None]
-    counts = np.array([0 if vector is None else len(vector) for vector in vectors], np.int64)
-    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
-    values = np.concatenate(present) if present else np.zeros(0, np.float32)
-    mask = pa.array([vector is None for vector in vectors], pa.bool_())
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values), mask=mask)

@@ -13,13 +13,10 @@ import numpy as np
 from spark_semdedup.errors import SemDedupError, shown
 from spark_semdedup.text.folder import find_model
 from spark_semdedup.text.hashing import HashingModel, hashing_dim
-from spark_semdedup.text.tokens import Tokens
+from spark_semdedup.text.tokens import ESTIMATED_TOKEN_CHARS, Tokens
 
 Encoder = Callable[[list[str]], Any]
 """A user's function: n texts → n vectors, an array (n, d)."""
-
-ESTIMATED_TOKEN_CHARS = 4
-"""Characters per token, where a model does not show its tokenizer."""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+ESTIMATED_TOKEN_CHARS = 4
+"""Characters per token, where a model shows no tokenizer that could count them."""
+
 
 @dataclass(frozen=True)
 class Tokens:

@@ -11,10 +11,7 @@ import numpy as np
 from spark_semdedup.errors import SemDedupError, shown
 from spark_semdedup.text.folder import TRANSFORMERS_EXTRA, missing_package
 from spark_semdedup.text.tokenizer import TextTokenizer
-from spark_semdedup.text.tokens import Tokens
-
-ESTIMATED_TOKEN_CHARS = 4
-"""Characters per token, of a model whose tokenizer is not one of Hugging Face's fast ones."""
+from spark_semdedup.text.tokens import ESTIMATED_TOKEN_CHARS, Tokens
 
 
 class TransformerModel:
