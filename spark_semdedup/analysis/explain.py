@@ -54,6 +54,8 @@ class Explanation:
     """Of the row itself and the last one; None where the input was not given."""
     is_cut: bool = False
     """Whether there were more than ``MOST_LINKS`` links."""
+    complete_from: float | None = None
+    """The similarity from which the run found all neighbours; None: from any."""
 
     @property
     def removed(self) -> bool:
@@ -90,11 +92,14 @@ class Explanation:
         if row.max_id == row.id:
             kind = "kept row" if self.keep_rule == "greedy" else "row"
             return f"{row.id} was kept: no {kind} that it was compared with precedes it and is similar to it."
-        below = self.threshold - row.cosine_sim_score
-        return (
+        below, least = self.threshold - row.cosine_sim_score, self.complete_from
+        line = (
             f"{row.id} was kept: the most similar row that precedes it, {row.max_id}, has a similarity of "
             f"{row.cosine_sim_score:.6g}, {below:.3g} below {self.threshold:.6g}, where duplicates begin."
         )
+        if least is not None and row.cosine_sim_score < least:
+            line += f" (The most similar one found: the run did not look for all pairs below {least:.6g}.)"
+        return line
 
     def _chain(self) -> str:
         lines = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -51,11 +52,16 @@ def explain(
     spark = spark or (dataset.sparkSession if dataset is not None else active_session())
     files = Files(spark)
     manifest = read_run_manifest(files, result, "result")
-    read_manifest(files, join(result, "similarities"), "result", "similarities")
+    about = read_manifest(files, join(result, "similarities"), "result", "similarities")
     similarities = spark.read.parquet(join(result, "similarities"))
     rows, is_cut = follow(similarities, id, manifest["threshold"], _references(manifest))
     explanation = Explanation(
-        rows[0].id, manifest["threshold"], manifest.get("keep_rule", "ranked"), tuple(rows), is_cut=is_cut
+        rows[0].id,
+        manifest["threshold"],
+        manifest.get("keep_rule", "ranked"),
+        tuple(rows),
+        is_cut=is_cut,
+        complete_from=(about or {}).get("complete_from"),
     )
     if dataset is None:
         return explanation
@@ -88,15 +94,7 @@ def _with_input(
     facts = {id_: _facts(row, [name for name, _ in ranking.by]) for id_, row in found.items()}
     texts = {} if text_col is None else texts_of(dataset, set(ids), model.value("idCol"), text_col)
     rows = with_facts(explanation.rows, facts, texts)
-    return Explanation(
-        explanation.id,
-        explanation.threshold,
-        explanation.keep_rule,
-        rows,
-        words,
-        _to_last(rows, found),
-        explanation.is_cut,
-    )
+    return replace(explanation, rows=rows, ranking=words, similarity_to_last=_to_last(rows, found))
 
 
 def _facts(row: Any, by: Sequence[str]) -> dict[str, Any]:

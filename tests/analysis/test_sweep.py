@@ -87,13 +87,15 @@ def test_what_is_said_of_removed_and_kept_rows(spark):
     rows = [(0, 0, 0.0), (1, 0, 0.97), (2, 1, 0.96), (3, 2, 0.9)]
     similar = frame(spark, rows)
 
-    def said(id_: int, rule: str = "ranked") -> str:
+    def said(id_: int, rule: str = "ranked", least: float | None = None) -> str:
         explained, is_cut = follow(similar, id_, 0.95)
-        return Explanation(id_, 0.95, rule, tuple(explained), is_cut=is_cut).as_text()
+        return Explanation(id_, 0.95, rule, tuple(explained), is_cut=is_cut, complete_from=least).as_text()
 
     assert said(1).startswith("1 was removed: its similarity to 0, which precedes it, is 0.97, and duplicates begin")
     assert "1 was removed as well; the links end at 0, which was kept" in said(2)
     assert said(3).startswith("3 was kept: the most similar row that precedes it, 2, has a similarity of 0.9, 0.05 ")
+    assert "found" not in said(3)
+    assert "(The most similar one found: the run did not look for all pairs below 0.95.)" in said(3, least=0.95)
     assert said(0).startswith("0 was kept: no row that it was compared with")
     assert said(0, "greedy").startswith("0 was kept: no kept row")
 
