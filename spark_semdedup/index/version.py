@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 from pyspark.sql import types as T
 
-from spark_semdedup.errors import SemDedupError
+from spark_semdedup.errors import SemDedupError, shown
 from spark_semdedup.pairwise.ranking import Ranking
 from spark_semdedup.redaction import COLUMN_PARAMS, redacted_values
 
@@ -118,7 +119,7 @@ class Version:
         values: dict[str, Any] = {"index": "spark-semdedup", "format": FORMAT}
         values |= {name: getattr(self, name) for name in self.__dataclass_fields__}
         values["settings"] = redacted_values(dict(self.settings), verbatim=COLUMN_PARAMS)
-        values["schema"] = self.schema.jsonValue()
+        values["schema"] = {field.name: field.dataType.simpleString() for field in self.schema}
         values["ranking"] = asdict(self.ranking)
         values["batches"] = [asdict(batch) for batch in self.batches]
         values["files"] = [asdict(file) for file in self.files]
@@ -151,16 +152,37 @@ class Version:
         ranking = dict(values["ranking"])
         ranking["by"] = tuple((name, bool(up)) for name, up in ranking["by"])
         fit = values["fit"]
+        files = tuple(RowFile(**file) for file in values["files"])
+        for path in (values["centroids"], *(file.path for file in files)):
+            if not _OWN_PATH.fullmatch(path):
+                raise ValueError(f"path {shown(path)}")
         made = {
             "history": tuple(values["history"]),
             "ranking": Ranking(**ranking),
-            "schema": T.StructType.fromJson(values["schema"]),
+            "schema": T.StructType([T.StructField(name, _type(text)) for name, text in values["schema"].items()]),
             "cells": np.asarray(values["cells"], np.int64),
             "fit": fit and FitFacts(**{**fit, "cells": np.asarray(fit["cells"], np.int64)}),
             "batches": tuple(Batch(**batch) for batch in values["batches"]),
-            "files": tuple(RowFile(**file) for file in values["files"]),
+            "files": files,
         }
         return cls(**{name: made.get(name, values[name]) for name in cls.__dataclass_fields__})
+
+
+_OWN_PATH = re.compile(r"rows/v\d+/part-[^/]+|centroids/v\d+")
+
+_TYPES: dict[str, T.DataType] = {
+    type_.simpleString(): type_
+    for type_ in (
+        *(T.StringType(), T.ByteType(), T.ShortType(), T.IntegerType(), T.LongType()),
+        *(T.FloatType(), T.DoubleType(), T.BinaryType(), T.BooleanType()),
+    )
+}
+
+
+def _type(text: str) -> T.DataType:
+    """A column's type by its name. (``StructType.fromJson`` would import a class that the JSON names.)"""
+    decimal = re.fullmatch(r"decimal\((\d+),(\d+)\)", text)
+    return T.DecimalType(int(decimal[1]), int(decimal[2])) if decimal else _TYPES[text]
 
 
 def now() -> str:
