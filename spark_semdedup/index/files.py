@@ -109,8 +109,9 @@ def read_back(
     """Counts the rows in ``folder``, relative to the index at ``path``. One job, which reads no vectors."""
     rows = spark.read.schema(schema).parquet(escaped(f"{path.rstrip('/')}/{folder}"))
     far = F.lit(False) if p99 is None else F.col("l2_dist_to_cent") > F.lit(p99)
+    located = rows.select("id", "centroid", "kept", "l2_dist_to_cent", *file_columns("file_name", "file_size"))
     found = collect_arrow(
-        rows.groupBy(*file_columns("file_name", "file_size"), "centroid").agg(
+        located.groupBy("file_name", "file_size", "centroid").agg(
             F.count(F.lit(1)).alias("rows"),
             F.count(F.when(F.col("kept"), 1)).alias("kept"),
             F.count(F.when(far, 1)).alias("far"),
