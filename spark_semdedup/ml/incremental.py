@@ -130,9 +130,10 @@ def deduplicate_against(model: SemDedupModel, dataset: DataFrame, against: SemDe
     if isinstance(against, SemDedupIndex):
         refuse_known_ids(against, rows.documents)
     compared = model.compared(dataset)
-    found = found_references(model, rows, references).persist()
+    found = found_references(model, rows, references)
     if model.value("keepRule") == "ranked":
         return with_references(compared.rows, found).persist()
+    found = found.persist()
     try:
         return decide(compared, model.similarity_threshold(), found)
     finally:
@@ -180,11 +181,12 @@ def create_index(
     dataset: DataFrame,
     path: str,
     *,
-    index_rows_: str | None = None,
+    holds: str | None = None,
     run: str | None = None,
     about: Mapping[str, Any] | None = None,
 ) -> SemDedupIndex:
-    """A new index for rows such as ``dataset``'s, without any yet. ``about``: further settings to note."""
+    """A new index for rows such as ``dataset``'s, without any yet. ``holds``: which rows it will hold; ``about``:
+    further settings to note."""
     rows = model.rows_of(dataset)
     return SemDedupIndex.create(
         dataset.sparkSession,
@@ -193,7 +195,7 @@ def create_index(
         schema=index_rows(rows.documents, model.fitted_centroids, rows.ranking, model).schema,
         ranking=rows.ranking,
         settings=settings_of(model) | dict(about or {}),
-        holds=holds_for(model.value("keepRule"), index_rows_),
+        holds=holds_for(model.value("keepRule"), holds),
         run=run,
     )
 

@@ -323,7 +323,7 @@ class SemDedupResult:
     def write_index(self, path: str, *, index_rows: str | None = None) -> SemDedupIndex:
         """Writes an index that later batches are compared with: of the kept rows, or ``all``; by default what the
         ``keepRule`` needs. Raises ``ResultExistsError`` where there is one."""
-        return self.update_index(create_index(self.model, self.dataset, path, index_rows_=index_rows))
+        return self.update_index(create_index(self.model, self.dataset, path, holds=index_rows))
 
     def update_index(self, index: SemDedupIndex, *, run: str | None = None) -> SemDedupIndex:
         """Adds the rows to the index that they were run against, as its next batch. Returns its next version.

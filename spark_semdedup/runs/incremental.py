@@ -230,8 +230,8 @@ class RunReferences:
         """Adds the rows to the index, or writes a new one. ``ids``: of the valid rows, and of those to remove."""
         index = self.index
         if self.asked.write_to:
-            asked = {"index_rows_": self.asked.index_rows, "run": run, "about": about}
-            index = create_index(model, rows, self.asked.write_to, **asked)
+            holds = self.asked.index_rows
+            index = create_index(model, rows, self.asked.write_to, holds=holds, run=run, about=about)
         assert index is not None
         valid, gone = ids
         added = valid if index.holds_removed else Ids(valid.rows - gone.rows, valid.hashes ^ gone.hashes)

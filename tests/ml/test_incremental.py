@@ -11,7 +11,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from shapes import frame, quality, shapes
 
-from spark_semdedup import SemDedupModel
+from spark_semdedup import RemoveSimilar, SemDedupError, SemDedupIndex, SemDedupModel, index_model
 from spark_semdedup.ml.incremental import compare_with, found_references
 from spark_semdedup.pairwise import reference_plan
 from spark_semdedup.pairwise.reference import RankOrder, TableReferences
@@ -138,6 +138,67 @@ def test_a_reference_removes_what_is_similar_to_it_and_nothing_else(spark):
         else:
             assert (row.max_id, row.cosine_sim_score) == (i, 0)
     assert hits > 10
+
+
+@pytest.fixture(scope="module")
+def halves(spark, tmp_path_factory):
+    """Rows, of which the first half is in an index; and the index's folder."""
+    units = shapes(np.random.default_rng(8))
+    rows = frame(spark, units).persist()
+    model = SemDedupModel(centroids=units[:6], eps=EPS, keepRule="greedy", coverage="exact", whichToKeep="first")
+    path = str(tmp_path_factory.mktemp("halves") / "index")
+    model.run(rows.where("id < 60")).write_index(path)
+    return units, rows, path
+
+
+def test_an_index_knows_the_model_that_made_it(spark, halves):
+    units, rows, path = halves
+    index = SemDedupIndex.open(spark, path)
+    model = index_model(index)
+    assert np.array_equal(model.centroids, units[:6])
+    assert (model.getKeepRule(), model.getCoverage(), model.getEps()) == ("greedy", "exact", EPS)
+    result = model.run(rows.where("id >= 60"), against=index)
+    expected = removed_one_by_one(units, np.arange(len(units)), greedy=True, together=lambda i, j: True)
+    assert {row.id for row in result.duplicates.collect()} == {i for i in expected if i >= 60}
+    after = result.update_index(index)
+    assert after.rows_in == len(units) - len(expected)
+    with pytest.raises(SemDedupError, match="changed by another process"):
+        result.update_index(index)
+
+
+def test_rows_that_were_not_compared_with_an_index_are_not_added_to_it(spark, halves):
+    units, rows, path = halves
+    index = SemDedupIndex.open(spark, path)
+    alone = index_model(index).run(rows.where("id >= 60"))
+    with pytest.raises(SemDedupError, match=r"were not compared with version \d+ of the index"):
+        alone.update_index(index)
+    other = SemDedupModel(centroids=units[1:7], eps=EPS, keepRule="greedy", coverage="exact", whichToKeep="first")
+    with pytest.raises(SemDedupError, match="made with other centroids"):
+        other.run(rows.where("id >= 60"), against=index)
+    with pytest.raises(SemDedupError, match=r"eps is 0\.1, but the index .* was made with 0\.05"):
+        index_model(index, eps=0.1).run(rows.where("id >= 60"), against=index)
+
+
+def test_a_stage_removes_what_is_similar_to_an_index(spark, halves, tmp_path):
+    """Saved and loaded; rows that cannot be compared go with skip, and stay with keep."""
+    units, rows, path = halves
+    RemoveSimilar(indexPath=path, eps=EPS, coverage="exact").save(str(tmp_path / "stage"))
+    stage = RemoveSimilar.load(str(tmp_path / "stage"))
+    held = [row.id for row in SemDedupIndex.open(spark, path).rows().collect() if row.id < 60]
+    similarity = oracle.clusters(units, np.zeros(len(units), int))[0].similarity
+    similar = {i for i in range(60, len(units)) if (similarity[i, held].astype(float) >= 1 - EPS).any()}
+    new = rows.where("id >= 60")
+    assert {row.id for row in stage.transform(new).collect()} == set(range(60, len(units))) - similar
+    assert len(similar) > 10
+    zero = F.when(F.col("id") == 61, F.array(F.lit(0.0).cast("float"))).otherwise(F.col("embedding"))
+    for how, stays in (("keep", True), ("skip", False)):
+        kept = stage.copy().setHandleInvalid(how).transform(new.withColumn("embedding", zero))
+        assert (61 in {row.id for row in kept.collect()}) is stays
+
+
+def test_a_stage_without_an_index_says_so(spark, halves):
+    with pytest.raises(SemDedupError, match="has no indexPath"):
+        RemoveSimilar().transform(halves[1])
 
 
 def test_ids_of_another_type_are_refused(spark):
