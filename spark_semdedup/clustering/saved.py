@@ -58,6 +58,23 @@ def read_centroids(spark: SparkSession, path: str) -> np.ndarray:
         raise SemDedupError(f"{place}: there are no rows")
     if least != most or least < 1 or k * most > MOST_NUMBERS:
         raise SemDedupError(f"{place}: {k} vectors of lengths {least} to {most}; they must be of one length above 0")
+    return _ordered(rows, k, place)
+
+
+def read_matrix(spark: SparkSession, path: str, shape: tuple[int, int]) -> np.ndarray:
+    """The same of a matrix whose shape is known, in one job.
+
+    Raises ``SemDedupError`` for a matrix of another shape.
+    """
+    place = f"{shown(path, 400)} cannot be used"
+    rows = spark.read.schema("centroid int, vector array<float>").parquet(escaped(path))
+    matrix = _ordered(rows, shape[0], place)
+    if matrix.shape != shape:
+        raise SemDedupError(f"{place}: it holds a matrix of shape {matrix.shape}, not {shape}: files were replaced")
+    return matrix
+
+
+def _ordered(rows: DataFrame, k: int, place: str) -> np.ndarray:
     collected = collect_arrow(rows.select("centroid", "vector"))  # rows of Python numbers would take ten times as much
     numbers = collected["centroid"].to_numpy()
     order = np.argsort(numbers, kind="stable")

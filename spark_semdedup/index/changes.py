@@ -39,6 +39,8 @@ def append(storage: Storage, seen: Version, new: NewBatch) -> Version:
         fit, number = version.fit, version.next_batch
         if fit is None and written.ids.rows:
             fit = FitFacts(storage.percentile(written), written.cells, number + 1)
+        folder = versions.margins_folder(version.version + 1)
+        margins = storage.add_margins(written.files, version, folder) if written.files else version.margins
         added = Batch(number, written.ids.rows, written.kept, written.far, begun, new.run, dict(new.facts))
         return version.following(
             "append",
@@ -46,6 +48,7 @@ def append(storage: Storage, seen: Version, new: NewBatch) -> Version:
             next_batch=number + 1,
             files=(*version.files, *written.files),
             cells=version.cells + written.cells,
+            margins=margins,
             fit=fit,
         )
 
@@ -119,14 +122,19 @@ def refit(storage: Storage, seen: Version, *, k: int | None, retain_hours: float
         folder = versions.centroids_folder(number)
         storage.save_centroids(centroids, folder)
         empty = np.zeros(centroids.k, np.int64)
-        fitted = replace(version, k=centroids.k, cells=empty, fit=None, centroids=folder, history=centroids.history)
+        fitted = replace(
+            version, k=centroids.k, cells=empty, fit=None, margins=None, centroids=folder, history=centroids.history
+        )
         rows = storage.rows(version)
         expected = storage.count(rows)
         assigned = storage.reassigned(rows, centroids, version)
         written = storage.write(assigned, versions.rows_folder(number), expected.rows, fitted)
         written.require(expected)
         fit = FitFacts(storage.percentile(written), written.cells, version.next_batch)
+        margins = storage.add_margins(written.files, fitted, versions.margins_folder(number))
         batches = tuple(replace(batch, far=0) for batch in version.batches)
-        return fitted.following("refit", files=written.files, cells=written.cells, batches=batches, fit=fit)
+        return fitted.following(
+            "refit", margins=margins, files=written.files, cells=written.cells, batches=batches, fit=fit
+        )
 
     return commit(versions, seen, make, retain_hours=retain_hours)

@@ -12,7 +12,6 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from spark_semdedup.clustering.centroids import Centroids
-from spark_semdedup.clustering.saved import read_centroids
 from spark_semdedup.errors import SemDedupError
 from spark_semdedup.index import changes, commit
 from spark_semdedup.index.files import files_meeting, in_cells
@@ -23,7 +22,7 @@ from spark_semdedup.index.version import ALL, KEPT, Batch, Version, now
 from spark_semdedup.index.versions import Versions
 from spark_semdedup.pairwise.ranking import Ranking
 from spark_semdedup.spark.columns import shown_type
-from spark_semdedup.spark.files import Files, join
+from spark_semdedup.spark.files import Files
 from spark_semdedup.spark.held import held
 from spark_semdedup.spark.ids import FEW, Ids
 
@@ -148,13 +147,13 @@ class SemDedupIndex(IndexFacts):
 
     @cached_property
     def centroids(self) -> Centroids:
-        """Read once, in two small jobs."""
-        matrix = read_centroids(self._storage.spark, join(self.path, self.state.centroids))
-        if matrix.shape != (self.k, self.dim):
-            raise SemDedupError(
-                f"{self._place} has centroids of shape {matrix.shape}, not ({self.k}, {self.dim}): files were replaced"
-            )
-        return Centroids(matrix, self.state.spherical, self.state.history)
+        """Read once, in a small job."""
+        return self._storage.centroids(self.state)
+
+    @cached_property
+    def margins(self) -> np.ndarray | None:
+        """Of its cells, float32 (k, k): how far, at most, their rows lie towards each centroid (``kernels.visits``)."""
+        return self._storage.margins(self.state)
 
     # --- its rows ---
 

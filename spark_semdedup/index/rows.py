@@ -15,6 +15,7 @@ from spark_semdedup.clustering.centroids import Centroids
 from spark_semdedup.errors import SemDedupError
 from spark_semdedup.kernels.arrays import Array, to_numpy
 from spark_semdedup.kernels.assignment import DISTANCES, assign
+from spark_semdedup.kernels.visits import margins
 from spark_semdedup.pairwise.ranking import Ranking
 from spark_semdedup.pairwise.schema import ASSIGNED
 from spark_semdedup.spark.columns import shown_type
@@ -86,6 +87,27 @@ def reassigned(rows: DataFrame, centroids: Centroids, device: TaskDevice) -> Dat
                 yield pa.RecordBatch.from_arrays(columns, names=schema.names)
 
     return rows.mapInArrow(assigned, schema)
+
+
+def cell_margins(rows: DataFrame, centroids: Centroids) -> DataFrame:
+    """``centroid`` and ``margins``, k float32 numbers (``kernels.visits.margins``), of each cell that has rows; of one
+    whose rows are in several partitions as often."""
+    schema = T.StructType([T.StructField("centroid", T.IntegerType()), T.StructField("margins", T.BinaryType())])
+
+    def found(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        prepare_worker()
+        cells = centroids.cells()
+        largest: dict[int, np.ndarray] = {}
+        for batch in batches:
+            if batch.num_rows:
+                own = batch.column("centroid").to_numpy()
+                for cell, row in zip(*margins(cells, matrix_from_packed(batch.column("unit")), own), strict=True):
+                    largest[int(cell)] = np.maximum(largest.get(int(cell), row), row)
+        if largest:
+            columns = [pa.array(list(largest), pa.int32()), packed_rows(np.stack(list(largest.values())))]
+            yield pa.RecordBatch.from_arrays(columns, names=schema.names)
+
+    return rows.select("centroid", "unit").mapInArrow(found, schema)
 
 
 def stored_schema(rows: T.StructType) -> T.StructType:

@@ -11,10 +11,10 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from spark_semdedup.clustering.centroids import Centroids
-from spark_semdedup.clustering.saved import write_centroids
+from spark_semdedup.clustering.saved import read_matrix, write_centroids
 from spark_semdedup.index.files import Written, file_columns, percentile99, read_back, write_rows
 from spark_semdedup.index.refitting import fit_rows
-from spark_semdedup.index.rows import reassigned
+from spark_semdedup.index.rows import cell_margins, reassigned
 from spark_semdedup.index.version import RowFile, Version
 from spark_semdedup.index.versions import Versions
 from spark_semdedup.params import HasBackend
@@ -22,6 +22,7 @@ from spark_semdedup.spark.arrow import collect_arrow
 from spark_semdedup.spark.device import TaskDevice
 from spark_semdedup.spark.files import escaped, join
 from spark_semdedup.spark.ids import Ids
+from spark_semdedup.spark.vectors import ordered_matrix
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,37 @@ class Storage:
         """99th percentile of the distances of rows that were just written."""
         return percentile99(self.spark, self.versions.path, written)
 
+    def add_margins(self, files: Sequence[RowFile], version: Version, folder: str) -> str | None:
+        """Writes the margins of ``version``'s cells with the rows of new files to ``folder``, relative to the index.
+        Returns it, or None where there are too many cells.
+
+        One job, which scores all new rows with all centroids, as their assignment has done.
+        """
+        if version.k > MOST_CELLS:
+            return None
+        known = self.margins(version)
+        margins = np.full((version.k, version.k), LOWEST, np.float32) if known is None else known.copy()
+        centroids = self.centroids(version)
+        found = collect_arrow(cell_margins(self.rows(version, files), centroids))
+        if len(found):
+            new = ordered_matrix(found["margins"], np.arange(len(found)))
+            np.maximum.at(margins, found["centroid"].to_numpy(), np.clip(new, LOWEST, -LOWEST))
+        write_centroids(self.spark, margins, self.join(folder))
+        return folder
+
+    def margins(self, version: Version) -> np.ndarray | None:
+        """The margins of the cells, float32 (k, k); None where there are none."""
+        if version.margins is None:
+            return None
+        return read_matrix(self.spark, self.join(version.margins), (version.k, version.k))
+
+    def centroids(self, version: Version) -> Centroids:
+        matrix = read_matrix(self.spark, self.join(version.centroids), (version.k, version.dim))
+        return Centroids(matrix, version.spherical, version.history)
+
+    def join(self, path: str) -> str:
+        return join(self.versions.path, path)
+
     def matches(self, version: Version, ids: DataFrame) -> list[Match]:
         """Where the rows with these distinct ids are. One job, which reads no vectors."""
         p99 = version.fit.p99 if version.fit else np.inf
@@ -108,5 +140,11 @@ class Storage:
         params = HasBackend(**{name: version.settings[name] for name in _DEVICE if version.settings.get(name)})
         return reassigned(rows, centroids, TaskDevice.of_params(self.spark, params))
 
+
+MOST_CELLS = 4096
+"""That margins are kept of: 64 MiB. Beyond, rows visit cells without."""
+
+LOWEST = float(np.finfo(np.float32).min)
+"""In place of −∞: the margin of a cell without rows."""
 
 _DEVICE = ("backend", "deviceMemoryFraction")

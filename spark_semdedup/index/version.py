@@ -91,6 +91,8 @@ class Version:
     """Rows of each centroid, int64 (k,)."""
     run: str | None = None
     """Digest of the run that created the index."""
+    margins: str | None = None
+    """Folder of the cells' margins (``kernels.visits``), relative to the index; None where there are none."""
     fit: FitFacts | None = None
     """None until there are rows."""
     next_batch: int = 0
@@ -153,22 +155,24 @@ class Version:
         ranking["by"] = tuple((name, bool(up)) for name, up in ranking["by"])
         fit = values["fit"]
         files = tuple(RowFile(**file) for file in values["files"])
-        for path in (values["centroids"], *(file.path for file in files)):
+        margins = values.get("margins")
+        for path in (values["centroids"], *filter(None, [margins]), *(file.path for file in files)):
             if not _OWN_PATH.fullmatch(path):
                 raise ValueError(f"path {shown(path)}")
-        made = {
+        made: dict[str, Any] = {
             "history": tuple(values["history"]),
             "ranking": Ranking(**ranking),
             "schema": T.StructType([T.StructField(name, _type(text)) for name, text in values["schema"].items()]),
             "cells": np.asarray(values["cells"], np.int64),
             "fit": fit and FitFacts(**{**fit, "cells": np.asarray(fit["cells"], np.int64)}),
             "batches": tuple(Batch(**batch) for batch in values["batches"]),
+            "margins": margins,
             "files": files,
         }
-        return cls(**{name: made.get(name, values[name]) for name in cls.__dataclass_fields__})
+        return cls(**{name: made[name] if name in made else values[name] for name in cls.__dataclass_fields__})
 
 
-_OWN_PATH = re.compile(r"rows/v\d+/part-[^/]+|centroids/v\d+")
+_OWN_PATH = re.compile(r"rows/v\d+/part-[^/]+|(centroids|margins)/v\d+")
 
 _TYPES: dict[str, T.DataType] = {
     type_.simpleString(): type_

@@ -17,7 +17,7 @@ from spark_semdedup.index.version import Version
 from spark_semdedup.spark.files import Files, join
 from spark_semdedup.spark.lock import Lock, is_lock
 
-VERSIONS, ROWS, CENTROIDS = "_versions", "rows", "centroids"
+VERSIONS, ROWS, CENTROIDS, MARGINS = "_versions", "rows", "centroids", "margins"
 
 _BEGUN = "begun"
 """Written first of all: a folder with it is an index, or was to become one."""
@@ -118,8 +118,11 @@ class Versions:
             if self.files.exists(path):
                 self.files.delete(path)
 
-    def _folders(self, version: int) -> tuple[str, str]:
-        return self.rows_folder(version), self.centroids_folder(version)
+    def margins_folder(self, version: int) -> str:
+        return f"{MARGINS}/{folder_name(version)}"
+
+    def _folders(self, version: int) -> tuple[str, str, str]:
+        return self.rows_folder(version), self.centroids_folder(version), self.margins_folder(version)
 
     def write(self, version: Version) -> None:
         """Makes a version exist, whose files do."""
@@ -140,7 +143,7 @@ class Versions:
         self.files.write_text(join(self.path, VERSIONS, _BEGUN), "")
         for number in self.numbers():  # the newest last: until then what remains is whole
             self.files.delete(self._json(number))
-        for name in (ROWS, CENTROIDS):
+        for name in (ROWS, CENTROIDS, MARGINS):
             if self.files.exists(join(self.path, name)):
                 self.files.delete(join(self.path, name))
 
@@ -162,7 +165,8 @@ class Versions:
         named = {file.path for version in kept for file in version.files}
         folders = {path.rpartition("/")[0] for path in named}
         centroids = {version.centroids for version in kept}
-        for root, wanted in ((ROWS, folders), (CENTROIDS, centroids)):
+        margins = {version.margins for version in kept if version.margins}
+        for root, wanted in ((ROWS, folders), (CENTROIDS, centroids), (MARGINS, margins)):
             for name in self._names(root):
                 if f"{root}/{name}" not in wanted:
                     self.files.delete(join(self.path, root, name))

@@ -39,6 +39,12 @@ x has. So x visits each cell j with
 
     s_a(x) − s_j(x) ≤ δ ‖c_a − c_j‖ + ω.                                                            (2)
 
+Where for all rows y of cell j the largest s_a(y) − s_j(y) is known, the *margin* of cell j towards a, or a bound of it,
+
+    s_a(x) − s_j(x) ≤ δ ‖c_a − c_j‖ + min(margin, ω),                                               (3)
+
+by the same inequality: mostly no row of a cell is near its border with a, and margins are far below 0.
+
 (For the cosine, where the nearest centre is the one of the largest z·c_j, let s_j(z) = z·c_j, and the same follows.)
 
 Such a pair is compared in the cell that one of them visits, at most in both. Visits grow with δ and depend on k; which
@@ -53,7 +59,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from spark_semdedup.kernels.arithmetic import FLOAT32_ROUNDING, float64_screening_error, norms, screening_error
-from spark_semdedup.kernels.arrays import Array, array_module, nonzero_pairs, to_numpy
+from spark_semdedup.kernels.arrays import Array, array_module, nonzero_pairs, rows_per_block, to_numpy
 from spark_semdedup.kernels.assignment import Cells, Visits
 
 NORM_TOLERANCE = 1e-5
@@ -82,12 +88,17 @@ class WithinReach:
     """Of the targets: float64 (k,)."""
     one_sided: bool = False
     """Whether (2) holds: the rows that are sought visit no cell, and are labelled with their nearest centroid."""
+    margins: Array | None = None
+    """Of (3): float32 (k, k), of each cell towards each; NaN in none."""
     table: Array | None = None
     """The negative widths of all pairs of cells, where they are not too many: float32 (k, k)."""
 
     @classmethod
-    def of(cls, cells: Cells, threshold: float, *, one_sided: bool = False) -> WithinReach:
-        rule = cls(reach(threshold), norms(cells.targets), one_sided)
+    def of(
+        cls, cells: Cells, threshold: float, *, one_sided: bool = False, margins: Array | None = None
+    ) -> WithinReach:
+        """``margins``: on the device of ``cells``; for one side alone."""
+        rule = cls(reach(threshold), norms(cells.targets), one_sided, margins)
         k = cells.targets.shape[0]
         if k > _TABLE_CELLS:
             return rule
@@ -133,7 +144,33 @@ class WithinReach:
         widths *= np.float32(distance * (1 + 16 * FLOAT32_ROUNDING))
         widths += constant
         widths += of_own[labels][:, None]
+        if self.margins is not None:
+            widths += xp.minimum(self.margins[:, labels].T, 0)
         return widths
+
+
+def margins(cells: Cells, vectors: np.ndarray, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Bounds of the margins, of (3), of the cells that some of the rows are in: these cells, ascending, integers (m,),
+    and float32 (m, k), of each towards every cell. NumPy.
+
+    From S_j ≤ s_j ≤ S_j + w_j: s_a − s_j ≤ S_a + w_a − S_j, and a few roundings more.
+    """
+    order = np.argsort(own, kind="stable")
+    found = np.unique(own)
+    k = cells.targets.shape[0]
+    largest = np.full((len(found), k), -np.inf, np.float32)
+    step = rows_per_block(np, 4 * k, block_bytes=1 << 22)
+    for start in range(0, len(order), step):
+        rows = order[start : start + step]
+        scores = cells.scores(vectors[rows])
+        scores -= scores[np.arange(len(rows)), own[rows]][:, None].copy()
+        labels, first = np.unique(own[rows], return_index=True)
+        place = np.searchsorted(found, labels)
+        largest[place] = np.maximum(largest[place], np.maximum.reduceat(scores, first, axis=0))
+    roundings = 16 * FLOAT32_ROUNDING * (1 + norms(cells.targets)) ** 2
+    largest += (cells.slack + roundings).astype(np.float32)
+    largest += roundings[found].astype(np.float32)[:, None]
+    return found, np.where(np.isnan(largest), np.float32(np.inf), largest)
 
 
 @dataclass(frozen=True)

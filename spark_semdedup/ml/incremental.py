@@ -59,6 +59,10 @@ class IndexReferences:
         ranking = self.index.ranking
         return RankOrder((True, *ranking.key_ascending), ranking.id_ascending)
 
+    @property
+    def margins(self) -> np.ndarray | None:
+        return self.index.margins
+
     def rows(self, cells: np.ndarray) -> DataFrame:
         rows = self.index.rows(cells, kept_only=self.kept_only)
         keys = [F.col(name).alias(f"key_{int(name[4:]) + 1}") for name in rows.columns if name.startswith("key_")]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from spark_semdedup.errors import SemDedupError
+from spark_semdedup.kernels.arrays import to_device_of
 from spark_semdedup.kernels.assignment import Cells, VisitRule
 from spark_semdedup.kernels.sketch import pays
 from spark_semdedup.kernels.visits import NearestCells, WithinReach
@@ -25,6 +26,8 @@ class Coverage:
     threshold: float = 0.0
     one_sided: bool = False
     """Whether only these rows visit cells, and those they are compared with stay in theirs (``reference``)."""
+    margins: np.ndarray | None = field(default=None, compare=False, repr=False)
+    """Of the cells of the latter, where they are known (``kernels.visits``)."""
 
     @classmethod
     def of(cls, params: CoverageParams, threshold: float) -> Coverage:
@@ -77,7 +80,8 @@ class Coverage:
         if not self.visits:
             return None
         if self.others is None:
-            return WithinReach.of(cells, self.threshold, one_sided=self.one_sided)
+            margins = None if self.margins is None else to_device_of(cells.targets, self.margins)
+            return WithinReach.of(cells, self.threshold, one_sided=self.one_sided, margins=margins)
         return NearestCells(self.others)
 
     def in_words(self) -> str:

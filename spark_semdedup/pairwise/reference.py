@@ -49,6 +49,10 @@ class ReferenceRows(Protocol):
     @property
     def order(self) -> RankDirections: ...
 
+    @property
+    def margins(self) -> np.ndarray | None:
+        """Of their cells (``kernels.visits``): float32 (k, k); None where they are not known."""
+
     def rows(self, cells: np.ndarray) -> DataFrame:
         """Those of the cells: ``id``, ``unit`` (``vectors.packed_rows``), ``centroid``, rank keys ``key_0`` …, which
         are never null."""
@@ -60,6 +64,7 @@ class TableReferences:
 
     assigned: UnassignedRows
     order = RankOrder((), True)
+    margins = None
 
     @property
     def id_type(self) -> T.DataType:

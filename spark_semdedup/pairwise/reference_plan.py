@@ -54,7 +54,8 @@ def best_references(
     """
     refuse_other_ids(rows, references)
     how = ReferenceComparison.of(references, coverage, params, rows.spark)
-    router = TaskRouter(replace(coverage, one_sided=True), lists=True)
+    coverage = replace(coverage, one_sided=True, margins=references.margins)
+    router = TaskRouter(coverage, lists=True)
     routed = replace(rows, ranking=Ranking()).routed(router).where(F.col("centroid") >= 0)
     new = routed.select("id", "unit", F.concat(F.array("centroid"), "cells").alias("visited"))
     if 4 * rows.documents.rows * rows.centroids.dim <= MOST_BYTES:
@@ -111,7 +112,7 @@ class RangesOfCells:
     def of(cls, rows: UnassignedRows, coverage: Coverage, params: PairwiseParams) -> RangesOfCells:
         """So many that a task holds no more new rows than one of any comparison, as far as a sample tells."""
         k = rows.centroids.k
-        sample = rows.visits(replace(coverage, one_sided=True))
+        sample = rows.visits(coverage)
         visits = rows.documents.rows * (1 + len(sample.visits.rows) / max(len(sample.own), 1))
         most = params.value("maxClusterRows") or default_max_rows(rows.centroids.dim)
         tasks = min(k, max(4 * slots(rows.spark), math.ceil(visits / most)))

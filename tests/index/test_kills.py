@@ -61,7 +61,19 @@ class FakeStorage:
             assert len(read) == file.rows
             assert not found.keys() & {int(id_) for id_ in read}, "a row is in two files"
             found |= {int(id_): tuple(value) for id_, value in read.items()}
+        assert set(found) <= self.covered(version) or not version.margins, "margins leave a row out"
         return found
+
+    def covered(self, version: Version) -> set[int]:
+        """The rows that margins were made of."""
+        if version.margins is None:
+            return set()
+        return set(json.loads(self.files.read_text(f"{INDEX}/{version.margins}/part-0")))
+
+    def add_margins(self, files: tuple[RowFile, ...], version: Version, folder: str) -> str:
+        new = [id_ for file in files for id_ in json.loads(self.files.read_text(f"{INDEX}/{file.path}"))]
+        self.files.write_text(f"{INDEX}/{folder}/part-0", json.dumps(sorted({*self.covered(version), *map(int, new)})))
+        return folder
 
     def count(self, rows: Rows) -> Ids:
         return Ids(len(rows), hash_of(rows))

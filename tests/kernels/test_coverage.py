@@ -13,7 +13,7 @@ import vectors
 
 from spark_semdedup.kernels import assignment, nearest_centroids
 from spark_semdedup.kernels import visits as coverage
-from spark_semdedup.kernels.arrays import to_numpy
+from spark_semdedup.kernels.arrays import to_device_of, to_numpy
 from spark_semdedup.kernels.assignment import Cells, Visits, assign, visited_cells
 from spark_semdedup.kernels.visits import NORM_TOLERANCE, NearestCells, WithinReach, reach
 
@@ -48,6 +48,20 @@ def within_reach(threshold: float):
 
 def one_sided(threshold: float):
     return lambda cells: WithinReach.of(cells, threshold, one_sided=True)
+
+
+def with_margins(rows: np.ndarray, own: np.ndarray, threshold: float):
+    """Of cells whose rows are ``rows``."""
+
+    def rule(cells: Cells) -> WithinReach:
+        on_host = Cells.of(to_numpy(cells.centroids), spherical=cells.spherical)
+        found, largest = coverage.margins(on_host, rows, own)
+        margins = np.full((len(on_host.centroids),) * 2, -np.inf, np.float32)
+        margins[found] = largest
+        there = to_device_of(cells.centroids, margins)
+        return WithinReach.of(cells, threshold, one_sided=True, margins=there)
+
+    return rule
 
 
 def nearest(others: int):
@@ -183,10 +197,26 @@ def test_one_side_alone_visits_the_cell_of_every_row_similar_enough(xp, kind, sp
             table = visited(xp, rows, centroids, labels, one_sided(threshold), spherical=spherical)
             assert table[i, nearest[j]].all(), (d, k, threshold)
             assert table[j, nearest[i]].all(), (d, k, threshold)
+            tight = visited(xp, rows, centroids, labels, with_margins(rows, nearest, threshold), spherical=spherical)
+            assert tight[i, nearest[j]].all(), (d, k, threshold)
+            assert tight[j, nearest[i]].all(), (d, k, threshold)
+            assert not (tight & ~table).any()
         two_sided = visited(xp, rows, centroids, nearest, within_reach(threshold), spherical=spherical)
         kept_apart += int((~two_sided[i, nearest[j]]).sum() + (~two_sided[j, nearest[i]]).sum())
     assert pairs > 1000
     assert kept_apart or kind not in ("means of rows", "small and large"), "half the distance would not be enough"
+
+
+def test_margins_spare_most_visits_and_those_of_cells_without_rows(xp):
+    rng = np.random.default_rng(4)
+    centroids = np.float32(0.9) * vectors.random(rng, 60, 32)
+    near = centroids[rng.integers(50, size=900)]  # ten cells are nobody's
+    rows = oracle.unit_vectors(near + 0.06 * rng.standard_normal((900, 32)))
+    labels = oracle.assignment(rows, centroids).centroid
+    loose = visited(xp, rows, centroids, labels, one_sided(0.9))
+    tight = visited(xp, rows, centroids, labels, with_margins(rows, labels, 0.9))
+    assert not tight[:, sorted(set(range(60)) - set(labels.tolist()))].any()
+    assert tight.sum() - len(rows) < (loose.sum() - len(rows)) / 2
 
 
 @pytest.mark.parametrize("spherical", [False, True], ids=["euclidean", "spherical"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -25,6 +26,7 @@ class Batches:
 
     model: SemDedupModel
     frames: tuple[DataFrame, ...] = ()
+    margins = None
 
     def and_(self, rows: DataFrame, batch: int) -> Batches:
         routed = self.model.rows_of(rows).routed().where(F.col("centroid") >= 0)
@@ -151,9 +153,9 @@ def halves(spark, tmp_path_factory):
     return units, rows, path
 
 
-def test_an_index_knows_the_model_that_made_it(spark, halves):
+def test_an_index_knows_the_model_that_made_it(spark, halves, tmp_path):
     units, rows, path = halves
-    index = SemDedupIndex.open(spark, path)
+    index = SemDedupIndex.open(spark, shutil.copytree(path, str(tmp_path / "index")))
     model = index_model(index)
     assert np.array_equal(model.centroids, units[:6])
     assert (model.getKeepRule(), model.getCoverage(), model.getEps()) == ("greedy", "exact", EPS)
