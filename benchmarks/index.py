@@ -63,7 +63,7 @@ def main() -> None:
             )
             ids = Ids.count(documents.df, F.col("id"))
             begun = time.monotonic()
-            with job_group(spark, "append") as group:
+            with job_group(spark, f"append {number}") as group:
                 index = index.append(rows, ids)
                 jobs = count_tasks(spark, group)
             seconds.append(time.monotonic() - begun)
