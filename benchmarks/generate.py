@@ -13,6 +13,8 @@ Copies stand anywhere, often in another file than their original.
 from __future__ import annotations
 
 import argparse
+import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -50,10 +52,32 @@ def copies(rng: np.random.Generator, originals: np.ndarray) -> tuple[np.ndarray,
     return unit(x).astype(np.float32), cosine
 
 
-def generate(out: Path, rows: int, dim: int, copy_share: float, seed: int, rows_per_file: int = 50_000) -> None:
+def flat(rng: np.random.Generator, n: int, dim: int) -> np.ndarray:
+    """n topics, none nearer to another than to all."""
+    return unit(rng.standard_normal((n, dim), np.float32))
+
+
+def hierarchy(rng: np.random.Generator, n: int, dim: int) -> np.ndarray:
+    """About n topics, the leaves of a tree of fours whose levels all add as much: near, less near and far ones."""
+    levels = max(1, round(math.log(n, 4)))
+    leaves = np.arange(4**levels)
+    parts = [rng.standard_normal((4**level, dim), np.float32) for level in range(1, levels + 1)]
+    return unit(sum(part[leaves // 4 ** (levels - 1 - i)] for i, part in enumerate(parts)))
+
+
+def generate(
+    out: Path,
+    rows: int,
+    dim: int,
+    copy_share: float,
+    seed: int,
+    rows_per_file: int = 50_000,
+    topics_of: Callable[[np.random.Generator, int, int], np.ndarray] = flat,
+    n_topics: int | None = None,
+) -> None:
     """Writes the corpus as Parquet files of ``rows_per_file`` rows. Memory: one file and one pool of originals."""
     rng = np.random.default_rng(seed)
-    topics = unit(rng.standard_normal((max(1, rows // ROWS_PER_TOPIC), dim), np.float32))
+    topics = topics_of(rng, n_topics or max(1, rows // ROWS_PER_TOPIC), dim)
     weights = rng.gamma(2.0, size=len(topics))
     weights /= weights.sum()
     ids = rng.permutation(rows).astype(np.int64)
@@ -106,9 +130,12 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--dim", type=int, default=384)
     parser.add_argument("--copy-share", type=float, default=0.2, help="share of rows that are near copies")
+    parser.add_argument("--topics", type=int, help="number of topics (default: a thousandth of the rows)")
+    parser.add_argument("--hierarchy", action="store_true", help="topics of topics, on all scales")
     parser.add_argument("--seed", type=int, default=42)
     args = parser.parse_args()
-    generate(args.out, args.rows, args.dim, args.copy_share, args.seed)
+    topics_of = hierarchy if args.hierarchy else flat
+    generate(args.out, args.rows, args.dim, args.copy_share, args.seed, topics_of=topics_of, n_topics=args.topics)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks import skew
-from benchmarks.generate import generate
+from benchmarks.generate import generate, hierarchy
 from spark_semdedup import EmbeddingKMeans, SemDedupModel
 
 VARIANTS = [
@@ -51,3 +51,12 @@ def test_the_skew_benchmark_finds_what_brute_force_finds(spark):
     assert skew.different(x, centroids, found, rows=range(0, 4000, 7)) == 0
     found[7] = (found[7][0], found[7][1] + 1e-7)  # and would notice if it did not
     assert skew.different(x, centroids, found, rows=range(0, 4000, 7)) == 1
+
+
+def test_topics_of_a_hierarchy_are_near_less_near_and_far():
+    topics = hierarchy(np.random.default_rng(0), 250, 384)
+    assert topics.shape == (256, 384)
+    cosines = topics @ topics.T
+    for level, expected in enumerate((0.75, 0.5, 0.25, 0.0)):
+        apart = 4**level  # the first row of a group and the first of the next one of its own parent
+        assert np.mean([cosines[i, i + apart] for i in range(0, 256, 4 * apart)]) == pytest.approx(expected, abs=0.1)
