@@ -241,7 +241,7 @@ def bits_or_numbers(type_: str) -> str:
 
 INTEGERS = ((4, 1), (8, 2), (-1, 4))
 JSON_ROWS = vectors(*map(json.dumps, map(list, VECTORS)), "[1.0, ", "{}", type=pa.string())
-SEVERAL = "…embeddingCol='embedding' has an array of several vectors: it must be 1 x d…"
+SEVERAL = "embeddingCol='embedding' has an array of several vectors: it must be 1 x d"
 EMBEDDINGS = [
     invalid_row("null embedding", "one embedding is null", None, "embedding is null"),
     invalid_row("NaN", "one element is NaN", (NAN, 1.0), NOT_FINITE),
@@ -309,6 +309,12 @@ EMBEDDINGS = [
         "elements 600 orders of magnitude apart",
         "(1e300, 1e-300)",
         vectors((1e300, 1e-300), (1e300, 0.0), (1e-300, 1e300)),
+    ),
+    accepted(
+        "large lists", "polars', and Hugging Face's LargeList", vectors(*VECTORS, type=pa.large_list(pa.float32()))
+    ),
+    accepted(
+        "lists of fixed size", "polars' Array, DuckDB's FLOAT[2]", vectors(*VECTORS, type=pa.list_(pa.float32(), 2))
     ),
     accepted("dimension 1", "arrays of one element", vectors((1.0,), (7.0,), (-1.0,))),
     accepted(
@@ -463,6 +469,15 @@ IDS = [
         "ids with control characters", "NUL, newline, tab, line separator", Rows(("a\x00", "a\x00b\n", "a\u2028\t"))
     ),
     accepted("ids of SQL text", "`' OR 1=1; DROP TABLE x --`", Rows(("' OR 1=1; DROP TABLE x --", "`a`", "${a}"))),
+    accepted("large text", "`large_string` ids, as polars writes them", Rows(id_type=pa.large_string())),
+    accepted(
+        "categories", "dictionary-encoded ids of pandas and polars", Rows(id_type=pa.dictionary(pa.int8(), pa.string()))
+    ),
+    accepted(
+        "pandas' index",
+        "a column `__index_level_0__`: it is carried along",
+        Rows(more={"__index_level_0__": [5, 3, 1]}),
+    ),
     integer_ids(pa.int8(), "tinyint", 8),
     integer_ids(pa.int16(), "smallint", 16),
     integer_ids(pa.int64(), "bigint", 64),
@@ -478,14 +493,24 @@ IDS = [
         pa.decimal128(38, 0),
         decimal.Decimal(10) ** 37,
         "a number of 38 digits",
-        "; spark-semdedup convert makes bigint or text of uint64",
+        "; spark-semdedup convert makes bigint or text of whole numbers",
     ),
     id_type(
-        "decimal(20,0)", pa.uint64(), 2**64 - 1, "uint64", "; spark-semdedup convert makes bigint or text of uint64"
+        "decimal(20,0)",
+        pa.uint64(),
+        2**64 - 1,
+        "uint64",
+        "; spark-semdedup convert makes bigint or text of whole numbers",
     ),
-    id_type("binary", pa.binary(), b"\x00\xff", "two bytes", "; spark-semdedup convert makes text of UUIDs"),
+    id_type("binary", pa.binary(), b"\x00\xff", "two bytes", "; spark-semdedup convert makes text of bytes"),
     id_type("boolean", pa.bool_(), True, "a truth value"),
-    id_type("double", pa.float64(), 1.0, "a number that is not whole by its type"),
+    id_type(
+        "double",
+        pa.float64(),
+        1.0,
+        "a number that is not whole by its type, as DuckDB writes HUGEINT",
+        "; spark-semdedup convert makes bigint or text of whole numbers",
+    ),
     id_type("struct<a:int>", pa.struct({"a": pa.int32()}), {"a": 1}, "a struct"),
     refused(
         "id inside a struct",
@@ -587,6 +612,13 @@ def truncate(place: Place) -> None:
     place.write(Rows(("d", "e", "f")), "in/part-1.parquet")
     path = place.folder / "in" / "part-1.parquet"
     path.write_bytes(path.read_bytes()[:-100])
+
+
+def arrow_stream(place: Place) -> None:
+    table = Rows().table()
+    (place.folder / "in").mkdir()
+    with pa.ipc.new_stream(place / "in/data-00000-of-00001.arrow", table.schema) as writer:
+        writer.write_table(table)
 
 
 def other_checksum(place: Place) -> None:
@@ -785,6 +817,13 @@ FILES = [
             lambda p: p.run(),
         ),
         "input='in' cannot be read as parquet: …",
+    ),
+    refused(
+        "Arrow files",
+        "a folder that Hugging Face's `save_to_disk` wrote",
+        after(arrow_stream, lambda p: p.text("in/state.json", "{}"), lambda p: p.run()),
+        "input='in' cannot be read as parquet: it has Arrow files, 'file:in/data-00000-of-00001.arrow' for example: make Parquet "
+        "of them (spark-semdedup convert)",
     ),
     refused(
         "another file beside the data",

@@ -15,9 +15,8 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from spark_semdedup.errors import ResultExistsError, SemDedupError, shown
+from spark_semdedup.runs.layout import ARROW_FILES
 from spark_semdedup.spark.vectors import float16_from_bits
-
-_ARROW = (".arrow", ".feather", ".ipc")
 
 _INT64_MAX = 2**63 - 1
 
@@ -52,7 +51,8 @@ def convert(
 
     Files keep their names and folders, partitions too, and get one schema: of columns whose types differ the one that
     holds all. float16 becomes float32 (exactly), timestamps in nanoseconds are cut to microseconds, times of day and
-    UUIDs become text, uint64 bigint where all values fit, text otherwise.
+    UUIDs become text, uint64 bigint where all values fit, text otherwise. So do ids that are whole numbers of another
+    type, such as decimals; other bytes in them become hexadecimal text.
 
     Parameters
     ----------
@@ -115,13 +115,13 @@ class _File:
     """Below the path that was given."""
 
     def schema(self) -> pa.Schema:
-        if not self.path.lower().endswith(_ARROW):
+        if not self.path.lower().endswith(ARROW_FILES):
             return self._read(lambda source: pq.ParquetFile(source).schema_arrow)
         return self._read(lambda source: _ipc(source).schema)
 
     def batches(self, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
         with self.system.open_input_file(self.path) as source:
-            if self.path.lower().endswith(_ARROW):
+            if self.path.lower().endswith(ARROW_FILES):
                 yield from _ipc_batches(_ipc(source))
                 return
             parquet = pq.ParquetFile(source)
@@ -134,7 +134,10 @@ class _File:
                 return read(source)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             reason = str(error).splitlines()[0]
-            raise SemDedupError(f"{shown(self.path, 400)} cannot be read by Arrow: {reason}") from None
+            raise SemDedupError(
+                f"{shown(self.path, 400)} cannot be read by Arrow: {reason}; write it again with other types or in "
+                "another format, by the program that made it"
+            ) from None
 
 
 def _ipc(source: Any) -> Any:
@@ -179,7 +182,7 @@ def _files(path: str) -> list[_File]:
 
 def _is_data(name: str) -> bool:
     hidden = any(part.startswith(("_", ".")) and "=" not in part for part in name.split("/"))
-    return not hidden and name.lower().endswith((".parquet", ".parq", ".pq", *_ARROW))
+    return not hidden and name.lower().endswith((".parquet", ".parq", ".pq", *ARROW_FILES))
 
 
 def _is_taken(system: Any, path: str) -> bool:
@@ -224,8 +227,13 @@ def _plan(name: str, files: Sequence[_File], schemas: Sequence[pa.Schema], id_co
         return _Column(before, pa.list_(pa.float32()), float16_from_bits)
     if any(map(_is_uuid, types)) or (name == id_col and all(_holds_16_bytes(type_) for type_ in types)):
         return _Column(before, pa.string(), _uuid_text)
-    if all(pa.types.is_uint64(type_) for type_ in types):
-        fits = all(_largest(file, name) <= _INT64_MAX for file in files)
+    if name == id_col and all(map(_is_binary, types)):
+        return _Column(before, pa.string(), _hexadecimal)
+    if name == id_col and all(map(pa.types.is_floating, types)):
+        _refuse_inexact(files, name)
+        return _Column(before, pa.int64(), lambda values: values.cast(pa.float64()).cast(pa.int64()))
+    if all(map(pa.types.is_uint64, types)) or (name == id_col and all(map(_is_whole_decimal, types))):
+        fits = all(-_INT64_MAX <= least <= most <= _INT64_MAX for least, most in _ranges(files, name))
         type_ = pa.int64() if fits else pa.string()
         return _Column(before, type_, lambda values: values.cast(type_))
     type_ = _common([_readable(type_) for type_ in types], name, before)
@@ -259,7 +267,9 @@ def _readable(type_: pa.DataType) -> pa.DataType:
         return pa.struct([pa.field(each.name, _readable(each.type)) for each in type_])
     if pa.types.is_map(type_):
         return pa.map_(_readable(type_.key_type), _readable(type_.item_type))
-    return pa.list_(_readable(type_.value_type)) if _is_list(type_) else type_
+    if _is_list(type_):
+        return pa.list_(pa.float64() if pa.types.is_decimal256(type_.value_type) else _readable(type_.value_type))
+    return type_
 
 
 def _is_list(type_: pa.DataType) -> bool:
@@ -272,6 +282,15 @@ def _is_uuid(type_: pa.DataType) -> bool:
 
 def _holds_16_bytes(type_: pa.DataType) -> bool:
     return pa.types.is_fixed_size_binary(type_) and type_.byte_width == 16
+
+
+def _is_binary(type_: pa.DataType) -> bool:
+    kinds = pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary, pa.types.is_binary_view
+    return any(is_kind(type_) for is_kind in kinds)
+
+
+def _is_whole_decimal(type_: pa.DataType) -> bool:
+    return bool(pa.types.is_decimal(type_)) and type_.scale == 0
 
 
 # --- values -------------------------------------------------------------------------------------------------
@@ -288,6 +307,8 @@ def _cast(values: pa.Array, type_: pa.DataType) -> pa.Array:
         values = values.storage
     if values.type == type_:
         return values
+    if pa.types.is_dictionary(values.type):  # of views, which Arrow cannot take by their numbers
+        return _cast(values.dictionary, type_).take(values.indices)
     if _is_list(values.type) and _is_list(type_):
         values = values.cast(pa.list_(values.type.value_type))
         numbers = _cast(values.flatten(), type_.value_type)
@@ -303,6 +324,30 @@ def _uuid_text(values: pa.Array) -> pa.Array:
     return pa.array([None if each is None else str(uuid.UUID(bytes=each)) for each in values.to_pylist()], pa.string())
 
 
-def _largest(file: _File, name: str) -> int:
-    found = [pc.max(batch.column(name)).as_py() for batch in file.batches([name]) if name in batch.schema.names]
-    return max((each for each in found if each is not None), default=0)
+def _hexadecimal(values: pa.Array) -> pa.Array:
+    return pa.array([None if each is None else each.hex() for each in values.to_pylist()], pa.string())
+
+
+def _values(files: Sequence[_File], name: str) -> Iterator[pa.Array]:
+    for file in files:
+        yield from (batch.column(name) for batch in file.batches([name]) if name in batch.schema.names)
+
+
+def _ranges(files: Sequence[_File], name: str) -> Iterator[tuple[int, int]]:
+    """The least and the largest number of each batch that has any."""
+    for values in _values(files, name):
+        found = pc.min_max(values).as_py()
+        if found["max"] is not None:
+            yield found["min"], found["max"]
+
+
+def _refuse_inexact(files: Sequence[_File], name: str) -> None:
+    """Raises ``SemDedupError`` where a column of floating-point numbers cannot be ids: DuckDB writes HUGEINT so."""
+    for values in _values(files, name):
+        wide = values.cast(pa.float64())
+        whole = pc.and_(pc.equal(pc.floor(wide), wide), pc.less_equal(pc.abs(wide), float(2**53)))
+        if not pc.all(whole).as_py():
+            raise SemDedupError(
+                f"column {shown(name)} is of type {values.type} and holds numbers that are not whole, or beyond 2^53, "
+                "where several ids may have become one: write it as text or bigint"
+            )

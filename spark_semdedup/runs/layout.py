@@ -137,6 +137,10 @@ def _is_true(options: dict[str, str], name: str) -> bool:
     return any(key.lower() == name and value.lower() == "true" for key, value in options.items())
 
 
+ARROW_FILES = (".arrow", ".feather", ".ipc")
+"""Endings of files in Arrow's own formats, which Spark does not read."""
+
+
 def is_sought(paths: Iterable[str], format_: str) -> bool:
     """Whether some of the files look like the format's: their names end so, or have no ending at all."""
     names = [path.rsplit("/", 1)[-1].lower() for path in paths]

@@ -15,6 +15,7 @@ from pyspark.sql import types as T
 
 from spark_semdedup.errors import SemDedupError, shown
 from spark_semdedup.runs.layout import (
+    ARROW_FILES,
     RECURSIVE,
     TABLE_FORMATS,
     files_below,
@@ -177,9 +178,8 @@ class Source:
             return f"its files lie in partitions of different depths; give those of one depth, or {RECURSIVE}"
         if "Checksum error" in all_ or "ChecksumException" in all_:
             return f"{why}; the file's .crc file is for other content: restore the file, or delete the .crc file"
-        is_other = re.search(r"([^/\s]+) is not a Parquet file", why)
-        if is_other and not is_other[1].endswith((".parquet", ".parq", ".pq")):
-            return f"{why}; leave such files out: --input-glob '*.parquet'"
+        if self._is_parquet and ("FAILED_READ_FILE" in why or "is not a Parquet file" in why):
+            return _why_not_read(why, self._files())
         return why
 
     def _files(self) -> list[str]:
@@ -200,7 +200,7 @@ class Source:
                 f"its {len(below)} files lie in subfolders, for example {shown(below[0], 400)}: add {RECURSIVE}, or "
                 "give the subfolders"
             )
-        return "there are no files in it that can be (Spark skips names that begin with _ or .)"
+        return _arrow_files(below) or "there are no files in it that can be (Spark skips names that begin with _ or .)"
 
     def _why_not_merged(self, why: str) -> str:
         """Which files do not agree, on which column."""
@@ -214,17 +214,11 @@ class Source:
         found = disagreement(self._files(), schema_of)
         if found is None:
             return f"{why}; give all files the same types (spark-semdedup convert)"
-        typed = [
-            self._typed(spark, path, found.column, type_) for path, type_ in zip(found.paths, found.types, strict=True)
-        ]
+        typed = [_typed(spark, path, found.column, type_) for path, type_ in zip(found.paths, found.types, strict=True)]
         return (
             f"column {shown(found.column)} is {typed[0]} in {shown(found.paths[0], 400)}, but {typed[1]} in "
             f"{shown(found.paths[1], 400)}; write them with one type: spark-semdedup convert"
         )
-
-    def _typed(self, spark: SparkSession, path: str, column: str, type_: str) -> str:
-        values = spark.read.parquet(escaped(path)).select(quoted(column)).dropna()
-        return f"of type {type_}" if values.head(1) else "without any value"
 
     def _why_not_typed(self, why: str) -> str:
         """Which column Spark has no type for, and what to do."""
@@ -238,6 +232,31 @@ class Source:
             f"column {shown(column)} of {shown(footer.path, 400)} is of type {name}, which Spark does not read: "
             f"{setting}make it {CONVERSION[name]} with spark-semdedup convert (--drop-columns leaves it out)"
         )
+
+
+def _why_not_read(why: str, files: Sequence[str]) -> str:
+    """What a file is that is no Parquet file, or not one that Spark knows."""
+    arrow = _arrow_files(files)
+    if arrow:
+        return arrow
+    is_other = re.search(r"([^/\s]+) is not a Parquet file", why)
+    if is_other and not is_other[1].endswith((".parquet", ".parq", ".pq")):
+        return f"{why}; leave such files out: --input-glob '*.parquet'"
+    unknown = "NullPointerException" in why  # of a type that Spark has not heard of: DuckDB's VARIANT
+    return f"{why}; write the files again (spark-semdedup convert)" if unknown else why
+
+
+def _typed(spark: SparkSession, path: str, column: str, type_: str) -> str:
+    values = spark.read.parquet(escaped(path)).select(quoted(column)).dropna()
+    return f"of type {type_}" if values.head(1) else "without any value"
+
+
+def _arrow_files(paths: Sequence[str]) -> str | None:
+    """What is said of files of which one is in Arrow's own formats; None where none is."""
+    arrow = next((path for path in paths if path.endswith(ARROW_FILES)), None)
+    if arrow is None:
+        return None
+    return f"it has Arrow files, {shown(arrow, 400)} for example: make Parquet of them (spark-semdedup convert)"
 
 
 _LOOKED_INTO = 4

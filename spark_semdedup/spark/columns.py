@@ -79,10 +79,11 @@ def refuse_id_type(type_: T.DataType, what: str) -> None:
 
 
 def _conversion(type_: T.DataType) -> str:
-    """What ``convert`` makes of ids that other programs write: uint64 comes as decimal(20,0), a UUID as 16 bytes."""
-    if isinstance(type_, T.DecimalType) and type_.scale == 0:
-        return "; spark-semdedup convert makes bigint or text of uint64"
-    return "; spark-semdedup convert makes text of UUIDs" if isinstance(type_, T.BinaryType) else ""
+    """What ``convert`` makes of ids that other programs write: uint64 comes as decimal(20,0), a UUID as 16 bytes, a
+    sum of DuckDB's as double."""
+    if isinstance(type_, (T.DoubleType, T.FloatType)) or (isinstance(type_, T.DecimalType) and type_.scale == 0):
+        return "; spark-semdedup convert makes bigint or text of whole numbers"
+    return "; spark-semdedup convert makes text of bytes" if isinstance(type_, T.BinaryType) else ""
 
 
 def embedding_column(df: DataFrame, name: str, *, format_: str | None = None, float16_bits: bool = False) -> Column:

@@ -71,7 +71,9 @@ def _told_by_java(text: str, error: BaseException) -> str:
 
 
 def _bare(line: str) -> str:
-    return _JAVA_CLASS.sub("", _TASK_FAILED.sub("", line))
+    line = _JAVA_CLASS.sub("", _TASK_FAILED.sub("", line))
+    ours = line.removeprefix("[USER_RAISED_EXCEPTION] ")  # by ``raise_error``
+    return line if ours is line else _SQLSTATE.sub("", ours)
 
 
 _TASK_FAILED = re.compile(r"^Job aborted due to stage failure: .*?\): (?=(?:[a-z_]\w*\.)+[A-Z])")

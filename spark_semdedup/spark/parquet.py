@@ -33,7 +33,7 @@ CONVERSION = {
     "timestamp in nanoseconds": "microseconds",
     "time of day": "text",
     "interval": "bytes",
-    "decimal of more than 38 digits": "text",
+    "decimal of more than 38 digits": "text (in lists double)",
 }
 """What ``convert`` makes of them."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import decimal
 import uuid
 
 import numpy as np
@@ -60,6 +61,50 @@ def test_types_and_values_change_as_little_as_they_can(tmp_path):
     assert found.changes["embedding"] == ("list<halffloat>", "list<float>")
     assert not {"text", "nested"} & found.changes.keys()
     assert "embedding: list<halffloat> → list<float>" in found.as_text()
+
+
+@pytest.mark.parametrize(
+    ("ids", "type_", "made"),
+    [
+        ([1, 2**63 - 1], pa.decimal128(38, 0), [1, 2**63 - 1]),  # DuckDB's DECIMAL, polars' Int128
+        ([1, 2**70], pa.decimal128(38, 0), ["1", str(2**70)]),
+        ([-(2**70), None], pa.decimal256(50, 0), [str(-(2**70)), None]),
+        ([b"a", b"\x00\xff"], pa.binary(), ["61", "00ff"]),
+        ([b"abc", None], pa.large_binary(), ["616263", None]),
+        ([b"\x01" * 20, b"\x02" * 20], pa.binary(20), ["01" * 20, "02" * 20]),
+        ([1.0, 2.0**53], pa.float64(), [1, 2**53]),  # DuckDB's sums and HUGEINT
+        ([1.0, None], pa.float32(), [1, None]),
+    ],
+)
+def test_ids_of_other_types_become_bigint_or_text(tmp_path, ids, type_, made):
+    ids = [decimal.Decimal(each) if pa.types.is_decimal(type_) and each is not None else each for each in ids]
+    written(tmp_path, id=pa.array(ids, type_), other=pa.array(ids, type_))
+    table, _ = converted(tmp_path)
+    assert table["id"].to_pylist() == made
+    assert table.schema.field("id").type == (pa.string() if isinstance(made[0], str) else pa.int64())
+
+
+@pytest.mark.parametrize("ids", [[1.5, 2.0], [1.0, 2.0**53 + 2], [1.0, float("nan")], [1.0, float("inf")]])
+def test_ids_of_numbers_that_may_not_be_exact_are_refused(tmp_path, ids):
+    written(tmp_path, id=ids)
+    with pytest.raises(SemDedupError, match="column 'id' is of type double and holds numbers that are not whole, or"):
+        converted(tmp_path)
+    assert not (tmp_path / "out").exists()
+
+
+def test_views_categories_and_wide_decimals_become_what_spark_reads(tmp_path):
+    views = pa.array(["a", "b"]).cast(pa.string_view())
+    table = pa.table(
+        {
+            "id": pa.DictionaryArray.from_arrays(pa.array([1, 0], pa.uint32()), views),  # polars' Categorical
+            "more": views,
+            "embedding": pa.array([[decimal.Decimal("1.25")], None], pa.list_(pa.decimal256(50, 2))),
+        }
+    )
+    (tmp_path / "in").mkdir()
+    with pa.ipc.new_file(str(tmp_path / "in" / "a.arrow"), table.schema) as writer:
+        writer.write_table(table)
+    assert converted(tmp_path)[0].to_pydict() == {"id": ["b", "a"], "more": ["a", "b"], "embedding": [[1.25], None]}
 
 
 def test_files_of_several_types_get_one_and_keep_their_partitions(tmp_path):
