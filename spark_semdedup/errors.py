@@ -47,16 +47,18 @@ def shown(value: object, limit: int = 80) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-_OURS = re.compile(r"spark_semdedup\.errors\.(\w+): (?P<message>[^\n]*)")
+_OURS = re.compile(r"spark_semdedup\.errors\.(?P<kind>\w+): (?P<message>[^\n]*)")
+
+_KINDS = {kind.__name__: kind for kind in SemDedupError.__subclasses__()}
 
 
 def error_from_worker(error: BaseException) -> SemDedupError | None:
     """The ``SemDedupError`` that a Python worker raised, found in the exception Spark made of it, or None.
 
     Spark carries a worker's exception to the driver as text (``PythonException``, or as the cause of a job
-    abort), so the type is lost and only the traceback's last line tells what happened.
+    abort), so only the traceback's last line tells what happened.
     """
     if isinstance(error, SemDedupError):
         return error
     found = _OURS.search(str(error))
-    return SemDedupError(found["message"].strip()) if found else None
+    return _KINDS.get(found["kind"], SemDedupError)(found["message"].strip()) if found else None

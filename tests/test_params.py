@@ -21,7 +21,7 @@ from spark_semdedup import (
     SemDedupModel,
     TextEmbedder,
 )
-from spark_semdedup.errors import SemDedupError, error_from_worker, shown
+from spark_semdedup.errors import InvalidRowsError, SemDedupError, error_from_worker, shown
 from spark_semdedup.params import DEFAULTS
 
 STAGES = [
@@ -239,7 +239,8 @@ def test_a_value_in_a_message_takes_one_short_line():
 def test_an_error_of_ours_is_found_in_what_spark_makes_of_it():
     text = "PythonException:\n  File ...\nspark_semdedup.errors.InvalidRowsError: id 'a' stands twice\n\tat org.apache"
     assert str(error_from_worker(RuntimeError(text))) == "id 'a' stands twice"
-    assert isinstance(error_from_worker(RuntimeError(text)), SemDedupError)
+    assert type(error_from_worker(RuntimeError(text))) is InvalidRowsError
+    assert type(error_from_worker(RuntimeError(text.replace("InvalidRows", "SemDedup")))) is SemDedupError
     assert error_from_worker(RuntimeError("java.lang.OutOfMemoryError")) is None
     ours = SemDedupError("x")
     assert error_from_worker(ours) is ours

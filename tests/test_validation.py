@@ -9,7 +9,7 @@ import pytest
 from marks import slow
 
 from spark_semdedup import EmbeddingKMeans, EmbeddingKMeansModel, PairwiseSimilarity, SemDedup, SemDedupModel
-from spark_semdedup.errors import SemDedupError, error_from_worker
+from spark_semdedup.errors import InvalidRowsError, SemDedupError, error_from_worker
 from spark_semdedup.spark.columns import quoted
 from spark_semdedup.spark.ids import check_ids
 
@@ -33,6 +33,14 @@ BAD = {
 def mixed(spark, type_: str = "double"):
     rows = [*((i, e, "good") for i, e in GOOD.items()), *((i, e, "bad") for i, (e, _) in BAD.items())]
     return spark.createDataFrame(rows, f"id string, embedding array<{type_}>, note string").repartition(3)
+
+
+def test_a_fit_raises_our_own_error_in_one_line(spark):
+    df = spark.createDataFrame([(1, [1.0]), (2, [float("nan")])], "id int, embedding array<float>")
+    with pytest.raises(InvalidRowsError, match=r"row with id 2: embedding has a null, NaN") as caught:
+        SemDedup(k=1).fit(df)
+    assert "\n" not in str(caught.value)
+    assert caught.value.__suppress_context__
 
 
 def model(**params) -> SemDedupModel:

@@ -11,8 +11,8 @@ from typing import Any, Protocol, TextIO
 from spark_semdedup.formatting import duration
 from spark_semdedup.spark.jobs import TaskCount, seconds_left
 
-FIRST_LINE, MOST_BETWEEN = 15.0, 300.0
-"""Seconds into a phase before its first line; each line waits twice as long as the one before, at most this long."""
+EVERY = 10.0
+"""Seconds between two lines of a phase: 360 lines, some 30 KB, in an hour of a log."""
 
 
 class Bar(Protocol):
@@ -36,17 +36,16 @@ class NoBar:
 
 
 class Lines:
-    """Lines such as ``[2/5] assign and compare ... 312 of 812 tasks (38 %), 40 s left``, fewer and fewer of them."""
+    """Lines such as ``[2/5] assign and compare ... 312 of 812 tasks (38 %), about 40 s left``, one in ten seconds."""
 
     def __init__(self, stream: TextIO, begun: str) -> None:
         self._stream, self._begun = stream, begun
-        self._next, self._pause = FIRST_LINE, FIRST_LINE
+        self._next = EVERY
 
     def show(self, count: TaskCount, seconds: float) -> None:
-        if seconds < self._next or count.done >= count.total:  # between two jobs
+        if seconds < self._next:
             return
-        self._pause = min(2 * self._pause, MOST_BETWEEN)
-        self._next = seconds + self._pause
+        self._next = EVERY * (seconds // EVERY + 1)
         self._stream.write(f"{self._begun}{in_words(count, seconds)}\n")
         self._stream.flush()
 
@@ -99,7 +98,11 @@ def in_words(count: TaskCount, seconds: float) -> str:
     '312 of 812 tasks (38 %), about 40 s left'
     >>> in_words(TaskCount(1, 812, 2), 25.0)
     '1 of 812 tasks (0 %)'
+    >>> in_words(TaskCount(12, 12, 2), 50.0)  # the driver works, between two jobs or as it fits the centroids
+    '50 s so far'
     """
+    if count.done >= count.total:
+        return f"{duration(seconds)} so far"
     left = seconds_left(count, seconds)
     rest = "" if left is None else f", about {duration(left)} left"
     return f"{count.done:,} of {count.total:,} tasks ({100 * count.share:.0f} %){rest}"

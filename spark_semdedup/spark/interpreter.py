@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from pyspark.sql import SparkSession
 
-from spark_semdedup.errors import SemDedupError
+from spark_semdedup.errors import SemDedupError, error_from_worker
 from spark_semdedup.spark.failures import missing_module
 
 Fit = TypeVar("Fit", bound=Callable[..., Any])
@@ -26,9 +26,9 @@ print(json.dumps([sys.version_info[:2], [name for name in {NEEDED} if importlib.
 """
 
 
-def names_lacking_packages(fit: Fit) -> Fit:
-    """Decorates ``fit(stage, dataset)``: a ``SemDedupError`` says in one line what workers lack, before the first
-    job in local mode, from the task's error elsewhere."""
+def tells_what_workers_say(fit: Fit) -> Fit:
+    """Decorates ``fit(stage, dataset)``: a ``SemDedupError`` says in one line what is wrong with a row, and what
+    workers lack: before the first job in local mode, from the task's error elsewhere."""
 
     @functools.wraps(fit)
     def checked(stage: Any, dataset: Any) -> Any:
@@ -37,9 +37,12 @@ def names_lacking_packages(fit: Fit) -> Fit:
         try:
             return fit(stage, dataset)
         except Exception as error:
-            if isinstance(error, SemDedupError) or (missing := missing_module(error)) is None:
+            ours = error_from_worker(error)
+            if ours is None and (missing := missing_module(error)) is not None:
+                ours = SemDedupError(missing)
+            if ours is None or ours is error:
                 raise
-            raise SemDedupError(missing) from None
+            raise ours from None
 
     return checked  # type: ignore[return-value]
 

@@ -6,10 +6,11 @@ import io
 import threading
 from typing import Any
 
+import numpy as np
 import pytest
 
 from spark_semdedup.runs import progress as progress_module
-from spark_semdedup.runs.bars import FIRST_LINE, Lines, NoBar, TqdmBar, bar_for
+from spark_semdedup.runs.bars import EVERY, Lines, NoBar, TqdmBar, bar_for
 from spark_semdedup.runs.progress import Progress
 from spark_semdedup.spark.jobs import PREFIX, TaskCount
 
@@ -19,22 +20,29 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_lines_come_less_and_less_often():
+def test_a_line_comes_every_ten_seconds():
+    """A watch asks twice a second, and late where the machine is busy."""
     stream = io.StringIO()
     lines = Lines(stream, "[2/5] compare ... ")
-    for second in range(601):
-        lines.show(TaskCount(second, 600, 1), float(second))
+    for second in [*np.arange(0, 300, 0.5), *range(300, 600, 7)]:
+        lines.show(TaskCount(int(second), 600, 1), float(second))
     written = stream.getvalue().splitlines()
-    assert written[0] == "[2/5] compare ... 15 of 600 tasks (2 %)"
-    assert written[1] == "[2/5] compare ... 45 of 600 tasks (8 %), about 9 min left"
-    assert [line.split()[3] for line in written] == ["15", "45", "105", "225", "465"]
+    assert written[0] == "[2/5] compare ... 10 of 600 tasks (2 %)"
+    assert written[3] == "[2/5] compare ... 40 of 600 tasks (7 %), about 9 min left"
+    done = [int(line.split()[3]) for line in written]
+    assert done[:30] == [*range(10, 301, 10)]
+    assert max(np.diff(done)) < 2 * EVERY
+    assert len(done) == 59
     assert not lines.close()
 
 
-def test_no_line_before_tasks_are_planned():
+@pytest.mark.parametrize("count", [TaskCount(0, 0, 0), TaskCount(12, 12, 2)])
+def test_work_of_the_driver_shows_its_seconds(count):
     stream = io.StringIO()
-    Lines(stream, "").show(TaskCount(0, 0, 0), 10 * FIRST_LINE)
-    assert stream.getvalue() == ""
+    lines = Lines(stream, "[1/5] fit ... ")
+    lines.show(count, EVERY - 0.1)
+    lines.show(count, EVERY)
+    assert stream.getvalue() == "[1/5] fit ... 10 s so far\n"
 
 
 def test_a_terminal_gets_a_bar_that_leaves_no_trace():
