@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spark_semdedup.kernels.arrays import Array, to_device_of, to_numpy
+from spark_semdedup.kernels.arrays import Array, array_module, to_device_of, to_numpy
 from spark_semdedup.kernels.assignment import Visits
 from spark_semdedup.kernels.similarity import Best, max_similarity
 from spark_semdedup.kernels.sketch import Side, close_similarity, preceding
@@ -64,22 +64,26 @@ class Comparison:
 
         ``limits`` as in ``max_similarity``. Columns and rows −1 where there is none.
         """
-        if self.at_least > -np.inf:
+        if self.at_least > -np.inf and array_module(rows.whole) is np:
             return close_similarity(
                 rows, columns, limits, self.at_least, batch_size=self.batch_size, precision=self.precision
             )
         mine, theirs = rows.vectors, columns.vectors
         return (
-            self._max_similarity(mine, theirs, limits),
-            self._max_similarity(theirs, mine, preceding(limits, columns.n)),
+            self._max_similarity(mine, theirs, limits, self.at_least),
+            self._max_similarity(theirs, mine, preceding(limits, columns.n), self.at_least),
         )
 
-    def _max_similarity(self, rows: Array, columns: Array, limits: np.ndarray) -> Best:
+    def _max_similarity(self, rows: Array, columns: Array, limits: np.ndarray, at_least: float = -np.inf) -> Best:
         """Of columns that equal each other bit for bit only the first is compared: of a tie the earliest counts."""
         first = distinct_rows(columns) if isinstance(columns, np.ndarray) else None
         if first is not None:
             columns, limits = columns[first], np.searchsorted(first, limits)
-        best = Best(*max_similarity(rows, columns, limits, batch_size=self.batch_size, precision=self.precision))
+        best = Best(
+            *max_similarity(
+                rows, columns, limits, batch_size=self.batch_size, precision=self.precision, at_least=at_least
+            )
+        )
         if first is not None and len(first):
             best.indices = np.where(best.indices < 0, best.indices, first[best.indices])
         return best

@@ -8,7 +8,8 @@ were halved is known wherever they are made (``halved``), however deep inside th
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TypeVar
@@ -74,3 +75,13 @@ def release_cached() -> None:
     cupy = sys.modules.get("cupy")
     if cupy is not None:
         cupy.get_default_memory_pool().free_all_blocks()
+
+
+@contextmanager
+def released_at_end() -> Iterator[None]:
+    """Gives back at the end of a partition what CuPy keeps of its freed arrays: other tasks' workers lack it while this
+    one is idle."""
+    try:
+        yield
+    finally:
+        release_cached()

@@ -18,8 +18,8 @@ The *floor* for n rows of dimension d is n² d floating-point operations (half o
 read of the rows. Each product of the screening pass is read twice while it lies in the cache (maximum, then the
 few candidates), and each row's candidates, rarely more than two, cost d exact multiplications and additions.
 
-CuPy arrays are screened and decided by ``cuda``, with the same bits for a result; what is here is for NumPy, and for
-dimensions too large for that.
+CuPy arrays are screened and decided by ``cuda``, with the same bits for a result; what is here is for NumPy, for
+dimensions too large for that, and for GPUs on which it fails (``precision="generic"``).
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ from spark_semdedup.kernels.arrays import Array, array_module, minimum_at, nonze
 from spark_semdedup.kernels.cuda.launch import MAX_DIMENSION, max_similarity_on_gpu
 from spark_semdedup.kernels.oom import shrink
 
-PRECISIONS = ("float32", "float16")
+PRECISIONS = ("float32", "float16", "generic")
+"""``generic`` is float32 by array operations alone, without the kernels in ``cuda``: for a GPU on which those fail."""
 
 _PANEL_ROWS = 256
 """Rows multiplied at once on a CPU: enough for BLAS, few enough that little beyond the diagonal is multiplied."""
@@ -58,7 +59,7 @@ def ranked_max_similarity(
         Rows compared at once, at most. The result does not depend on it.
     precision
         ``float32`` or ``float16``: what elements are rounded to for the screening products, which are float32
-        themselves. The result does not depend on it.
+        themselves; or ``generic`` (``PRECISIONS``). The result does not depend on it.
 
     Returns
     -------
@@ -96,7 +97,7 @@ def max_similarity(
     """
     _check(rows, columns, limits, batch_size, precision)
     xp = array_module(rows)
-    if xp is not np and rows.shape[1] <= MAX_DIMENSION:
+    if xp is not np and precision != "generic" and rows.shape[1] <= MAX_DIMENSION:
         found = max_similarity_on_gpu(
             rows, columns, limits, batch_size=batch_size, precision=precision, capacity=_CANDIDATES_PER_ROW
         )
@@ -154,6 +155,7 @@ class _Screen:
     @classmethod
     def of(cls, rows: Array, columns: Array, precision: str) -> _Screen:
         xp = array_module(rows)
+        precision = "float32" if precision == "generic" else precision
         fast_rows, fast_columns = _in_precision(rows, precision), _in_precision(columns, precision)
         error = screening_error(rows.shape[1], precision, tensor_cores=xp is not np)
         # Best and candidate may each be off by the error, and both are rounded to float32 before they are compared.

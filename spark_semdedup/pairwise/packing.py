@@ -175,16 +175,13 @@ def worker_bytes(rows: int, dim: int) -> int:
     return rows * (4 * 4 * dim + 500) + 2**26
 
 
-def device_bytes(rows: int, dim: int, *, sketched: bool = False) -> int:
+def device_bytes(rows: int, dim: int) -> int:
     """Bytes of GPU memory that the arrays take which compare a group of ``rows``, at most.
 
     Vectors in float32, of two tiles copied apart, those of rows with too many candidates once more, all in float16, and
-    the kernel's workspaces, the largest for float64 products (``kernels.cuda``). ``sketched``: where pairs are sought
-    by their sketches (``kernels.sketch``), these, of both sides, and a block of 2²⁶ pairs: products, marks, and about
-    twice as much as the products for the vectors of those that are decided.
+    the kernel's workspaces, the largest for float64 products (``kernels.cuda``).
     """
-    sketches = (rows * 2 * 4 * 64 + 2**26 * (4 + 1 + 8)) if sketched else 0
-    return rows * (3 * 4 * dim + 2 * dim + 60) + 2**26 + 8 * dim * 5120 + sketches
+    return rows * (3 * 4 * dim + 2 * dim + 60) + 2**26 + 8 * dim * 5120
 
 
 def default_partitions(total_bytes: float, slots: int) -> int:

@@ -22,3 +22,11 @@ def _cupy() -> ModuleType:
     if not devices:
         pytest.skip("CuPy finds no GPU")
     return cupy
+
+
+@pytest.fixture
+def like_cupy() -> ModuleType:
+    """NumPy's functions in a module that is not NumPy: what takes another way for CuPy takes it."""
+    module = ModuleType("like_cupy")
+    module.__dict__.update(vars(np))
+    return module

@@ -61,6 +61,7 @@ class Device:
         self.memory = Memory()
         self.blas = Cublas(seed)
         self.launched: list[str] = []
+        self.cache_bytes = 50 << 20
         self._compiler = compiler
         self._seed = seed
         self._source = source
@@ -71,6 +72,7 @@ class Device:
             "_kernel": self.kernel,
             "_cublas": lambda: (self.blas, 1),
             "_address": lambda array: array.ctypes.data,
+            "_cache_bytes": lambda: self.cache_bytes,
         }.items():
             monkeypatch.setattr(cuda, name, value)
         return self

@@ -10,8 +10,10 @@ import ctypes
 import ctypes.util
 import importlib.util
 import re
+import sys
 import tracemalloc
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import oracle
@@ -20,6 +22,7 @@ import vectors
 from kernels import emulation
 from marks import slow
 
+from spark_semdedup.errors import SemDedupError
 from spark_semdedup.kernels import arrays
 from spark_semdedup.kernels import similarity as pairwise
 from spark_semdedup.kernels.arithmetic import screening_error
@@ -185,6 +188,32 @@ def test_blocks_without_predecessors_are_not_multiplied(device, monkeypatch):
     products.clear()
     check(vectors.make("random", 10, 16), vectors.make("random", 990, 16), np.repeat([0, 990], 5), batch_size=50)
     assert sum(products) == 5 * 990
+
+
+@pytest.mark.parametrize(
+    ("mib", "rows", "d", "width"),
+    [
+        (50, 1024, 768, 11_264),  # H100: products, columns and rows take 40 MiB of it
+        (40, 1024, 768, 8896),  # A100
+        (126, 1024, 768, 16_384),  # B200: as many as the workspace holds
+        (6, 1024, 768, 16_384),  # V100: what would stay in the cache is too little to launch for
+        (50, 64, 64, 16_384),  # as many as a block of threads reads
+        (50, 1024, 4096, 16_384),  # the columns alone are too many bytes for it
+    ],
+)
+def test_blocks_fit_the_cache_of_the_gpu(monkeypatch, mib, rows, d, width):
+    monkeypatch.setattr(cuda, "_cache_bytes", lambda: mib << 20)
+    state = SimpleNamespace(panel_rows=rows, d=d, columns=np.empty((100_000, 1)))
+    assert cuda._block_width(state, 2) == width
+
+
+def test_a_kernel_that_cannot_be_compiled_names_the_way_out(monkeypatch):
+    def raw_module(**_):
+        raise RuntimeError("nvrtc: error: invalid value for --gpu-architecture\nmore")
+
+    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(RawModule=raw_module))
+    with pytest.raises(SemDedupError, match=r"for GPU 3 \(nvrtc: .*gpu-architecture\): set precision to generic"):
+        cuda._compiled(3, ("-DNEVER_USED_ELSEWHERE=1",))
 
 
 def test_no_columns_and_no_rows(device):
@@ -435,6 +464,6 @@ def test_cupy_has_what_is_used_of_it():
     for name in ("gemmEx", "getMathMode", "setMathMode"):
         assert callable(getattr(cublas, name))
     for kind, constant in {"float16": "CUDA_R_16F", "float32": "CUDA_R_32F", "float64": "CUDA_R_64F"}.items():
-        assert cuda._KINDS[kind].cuda_type == getattr(cupy.cuda.runtime, constant)
+        assert cuda.KINDS[kind].cuda_type == getattr(cupy.cuda.runtime, constant)
     assert callable(cupy.cuda.device.get_cublas_handle)
     assert callable(cupy.RawModule.get_function)

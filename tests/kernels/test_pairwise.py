@@ -7,7 +7,7 @@ import oracle
 import pytest
 import vectors
 
-from spark_semdedup.kernels import max_similarity, ranked_max_similarity, unit_vectors
+from spark_semdedup.kernels import max_similarity, ranked_max_similarity, similarity, unit_vectors
 from spark_semdedup.kernels.arrays import minimum_at, to_numpy
 from spark_semdedup.kernels.similarity import PRECISIONS
 
@@ -242,3 +242,22 @@ def test_any_vectors_equal_brute_force():
             check_ranked(np, oracle.unit_vectors(rows), [batch_size], [precision])
 
     check_any()
+
+
+@pytest.mark.parametrize("kind", vectors.KINDS)
+def test_generic_takes_array_operations_alone(monkeypatch, like_cupy, kind):
+    """The way out for a GPU on which the kernels fail."""
+
+    def fails(*_, **__):
+        raise RuntimeError("no kernel image is available")
+
+    monkeypatch.setattr(similarity, "array_module", lambda _: like_cupy)
+    monkeypatch.setattr(similarity, "max_similarity_on_gpu", fails)
+    rows = vectors.make(kind, 150, 20)
+    with pytest.raises(RuntimeError, match="no kernel image"):
+        similarity.ranked_max_similarity(rows)
+    expected = oracle.max_similarities(rows, range(len(rows)))
+    for batch_size in (1, 64, 1000):
+        scores, indices = similarity.ranked_max_similarity(rows, batch_size=batch_size, precision="generic")
+        assert oracle.same_bits(scores, expected.score)
+        assert oracle.same_bits(indices, expected.neighbour)

@@ -9,8 +9,10 @@ import oracle
 import pytest
 import vectors
 
+from spark_semdedup.kernels import cells, sketch
 from spark_semdedup.kernels.assignment import Visits
 from spark_semdedup.kernels.cells import Comparison, compare_cells
+from spark_semdedup.kernels.sketch import Side
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,18 @@ def test_cells_with_probing_rows_equal_brute_force(xp, kind, d):
     some = region(kind, 130, d)
     for at_least in (-np.inf, 0.5, 0.9, 1.0):
         check(xp, some, at_least)
+
+
+@pytest.mark.parametrize("kind", vectors.KINDS)
+def test_where_there_are_no_sketches_whole_vectors_are_compared(monkeypatch, like_cupy, kind):
+    """On a GPU: see ``Side.of``."""
+    monkeypatch.setattr(cells, "array_module", lambda _: like_cupy)
+    monkeypatch.setattr(cells, "close_similarity", None)
+    monkeypatch.setattr(sketch, "array_module", lambda _: like_cupy)
+    some = region(kind, 130, 252)
+    assert Side.of(some.units, sketched=True).sketches.values is None
+    for at_least in (-np.inf, 0.5, 0.9, 1.0):
+        check(np, some, at_least)
 
 
 @pytest.mark.parametrize("at_least", [-np.inf, 0.9])

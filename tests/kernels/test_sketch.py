@@ -7,7 +7,7 @@ import oracle
 import pytest
 import vectors
 
-from spark_semdedup.kernels import sketch
+from spark_semdedup.kernels import similarity, sketch
 from spark_semdedup.kernels.arrays import to_numpy
 from spark_semdedup.kernels.sketch import DIRECTIONS, Side, Sketches, close_similarity, preceding
 
@@ -213,3 +213,16 @@ def test_any_rows_and_thresholds_equal_brute_force():
         check(np, units, *positions, lambda _: (at_least,), batch_size=batch_size)
 
     check_any()
+
+
+def test_blocks_that_are_compared_in_full_are_so_in_batches(monkeypatch):
+    asked = []
+
+    def listening(*arguments, **options):
+        asked.append(options["batch_size"])
+        return similarity.max_similarity(*arguments, **options)
+
+    monkeypatch.setattr(sketch, "max_similarity", listening)
+    units = make("random", 40, 16)
+    check(np, units, *interleaved(np.random.default_rng(0), units), lambda _: (0.9,), batch_size=7)
+    assert set(asked) == {7}

@@ -47,8 +47,10 @@ from typing import Any
 
 import numpy as np
 
+from spark_semdedup.errors import SemDedupError
 from spark_semdedup.kernels.arithmetic import float64_screening_error, screening_error
 from spark_semdedup.kernels.arrays import Array, array_module, to_numpy
+from spark_semdedup.kernels.cuda.kinds import FINER, KINDS, ONE, ZERO, Kind
 from spark_semdedup.kernels.oom import shrink
 
 SOURCE = resources.files(__package__).joinpath("max_similarity.cu").read_text()
@@ -57,9 +59,12 @@ MAX_DIMENSION = 4096
 """Largest d. The tree is unrolled when the kernels are compiled, so code grows with d."""
 
 _BLOCK_BYTES = 32 << 20
-"""Bytes of products at once. Written by one kernel, read by the next: they should still be in the L2 cache (H100, H200:
-50 MB, A100: 40 MB) beside the 1.5 MB of rows and what streams through of the columns. 1024 × 16,384 float16 products
-are 512 tiles of 128 × 256, 3.9 waves of an H200's 132 processors, and 37 µs of multiplying: long beside launching."""
+"""Bytes of products at once, at most. 1024 × 16,384 float16 products are 512 tiles of 128 × 256, 3.9 waves of an H200's
+132 processors, and 37 µs of multiplying: long beside launching."""
+
+_CACHE_SHARE = 0.8
+"""Of the L2 cache (H100, H200: 50 MB, A100: 40 MB) for a block's products, which one kernel writes and the next reads,
+its columns and its rows. Of d = 768 that makes blocks of some 11,000 columns on an H100."""
 
 _MAX_PANEL_ROWS = 4096
 """A panel multiplies about half its square in vain, and its blocks get narrower: larger batches should win nothing."""
@@ -86,37 +91,6 @@ type". Without it partial sums may be rounded to float16 as often as cuBLAS like
 math mode, so it is ruled out whatever CUPY_TF32 says. (Emulated products, which environment variables ask for, are
 refused where GPUs are looked for: ``devices``.)"""
 
-_FINER = {"float16": "float32", "float32": "float64"}
-
-
-@dataclass(frozen=True)
-class _Kind:
-    """How products are computed."""
-
-    dtype: str
-    """Of what is multiplied and of what is stored."""
-    cuda_type: int
-    """The same as cudaDataType."""
-    compute: str
-    """cuBLAS's name for the arithmetic in between."""
-    sums: str
-    """Type of that arithmetic, and of the factors that cuBLAS wants."""
-    alignment: int
-    """Dimensions are filled up with zeros to a multiple of this; float16's fast kernels want rows of whole 16 bytes."""
-
-
-# "_PEDANTIC types ensure standard arithmetic and exact specified internal storage format" (cublas_api.h), so no TF32 by
-# whatever setting. For float64 the default does too, and only that uses the tensor cores' IEEE float64.
-_KINDS = {
-    "float16": _Kind("float16", 2, "CUBLAS_COMPUTE_32F", "float32", 8),
-    "float32": _Kind("float32", 0, "CUBLAS_COMPUTE_32F_PEDANTIC", "float32", 1),
-    "float64": _Kind("float64", 1, "CUBLAS_COMPUTE_64F", "float64", 1),
-}
-
-_ONE = {dtype: np.ones(1, dtype) for dtype in ("float32", "float64")}
-
-_ZERO = {dtype: np.zeros(1, dtype) for dtype in ("float32", "float64")}
-
 
 def max_similarity_on_gpu(
     rows: Array, columns: Array, limits: np.ndarray, *, batch_size: int, precision: str, capacity: int
@@ -140,7 +114,7 @@ def _staged(
     """Screens all rows in ``precision``, then those that are too full in the next finer one."""
     scores, indices, full = _stage(rows, columns, limits, panel_rows, precision, capacity)
     while len(full):
-        precision = _FINER[precision]
+        precision = FINER[precision]
         # Gathered from all rows each time, for the call alone: two copies of them never stand beside each other.
         found = _stage(rows[full], columns, limits[to_numpy(full)], panel_rows, precision, capacity)
         scores[full], indices[full], still = found
@@ -247,7 +221,7 @@ class _Candidates:
 def _screened(state: _State, precision: str, capacity: int) -> Array:
     """Decides all rows but those with more candidates than ``capacity``; returns on the device how many those are."""
     xp = array_module(state.rows)
-    kind, n = _KINDS[precision], state.rows.shape[0]
+    kind, n = KINDS[precision], state.rows.shape[0]
     overfull = xp.zeros(1, np.int32)
     rows = _operand(state.rows, kind)
     columns = rows if state.columns is state.rows else _operand(state.columns, kind)
@@ -270,7 +244,7 @@ def _screened(state: _State, precision: str, capacity: int) -> Array:
 def _bracketed(state: _State) -> None:
     """Decides all rows by float64 products, however many candidates there are."""
     xp = array_module(state.rows)
-    kind = _KINDS["float64"]
+    kind = KINDS["float64"]
     overfull = xp.zeros(1, np.int32)  # stays 0: there is room for a whole block
     products = _Products(xp, kind, state)
     candidates = _Candidates(xp, state.panel_rows, products.width)
@@ -289,7 +263,7 @@ def _bracketed(state: _State) -> None:
         del rows
 
 
-def _operand(vectors: Array, kind: _Kind) -> Array:
+def _operand(vectors: Array, kind: Kind) -> Array:
     """A side as it is multiplied: in the input type, rows filled up with zeros to the alignment."""
     n, d = vectors.shape
     width = _round_up(d, kind.alignment)
@@ -303,13 +277,13 @@ def _operand(vectors: Array, kind: _Kind) -> Array:
 class _Products:
     """The workspace for one block of products, and the call of cuBLAS that fills it."""
 
-    def __init__(self, xp: ModuleType, kind: _Kind, state: _State) -> None:
+    def __init__(self, xp: ModuleType, kind: Kind, state: _State) -> None:
         self._cublas, self._handle = _cublas()
         self._kind = kind
         self.width = _block_width(state, np.dtype(kind.dtype).itemsize)
         self._array = xp.empty((state.panel_rows, self.width), kind.dtype)
         self._compute = getattr(self._cublas, kind.compute)
-        self._one, self._zero = _ONE[kind.sums].ctypes.data, _ZERO[kind.sums].ctypes.data
+        self._one, self._zero = ONE[kind.sums].ctypes.data, ZERO[kind.sums].ctypes.data
 
     def multiply(self, rows: Array, part: slice, columns: Array, block: slice) -> None:
         """Row i, column j of the workspace becomes ``rows[part][i] · columns[block][j]``.
@@ -336,9 +310,20 @@ class _Products:
 
 
 def _block_width(state: _State, itemsize: int) -> int:
-    """Columns multiplied at once: no more than there are, than a block of threads reads, than the workspace holds."""
+    """Columns multiplied at once: no more than there are, than a block of threads reads, than the workspace holds, nor
+    than stay in the cache with their products and the panel, where those are not so few that launching would tell."""
     most = min(16 * _VECTORS * _THREADS // itemsize, shrink(_BLOCK_BYTES) // (itemsize * state.panel_rows))
+    cached = int(_CACHE_SHARE * _cache_bytes()) // itemsize - state.panel_rows * state.d
+    fitting = cached // (state.panel_rows + state.d)
+    most = fitting if most // 4 <= fitting < most else most
     return max(min(most // _ALIGNED * _ALIGNED, _round_up(state.columns.shape[0], _ALIGNED)), _ALIGNED)
+
+
+def _cache_bytes() -> int:
+    """Of the current GPU's L2 cache."""
+    import cupy
+
+    return int(cupy.cuda.Device().attributes["L2CacheSize"])
 
 
 def _round_up(value: int, step: int) -> int:
@@ -384,7 +369,16 @@ def _kernel(name: str, **macros: int) -> Callable[..., None]:
 def _compiled(device: int, options: tuple[str, ...]) -> Callable[[str], Callable[..., None]]:
     import cupy
 
-    return functools.cache(cupy.RawModule(code=SOURCE, options=options).get_function)
+    try:
+        module = cupy.RawModule(code=SOURCE, options=options)
+        module.compile()
+    except Exception as error:  # of CuPy's compiler, of NVRTC, of the driver that loads what was compiled
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise SemDedupError(
+            f"the kernels cannot be compiled for GPU {device} ({why}): set precision to generic, which does without "
+            "them, and please report it"
+        ) from error
+    return functools.cache(module.get_function)
 
 
 def compile_options(**macros: int) -> tuple[str, ...]:
