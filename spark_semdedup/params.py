@@ -37,7 +37,7 @@ DEFAULTS: Mapping[str, Any] = {
     "distanceMeasure": "euclidean",
     "batchSize": 1024,
     "precision": "auto",
-    "execution": "grouped",
+    "execution": "auto",
     "normalize": True,
     "whichToKeep": "hard",
     "distanceMetric": "cosine",
@@ -210,8 +210,8 @@ class ClusteringParams(HasBackend, HasSeed):
     maxIter = param_of("maxIter", "KMeans iterations at most", Integer("maxIter", 0))
     tol = param_of(
         "tol",
-        "convergence tolerance: rapids and mllib stop when no centre moves farther; faiss when the objective "
-        "improves by a smaller fraction",
+        "convergence tolerance: mllib stops when no centre moves farther; rapids when the sum of all squared moves "
+        "is smaller, or inertia improves by less; faiss when the objective improves by a smaller fraction",
         Number("tol", "a number of at least 0", least=0),
     )
     initMode = param_of(
@@ -284,14 +284,16 @@ class PairwiseParams(HasBackend):
     precision = param_of(
         "precision",
         "what elements are rounded to where similarities are screened: float16 (faster on GPUs), float32 (faster on "
-        "CPUs), or auto; exact arithmetic decides, so the answer is the same",
-        OneOf("precision", ("auto", "float32", "float16")),
+        "CPUs), auto, or generic (float32 by CuPy alone, for GPUs on which our kernels fail); exact arithmetic "
+        "decides, so the answer is the same",
+        OneOf("precision", ("auto", "float32", "float16", "generic")),
     )
     execution = param_of(
         "execution",
-        "how tasks get their rows: grouped (a grouped pandas UDF), or streamed (a map over partitions, of a task each "
-        "or sorted by task, which holds one of them at a time); the answer is the same",
-        OneOf("execution", ("grouped", "streamed")),
+        "how tasks get their rows: grouped (a grouped pandas UDF), streamed (a map over partitions, of a task each or "
+        "sorted by task, which holds one of them at a time), or auto (streamed with the RAPIDS Accelerator or "
+        "taskGpuAmount, grouped elsewhere); the answer is the same",
+        OneOf("execution", ("auto", "grouped", "streamed")),
     )
     taskGpuAmount = param_of(
         "taskGpuAmount",

@@ -23,7 +23,7 @@ from spark_semdedup.pairwise.packing import device_bytes
 from spark_semdedup.pairwise.task import precision_for
 from spark_semdedup.spark import backend
 from spark_semdedup.spark import device as devices
-from spark_semdedup.spark.backend import fault_in_words, gpu_lacking, plugin_active
+from spark_semdedup.spark.backend import fault_in_words, gpu_lacking, plugin_active, resolve_execution
 from spark_semdedup.spark.device import Batch, TaskDevice
 
 ROOT = Path(__file__).parents[1]
@@ -36,10 +36,26 @@ class FakeCupy:
         self.used = current
         self.limits: dict[int, float] = {}
         self.freed: list[int] = []
-        self.cuda = SimpleNamespace(runtime=SimpleNamespace(getDeviceCount=lambda: devices), Device=self._device)
+        self.computed: list[int] = []
+        """GPUs that something was computed on, which opens a context there."""
+        self.fault: Exception | None = None
+        """Of cuBLAS, as it starts."""
+        handles = SimpleNamespace(get_cublas_handle=self._start_cublas)
+        runtime = SimpleNamespace(getDeviceCount=lambda: devices)
+        self.cuda = SimpleNamespace(runtime=runtime, Device=self._device, device=handles)
+
+    def _start_cublas(self) -> None:
+        self.computed.append(self.used)
+        if self.fault is not None:
+            raise self.fault
+
+    def arange(self, _: int) -> SimpleNamespace:
+        self.computed.append(self.used)
+        return SimpleNamespace(sum=lambda: SimpleNamespace(get=lambda: 1))
 
     def _device(self, number: int | None = None) -> SimpleNamespace:
-        return SimpleNamespace(id=self.used if number is None else number, use=lambda: setattr(self, "used", number))
+        number = self.used if number is None else number
+        return SimpleNamespace(id=number, use=lambda: setattr(self, "used", number), mem_info=(300 << 20, 80 << 30))
 
     def get_default_memory_pool(self):
         return SimpleNamespace(
@@ -53,8 +69,9 @@ def gpus(monkeypatch):
     def install(devices: int) -> FakeCupy:
         fake = FakeCupy(devices)
         monkeypatch.setitem(sys.modules, "cupy", fake)
-        for name in ("CUPY_TF32", "CUDA_VISIBLE_DEVICES"):
-            monkeypatch.delenv(name, raising=False)
+        for name in ("CUPY_TF32", "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"):
+            monkeypatch.setenv(name, "")  # remembered, and undone, whatever is set meanwhile
+            monkeypatch.delenv(name)
         return fake
 
     return install
@@ -63,7 +80,7 @@ def gpus(monkeypatch):
 def context(monkeypatch, partition: int, addresses: list[str]) -> None:
     resources = {"gpu": SimpleNamespace(addresses=addresses)} if addresses else {}
     task = SimpleNamespace(partitionId=lambda: partition, resources=lambda: resources)
-    monkeypatch.setattr("spark_semdedup.spark.device.TaskContext", SimpleNamespace(get=lambda: task))
+    monkeypatch.setattr("spark_semdedup.spark.gpu.TaskContext", SimpleNamespace(get=lambda: task))
 
 
 def test_a_cpu_task_computes_with_numpy_and_never_imports_cupy(monkeypatch):
@@ -89,7 +106,25 @@ def test_the_gpu_of_a_task(monkeypatch, gpus, devices, addresses, visible, parti
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert TaskDevice("gpu", 0.4, 1, 1).module() is fake
     assert fake.used == used
+    assert set(fake.computed) == {used}, "nothing is computed on another GPU, nor before one is chosen"
+    assert os.environ["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
     assert fake.freed == ([] if used == 0 else [0])  # memory kept on the GPU of an earlier task
+
+
+def test_a_gpu_is_looked_for_on_the_tasks_own(monkeypatch, gpus):
+    """Every worker of a machine would open its context on GPU 0 otherwise."""
+    fake = gpus(8)
+    context(monkeypatch, 0, ["5"])
+    assert gpu_lacking() is None
+    assert fake.computed == [5]
+
+
+def test_memory_that_cublas_lacks_is_told_as_such(monkeypatch, gpus):
+    fake = gpus(1)
+    context(monkeypatch, 0, ["0"])
+    fake.fault = RuntimeError("CUBLAS_STATUS_NOT_INITIALIZED")
+    with pytest.raises(SemDedupError, match=r"GPU 0 \(CUBLAS_STATUS_NOT_INITIALIZED\), of which 300 MiB are free"):
+        TaskDevice("gpu", 0.4, 1, 1).module()
 
 
 def test_an_address_that_is_no_number_is_refused(monkeypatch, gpus):
@@ -106,9 +141,8 @@ def test_an_address_that_is_no_number_is_refused(monkeypatch, gpus):
         (1, 4, 16, 0.1),  # spark.task.resource.gpu.amount=0.25
         (8, 4, 16, 0.1),  # the other GPUs are not this task's
         (1, 1000, 8, 0.05),  # amount=0.001: as many as the executor has cores
-        (2, None, 8, 0.1),  # local[8] on two GPUs: four tasks on each
-        (2, None, 3, 0.2),
-        (4, None, 2, 0.4),
+        (2, None, 8, 0.05),  # local[8] on two GPUs: partitions take turns, so all tasks may be on one at some time
+        (2, None, 3, 0.4 / 3),
     ],
 )
 def test_tasks_share_the_memory_of_a_gpu(monkeypatch, gpus, devices, tasks_per_gpu, slots, share):
@@ -120,7 +154,7 @@ def test_tasks_share_the_memory_of_a_gpu(monkeypatch, gpus, devices, tasks_per_g
 
 def test_an_executor_whose_slots_nobody_told_counts_its_cores(monkeypatch):
     monkeypatch.setattr("os.cpu_count", lambda: 4)
-    assert TaskDevice("gpu", 0.4).share(devices=2) == pytest.approx(0.2)
+    assert TaskDevice("gpu", 0.4).share() == pytest.approx(0.1)
 
 
 class Settings:
@@ -308,6 +342,22 @@ def test_a_comparison_has_gpus_of_its_own(on_gpus):
     assert TaskDevice.of_params(settings, stage) == TaskDevice("gpu", 0.4, 8, 8)
     assert TaskDevice.of_comparison(settings, stage) == TaskDevice("gpu", 0.4, 4, 8, 0.25)
     assert TaskDevice.of_comparison(settings, SemDedup(execution="streamed")) == TaskDevice("gpu", 0.4, 8, 8)
+    assert TaskDevice.of_comparison(settings, SemDedup(taskGpuAmount=0.25)) == TaskDevice("gpu", 0.4, 4, 8, 0.25)
+
+
+@pytest.mark.parametrize(
+    ("params", "settings", "used"),
+    [
+        ({}, {}, "grouped"),
+        ({}, {"plugins": backend.PLUGIN}, "streamed"),
+        ({}, {"plugins": backend.PLUGIN, "rapids_sql_enabled": "false"}, "grouped"),
+        ({"taskGpuAmount": 0.25}, {}, "streamed"),
+        ({"execution": "grouped"}, {"plugins": backend.PLUGIN}, "grouped"),
+        ({"execution": "streamed"}, {}, "streamed"),
+    ],
+)
+def test_execution_follows_the_plugin_unless_it_is_chosen(params, settings, used):
+    assert resolve_execution(Settings(**settings), SemDedup(**params)) == used
 
 
 def test_on_a_cpu_there_are_none_to_have():
@@ -361,20 +411,50 @@ def test_the_streamed_comparison_asks_for_them(monkeypatch, one_each):
     assert asked == {"profile": 0.25}
 
 
+def test_a_partition_gives_memory_back_when_it_ends(monkeypatch):
+    """Whether all of its answer was asked for or not."""
+    freed, mapped = [], []
+    pool = SimpleNamespace(free_all_blocks=lambda: freed.append("all"))
+    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(get_default_memory_pool=lambda: pool))
+
+    class Rows:
+        sparkSession = schema = None
+
+        def repartition(self, *_):
+            return self
+
+        def mapInArrow(self, function, schema, **_):
+            mapped.append(function)
+
+    compare = SimpleNamespace(
+        schema=lambda _: None, device=TaskDevice("gpu", 0.4), stream=lambda groups, schema: iter(["first", "second"])
+    )
+    plan = SimpleNamespace(partitions=1, one_each=True)
+    pairwise._compared(Rows(), plan, compare, SemDedup(execution="streamed"))
+    answer = mapped[0]([])
+    assert (next(answer), freed) == ("first", [])
+    assert (next(answer), freed) == ("second", [])
+    assert (list(answer), freed) == ([], ["all"])
+    cut_off = mapped[0]([])
+    next(cut_off)
+    cut_off.close()
+    assert freed == ["all"] * 2
+
+
 # What tasks of a cluster see, without resources of their own and with them.
 JOB = """
 import json, sys
 import pyarrow as pa
 from pyspark import TaskContext
 from pyspark.sql import SparkSession
-from spark_semdedup.spark import device as devices
+from spark_semdedup.spark import device as devices, gpu
 
 spark = SparkSession.builder.getOrCreate()
 
 def look(batches):
     gpus = TaskContext.get().resources().get("gpu")
     for batch in batches:
-        found = {"gpus": gpus.addresses if gpus else [], "device": devices._device(8)}
+        found = {"gpus": gpus.addresses if gpus else [], "device": gpu.task_gpu(8)}
         yield pa.RecordBatch.from_pylist([found], pa.schema([("gpus", pa.list_(pa.string())), ("device", pa.int64())]))
 
 rows, schema = spark.range(0, 4, 1, 2).repartition(2), "gpus array<string>, device long"

@@ -116,6 +116,12 @@ def _backend(found: Findings, wanted: Mapping[str, Any]) -> str:
     return "gpu" if found.executors and all(each.gpu_lacking is None for each in found.executors) else "cpu"
 
 
+def _execution(found: Findings, wanted: Mapping[str, Any]) -> str:
+    if wanted["execution"] != "auto":
+        return str(wanted["execution"])
+    return "streamed" if found.uses_plugin else "grouped"
+
+
 def _uses(found: Findings, wanted: Mapping[str, Any], backend: str, clusterer: str) -> dict[str, str]:
     arrays = "CuPy on each task's GPU" if backend == "gpu" else "NumPy"
     tasks = f"{found.slots} task{'s' if found.slots != 1 else ''} at once"
@@ -124,7 +130,7 @@ def _uses(found: Findings, wanted: Mapping[str, Any], backend: str, clusterer: s
     shape = {
         "grouped": "a grouped pandas UDF" + (", which leaves the GPU plan" if found.uses_plugin else ""),
         "streamed": "mapInArrow over partitions" + (", on the GPU plan" if found.uses_plugin else ""),
-    }[wanted["execution"]]
+    }[_execution(found, wanted)]
     fit = {
         "rapids": "spark-rapids-ml (cuML) on the executors' GPUs",
         "faiss": f"FAISS on the driver, {found.driver.cores} cores",

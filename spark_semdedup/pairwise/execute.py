@@ -13,7 +13,7 @@ import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import types as T
 
-from spark_semdedup.kernels.sketch import pays
+from spark_semdedup.kernels.oom import released_at_end
 from spark_semdedup.pairwise.coverage import Coverage
 from spark_semdedup.pairwise.estimate import ClusterSizes, VisitSample
 from spark_semdedup.pairwise.links import LinkRule
@@ -26,7 +26,7 @@ from spark_semdedup.pairwise.rows import ComparableRows
 from spark_semdedup.pairwise.task import GroupComparison, groups, runs
 from spark_semdedup.pairwise.workload import WorkEstimate
 from spark_semdedup.params import PairwiseParams
-from spark_semdedup.spark.backend import plugin_active, slots
+from spark_semdedup.spark.backend import plugin_active, resolve_execution, slots
 from spark_semdedup.spark.device import TaskDevice
 from spark_semdedup.spark.vectors import Decoder
 from spark_semdedup.spark.worker import prepare_worker
@@ -61,9 +61,9 @@ class ComparisonPlan:
             return cls.of_clusters(rows.sizes(), spark, params, lists=lists)
         assert rows.centroids is not None  # rows that visit cells know them
         sample, centroids = rows.visits(coverage), rows.centroids.matrix
-        tasks = plan_for(sample, centroids, coverage, spark, params)
-        workload = WorkEstimate.of_regions(coverage, sample, centroids, tasks)
         device = TaskDevice.of_comparison(spark, params)
+        tasks = plan_for(sample, centroids, coverage, device, spark, params)
+        workload = WorkEstimate.of_regions(coverage, sample, centroids, tasks)
         return cls(tasks, workload, device, len(tasks.keys) > 1, None, lists)
 
     @classmethod
@@ -118,7 +118,8 @@ class ComparisonPlan:
 
         def map_partition(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             prepare_worker()
-            return groups_to_batches(split(batches, "task"))
+            with released_at_end():
+                yield from groups_to_batches(split(batches, "task"))
 
         resources = self.device.stage_resources(rows.sparkSession)
         ready = rows if self.tasks.one_each else rows.sortWithinPartitions("task")
@@ -174,16 +175,22 @@ def compare(
 def travel_as_lists(spark: SparkSession, params: PairwiseParams) -> bool:
     """Whether unit vectors travel as lists, with which the whole way to the comparison is on the GPU plan. A grouped
     pandas UDF takes neither lists nor binary from there, and without the plugin binary takes less time."""
-    return params.value("execution") == "streamed" and plugin_active(spark)
+    return resolve_execution(spark, params) == "streamed" and plugin_active(spark)
 
 
 def plan_for(
-    sample: VisitSample, centroids: np.ndarray, coverage: Coverage, spark: SparkSession, params: PairwiseParams
+    sample: VisitSample,
+    centroids: np.ndarray,
+    coverage: Coverage,
+    device: TaskDevice,
+    spark: SparkSession,
+    params: PairwiseParams,
 ) -> RegionPlan:
     """Regions for rows that visit several cells, as ``sample`` says they do."""
     dim = centroids.shape[1]
     max_rows = params.value("maxClusterRows") or default_max_rows(dim)
-    return plan_regions(sample, centroids, max_rows=max_rows, slots=slots(spark), sketched=coverage.sketched(dim))
+    sketched = coverage.sketched(dim) and device.backend == "cpu"
+    return plan_regions(sample, centroids, max_rows=max_rows, slots=slots(spark), sketched=sketched)
 
 
 def _compared(by_task: DataFrame, plan: Packed, comparison: GroupComparison, params: PairwiseParams) -> DataFrame:
@@ -199,9 +206,10 @@ def _compared(by_task: DataFrame, plan: Packed, comparison: GroupComparison, par
 
     def compare_partition(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         prepare_worker()
-        return comparison.stream(split(batches, "task"), schema)
+        with released_at_end():
+            yield from comparison.stream(split(batches, "task"), schema)
 
-    if params.value("execution") == "streamed":
+    if resolve_execution(rows.sparkSession, params) == "streamed":
         resources = comparison.device.stage_resources(rows.sparkSession)
         ready = rows if plan.one_each else rows.sortWithinPartitions("task")
         return ready.mapInArrow(compare_partition, schema, **resources)
@@ -209,8 +217,7 @@ def _compared(by_task: DataFrame, plan: Packed, comparison: GroupComparison, par
 
 
 def _log(workload: WorkEstimate, device: TaskDevice) -> None:
-    sketched = workload.coverage.is_exact and pays(workload.dim)
-    needed = device_bytes(workload.rows_of_largest_task, workload.dim, sketched=sketched)
+    needed = device_bytes(workload.rows_of_largest_task, workload.dim)
     on_gpu = f", {needed >> 20} MiB of its GPU"
     log.info(
         "%s in %d partitions%s", workload.in_words(), workload.partitions, on_gpu if device.backend == "gpu" else ""

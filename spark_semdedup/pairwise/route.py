@@ -21,6 +21,7 @@ from spark_semdedup.clustering.assign import Assigned, ReadyCells, assigned_at_o
 from spark_semdedup.clustering.centroids import Centroids
 from spark_semdedup.errors import SemDedupError, shown
 from spark_semdedup.kernels.assignment import Visits
+from spark_semdedup.kernels.oom import released_at_end
 from spark_semdedup.pairwise.coverage import Coverage
 from spark_semdedup.pairwise.packing import Plan
 from spark_semdedup.pairwise.regions import RegionPlan, TaskAssignments
@@ -116,11 +117,13 @@ def route(
 
     def routed(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         prepare_worker()
-        for batch in batches:
-            if batch.num_rows:
-                columns = [batch.column(name) for name in carried]
-                columns += _routed_columns(locate(batch), batch.column("hash"), router, distance=distance, lists=lists)
-                yield pa.RecordBatch.from_arrays(columns, names=schema.names)
+        with released_at_end():
+            for batch in batches:
+                if batch.num_rows:
+                    found = locate(batch), batch.column("hash")
+                    columns = [batch.column(name) for name in carried]
+                    columns += _routed_columns(*found, router, distance=distance, lists=lists)
+                    yield pa.RecordBatch.from_arrays(columns, names=schema.names)
 
     return source.mapInArrow(routed, schema)
 

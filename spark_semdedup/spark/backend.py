@@ -9,11 +9,16 @@ import re
 import socket
 from collections.abc import Iterable, Iterator
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 from pyspark.sql import SparkSession
 
 from spark_semdedup.errors import SemDedupError
+from spark_semdedup.spark.gpu import import_cupy, use_task_gpu
+
+if TYPE_CHECKING:
+    from spark_semdedup.params import PairwiseParams
 
 log = logging.getLogger("spark_semdedup")
 
@@ -66,6 +71,16 @@ def plugin_active(spark: SparkSession) -> bool:
     return loaded and (spark.conf.get("spark.rapids.sql.enabled", None) or "true").lower() == "true"
 
 
+def resolve_execution(spark: SparkSession, params: PairwiseParams) -> str:
+    """``grouped`` or ``streamed`` for the Param ``execution``. ``auto``: streamed where that keeps the comparison on
+    the plugin's plan, or tasks have GPUs of their own; grouped elsewhere."""
+    execution = params.value("execution")
+    if execution != "auto":
+        return str(execution)
+    streams = plugin_active(spark) or params.value("taskGpuAmount") is not None
+    return "streamed" if streams else "grouped"
+
+
 def slots(spark: SparkSession) -> int:
     """Tasks that run at once, as far as the driver knows; a Spark Connect client does not, so a guess."""
     context = getattr(spark, "sparkContext", None)
@@ -76,7 +91,7 @@ def gpu_lacking() -> str | None:
     """What keeps CuPy from using a GPU in this process, in words; None if nothing does."""
     host = socket.gethostname()
     try:
-        import cupy
+        cupy = import_cupy()
     except OSError as error:
         # As it is imported, CuPy makes the folder where it keeps compiled kernels (``cupy/cuda/_compiler_cache.py``).
         return (
@@ -88,6 +103,7 @@ def gpu_lacking() -> str | None:
     try:
         if cupy.cuda.runtime.getDeviceCount() == 0:
             return f"{host} has no GPU"
+        use_task_gpu(cupy)
         cupy.arange(2).sum().get()  # takes the driver, the runtime and the compiler
     except Exception as error:  # CuPy raises its own classes for faults of all three
         return f"CuPy cannot use a GPU on {host} ({fault_in_words(error, *_cuda_versions(cupy))})"

@@ -16,7 +16,6 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-from pyspark import TaskContext
 from pyspark.resource.profile import ResourceProfileBuilder
 from pyspark.resource.requests import TaskResourceRequests
 from pyspark.sql import SparkSession
@@ -24,7 +23,8 @@ from pyspark.sql import SparkSession
 from spark_semdedup.errors import SemDedupError
 from spark_semdedup.kernels.arrays import Array
 from spark_semdedup.kernels.oom import OomRetry, lacks_device_memory
-from spark_semdedup.spark.backend import inexact_settings, is_on_gpu_plan, resolve_backend, slots
+from spark_semdedup.spark.backend import inexact_settings, is_on_gpu_plan, resolve_backend, resolve_execution, slots
+from spark_semdedup.spark.gpu import import_cupy, use_task_gpu
 
 if TYPE_CHECKING:
     from spark_semdedup.params import HasBackend, PairwiseParams
@@ -92,7 +92,7 @@ class TaskDevice:
         placement, amount = cls.of_params(spark, params), params.value("taskGpuAmount")
         if amount is None or placement.backend == "cpu":
             return placement
-        _refuse_stage_resources(spark, amount, params.value("execution"))
+        _refuse_stage_resources(spark, amount, resolve_execution(spark, params))
         return replace(placement, tasks_per_gpu=math.floor(1 / amount), stage_gpus=amount)
 
     def stage_resources(self, spark: SparkSession) -> dict[str, Any]:
@@ -111,23 +111,21 @@ class TaskDevice:
         """
         if self.backend == "cpu":
             return np
-        import cupy
-
         _refuse_inexact_products()
-        devices = cupy.cuda.runtime.getDeviceCount()
-        pool = cupy.get_default_memory_pool()
-        if _device(devices) != cupy.cuda.Device().id:
-            pool.free_all_blocks()  # what this worker keeps on the GPU of an earlier task is that of others now
-            cupy.cuda.Device(_device(devices)).use()
-        pool.set_limit(fraction=self.share(devices))
+        cupy = import_cupy()
+        use_task_gpu(cupy)
+        cupy.get_default_memory_pool().set_limit(fraction=self.share())
+        _start_cublas(cupy)
         return cupy
 
-    def share(self, devices: int) -> float:
-        """Fraction of its GPU's memory that one task's arrays may take; ``devices``: GPUs that its process sees."""
+    def share(self) -> float:
+        """Fraction of its GPU's memory that one task's arrays may take.
+
+        Where Spark schedules no GPUs, all tasks of an executor may be on one at some time, however many it sees.
+        """
         slots = self.slots or os.cpu_count() or 1
         # No more tasks run than there are slots, however small the amount: 0.001 stands for "GPUs are no limit".
-        tasks = math.ceil(slots / devices) if self.tasks_per_gpu is None else min(self.tasks_per_gpu, slots)
-        return self.memory_fraction / tasks
+        return self.memory_fraction / (slots if self.tasks_per_gpu is None else min(self.tasks_per_gpu, slots))
 
     def retry_on_oom(self, work: Callable[[Array], T], vectors: np.ndarray, batch: Batch) -> T:
         """``work`` of the vectors, a float matrix (n, d), on this task's device.
@@ -252,26 +250,23 @@ def _executor_slots(spark: SparkSession) -> int | None:
     return max(1, int(cores) // int(spark.conf.get("spark.task.cpus", None) or 1)) if cores else None
 
 
+def _start_cublas(cupy: ModuleType) -> None:
+    """Makes cuBLAS's handle, once a thread and GPU. It takes memory past the pool, and does not say so where there is
+    none: of ``cublasCreate`` that is CUBLAS_STATUS_NOT_INITIALIZED."""
+    try:
+        cupy.cuda.device.get_cublas_handle()
+    except Exception as error:
+        device = cupy.cuda.Device()
+        raise SemDedupError(
+            f"cuBLAS cannot be started on GPU {device.id} ({str(error).splitlines()[0]}), of which "
+            f"{_mib(device.mem_info[0])} are free: it takes some 100 MiB that are not counted, so lower "
+            "deviceMemoryFraction or let fewer tasks share a GPU (spark.task.resource.gpu.amount)"
+        ) from error
+
+
 def _refuse_inexact_products() -> None:
     for name in inexact_settings():
         raise SemDedupError(
             f"{name}={os.environ[name]} in the executors' environment: products would be off by more than the bounds "
             "that candidates are screened by; unset it"
         )
-
-
-def _device(devices: int) -> int:
-    """Number, as this process counts them, of the GPU that Spark assigned, or of the one whose turn it is."""
-    context = TaskContext.get()
-    addresses = context.resources()["gpu"].addresses if context and "gpu" in context.resources() else []
-    if not addresses:
-        return (context.partitionId() if context else 0) % devices
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-    if addresses[0] in visible:
-        return visible.index(addresses[0])
-    if not addresses[0].isdigit():
-        raise SemDedupError(
-            f"GPU address {addresses[0]!r} cannot be used: the discovery script must give a number, or a name that "
-            "is in CUDA_VISIBLE_DEVICES"
-        )
-    return int(addresses[0]) % devices

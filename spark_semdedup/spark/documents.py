@@ -67,6 +67,11 @@ class Documents:
         """The documents for which ``condition`` holds."""
         return Documents(self.df.where(condition), self.id, self.id_col, self.embedding, self.embedding_col)
 
+    def some_length(self) -> int | None:
+        """The length of some embedding; None where all are null or empty. One small job."""
+        length = F.size(self.embedding).alias("length")
+        return _any_value(self.df.where(F.size(self.embedding) > 0).select(length))
+
     def require_length(self, dim: int) -> None:
         """Raises ``SemDedupError`` where every embedding has another length than the ``dim`` of the centroids.
 
@@ -75,7 +80,7 @@ class Documents:
         length = F.size(self.embedding).alias("length")
         if _any_value(self.df.where(F.size(self.embedding) == dim).select(length)) is not None:
             return
-        other = _any_value(self.df.where(F.size(self.embedding) > 0).select(length))
+        other = self.some_length()
         if other is not None:
             raise SemDedupError(
                 f"embeddingCol={shown(self.embedding_col)} has embeddings of length {other}, but the centroids have "

@@ -226,7 +226,12 @@ BETTER = {
         "spark.rapids.python.memory.gpu.pooling.enabled false",
         "CuPy does not allocate",
     ),
-    "grouped beside the plugin": (GPUS, {}, "execution: streamed", "no grouped pandas UDF on arrays"),
+    "grouped beside the plugin": (
+        GPUS,
+        {"execution": "grouped"},
+        "execution: streamed",
+        "no grouped pandas UDF on arrays",
+    ),
     "no jar": (replace(GPUS, plugin=None), STREAMED, "for this Scala, 2.13", "not on the class path"),
     "small batches": (
         with_settings(GPUS, sql_execution_arrow_maxRecordsPerBatch="4096"),
