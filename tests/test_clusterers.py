@@ -58,6 +58,7 @@ class Sample:
 
     x: np.ndarray
     spark: object = None
+    is_held: bool = True
 
     @property
     def size(self) -> int:
@@ -71,7 +72,7 @@ class Sample:
     def array(self) -> np.ndarray:
         return self.x
 
-    def dataframe(self):
+    def dataframe(self, *, in_order: bool = True):
         return vectors_frame(self.spark, self.x)
 
 
@@ -484,12 +485,28 @@ def test_what_spark_rapids_ml_does_not_offer_goes_to_the_lloyd_loop(monkeypatch,
     called = []
     monkeypatch.setattr(fit, "fit_lloyd_on_executor", lambda *a, backend: called.append(backend))
     monkeypatch.setattr(fit, "fit_rapids", lambda *a: called.append("rapids"))
-    monkeypatch.setattr(Sample, "dataframe", lambda self: None)
+    monkeypatch.setattr(Sample, "dataframe", lambda self, **_: None)
     chosen = settings(5, **params)
     assert re.search(why, rapids.why_lloyd(chosen))
     fit.fit_centroids("rapids", Sample(random_units(9)), chosen)
     fit.fit_centroids("rapids", Sample(random_units(9)), settings(5))
     assert called == ["gpu", "rapids"]
+
+
+@pytest.mark.parametrize(("rows", "told"), [(2_000_000, []), (200_000_000, [200_000_000])])
+def test_a_fit_of_very_many_rows_says_what_memory_it_takes(monkeypatch, caplog, rows, told):
+    """All rows, on eight GPUs: nothing is counted, and none of them are read but by the fit."""
+    read = []
+    estimator = SimpleNamespace(
+        num_workers=8, fit=lambda df: read.append(df) or SimpleNamespace(cluster_centers_=[[1]])
+    )
+    monkeypatch.setattr(rapids, "rapids_estimator", lambda *_: estimator)
+    context = SimpleNamespace(master="yarn")
+    frame = SimpleNamespace(columns=["unit"], sparkSession=SimpleNamespace(sparkContext=context))
+    found = rapids.fit_rapids(frame, settings(5), rows, 768)
+    assert (found.rows, read) == (rows, [frame])
+    said = re.findall(r"holds 71.5 GiB of vectors on each of 8 GPUs, .* lower fitSampleRows from (\d+)", caplog.text)
+    assert list(map(int, said)) == told
 
 
 def test_a_missing_spark_rapids_ml_is_answered_by_what_to_install(monkeypatch):

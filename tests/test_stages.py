@@ -28,6 +28,7 @@ from spark_semdedup import (
 )
 from spark_semdedup.clustering import saved
 from spark_semdedup.errors import SemDedupError
+from spark_semdedup.pairwise.coverage import Coverage
 from spark_semdedup.pairwise.estimate import ClusterSizes
 from spark_semdedup.pairwise.rows import AssignedRows
 from spark_semdedup.spark.columns import quoted
@@ -285,7 +286,7 @@ def test_a_handful_of_rows_that_were_not_fitted_tells_nothing_of_all(spark, monk
     stage = EmbeddingKMeans(k=2, fitSampleRows=fitted, backend="cpu")
     monkeypatch.setattr("spark_semdedup.ml.kmeans.VISIT_ROWS", 20)
     monkeypatch.setattr("spark_semdedup.ml.kmeans.SIZE_ROWS_PER_CENTROID", 10)
-    stage.visits = True
+    stage.compared_by = Coverage(others=1)
     sample = stage.fit(df).fitted_sample
     assert len(sample.units) == looked_at
     assert sample.scale * len(sample.units) == 60

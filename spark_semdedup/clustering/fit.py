@@ -40,5 +40,6 @@ def fit_centroids(clusterer: str, sample: FitSample, settings: FitSettings) -> F
         )
         found = fit_lloyd_on_executor(sample.dataframe(), settings, backend="gpu")
     else:
-        found = fit_rapids(sample.dataframe(), settings)
+        # The order of all rows would take a shuffle of the whole table, and decides nothing that cuML keeps.
+        found = fit_rapids(sample.dataframe(in_order=sample.is_held), settings, sample.size, sample.dim)
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,8 @@ from spark_semdedup.spark.worker import prepare_worker
 
 if TYPE_CHECKING:
     from pyspark import SparkContext
+
+log = logging.getLogger("spark_semdedup")
 
 
 def why_lloyd(settings: FitSettings) -> str | None:
@@ -41,24 +44,36 @@ def why_lloyd(settings: FitSettings) -> str | None:
     return None
 
 
-def fit_rapids(sample_df: DataFrame, settings: FitSettings) -> Fit:
-    """spark-rapids-ml's KMeans over all GPUs; ``sample_df``: one column of unit vectors, ``array<float>``.
+def fit_rapids(sample_df: DataFrame, settings: FitSettings, rows: int, dim: int) -> Fit:
+    """spark-rapids-ml's KMeans over all GPUs; ``sample_df``: ``rows`` rows of one column of unit vectors of length
+    ``dim``, ``array<float>``, read once.
 
     It reports no history. Raises ``SemDedupError`` where the package is missing.
     """
     (column,) = sample_df.columns
     estimator = rapids_estimator(settings, column)
-    sample_df = sample_df.persist()
-    try:
-        rows = sample_df.count()
-        refuse_misfit(settings, rows)
-        estimator.num_workers = gpus_to_fit_on(
-            sample_df.sparkSession.sparkContext, estimator.num_workers, rows, settings.k
-        )
-        centroids = np.asarray(estimator.fit(sample_df).cluster_centers_, dtype=np.float32)
-    finally:
-        sample_df.unpersist()
+    context = sample_df.sparkSession.sparkContext
+    estimator.num_workers = gpus_to_fit_on(context, estimator.num_workers, rows, settings.k)
+    _warn_of_memory(rows, dim, estimator.num_workers)
+    centroids = np.asarray(estimator.fit(sample_df).cluster_centers_, dtype=np.float32)
     return checked(Fit(centroids, (), "rapids", rows))
+
+
+def _warn_of_memory(rows: int, dim: int, gpus: int) -> None:
+    """Each worker puts its rows together on the host, which takes twice their bytes, and then brings them to its GPU
+    (``_call_cuml_fit_func`` in spark-rapids-ml's ``core.py``, 26.6)."""
+    each = 4 * rows * dim / gpus
+    if each > _MUCH_MEMORY:
+        log.warning(
+            "the fit holds %.3g GiB of vectors on each of %d GPUs, and also twice as much in the host's memory: "
+            "where that is too much, lower fitSampleRows from %d",
+            each / 2**30,
+            gpus,
+            rows,
+        )
+
+
+_MUCH_MEMORY = 4 << 30
 
 
 def gpus_to_fit_on(context: SparkContext, gpus: int, rows: int, k: int) -> int:

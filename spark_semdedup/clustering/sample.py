@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -41,11 +42,14 @@ class FitSample:
     """The rows to fit on: ``size`` unit vectors of length ``dim``, on the driver or distributed."""
 
     rows: DataFrame
+    """``hash``, ``length`` and ``unit`` (packed) of the rows looked at; held by the executors where ``is_held``."""
     found: pa.Table | None
+    """The same on the driver, or but for their vectors; None where all rows are the sample."""
     dim: int
     size: int
     valid_rows: float
     """How many rows can be compared, of all; where some cannot and not all were looked at, an estimate."""
+    is_held: bool = False
 
     @cached_property
     def array(self) -> np.ndarray:
@@ -65,13 +69,33 @@ class FitSample:
         chosen = self.found if fits.all() else self.found.filter(pa.array(fits))
         return ordered_matrix(chosen["unit"], np.argsort(chosen["hash"].to_numpy(), kind="stable"))
 
-    def dataframe(self) -> DataFrame:
-        """The unit vectors as a DataFrame of one column ``unit`` of type ``array<float>``, in hash order."""
+    def dataframe(self, *, in_order: bool = True) -> DataFrame:
+        """The unit vectors as a DataFrame of one column ``unit`` of type ``array<float>``, in hash order, so that it
+        depends on neither partitions nor executors; not ``in_order``: without the shuffle."""
         chosen = self.rows.where(F.col("length") == self.dim)
-        if self.found is not None:  # not all rows
-            hashes = np.sort(self.found["hash"].to_numpy()[self.found["length"].to_numpy() == self.dim])
-            chosen = chosen.where(F.col("hash") <= int(hashes[self.size - 1]))
-        return chosen.orderBy("hash").select("unit").mapInArrow(_decode, "unit array<float>")
+        if self.found is not None:
+            chosen = chosen.where(F.col("hash") <= int(self._hashes[self.size - 1]))
+        return (chosen.orderBy("hash") if in_order else chosen).select("unit").mapInArrow(_decode, "unit array<float>")
+
+    def seen(self, spare: int, most: int) -> tuple[DataFrame, int]:
+        """Up to ``most`` rows looked at, of a sample that ``is_held``: ``hash`` and ``unit``, an ``array<float>``; and
+        their number. Those beyond the rows to fit on, if there are half of the ``spare`` ones that were asked for."""
+        beyond = self._hashes[self.size :]
+        hashes = (beyond if 2 * len(beyond) >= spare > 0 else self._hashes)[:most]
+        chosen = self.rows.where((F.col("length") == self.dim) & F.col("hash").between(int(hashes[0]), int(hashes[-1])))
+        decoded = chosen.select("hash", "unit").mapInArrow(_decode_with_hash, "hash bigint, unit array<float>")
+        return decoded, len(hashes)
+
+    @cached_property
+    def _hashes(self) -> np.ndarray:
+        """Of the valid rows looked at, ascending."""
+        assert self.found is not None
+        return np.sort(self.found["hash"].to_numpy()[self.found["length"].to_numpy() == self.dim])
+
+    def release(self) -> None:
+        """Has the executors forget the rows that they hold."""
+        if self.is_held:
+            self.rows.unpersist()
 
 
 def _decode(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -81,6 +105,11 @@ def _decode(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             yield pa.RecordBatch.from_arrays(
                 [packed_rows(matrix_from_packed(batch.column("unit")), lists=True)], ["unit"]
             )
+
+
+def _decode_with_hash(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    for hashes, units in ((batch.column("hash"), batch.column("unit")) for batch in batches if batch.num_rows):
+        yield pa.RecordBatch.from_arrays([hashes, packed_rows(matrix_from_packed(units), lists=True)], ["hash", "unit"])
 
 
 def fit_sample(
@@ -97,33 +126,48 @@ def fit_sample(
     """Chooses up to ``wanted`` valid rows of the ``total`` documents; rows that are not valid do not
     count.
 
-    ``dim`` None: the commonest length among the rows looked at. ``on_driver``: vectors are collected here at once, with
-    about ``spare`` more; otherwise only their hashes are, and the vectors stay on the executors. Raises
-    ``SemDedupError`` where no row is valid or, with ``handle_invalid`` error, where one is not.
+    ``dim`` None: the commonest length among the rows looked at. About ``spare`` more are looked at. ``on_driver``:
+    vectors are collected here at once; otherwise only their hashes are, and the executors hold the vectors until
+    ``release``, unless the sample is all rows. Raises ``SemDedupError`` where no row is valid or, with
+    ``handle_invalid`` error, where one is not.
     """
     id_, embedding = documents.id.alias("id"), documents.embedding.alias("embedding")
     hashed = documents.df.select(F.xxhash64(documents.id, F.lit(seed)).alias("hash"), id_, embedding)
     sampler = _sampler(documents.embedding_col, dim, handle_invalid)
     least = wanted + spare + 6 * math.isqrt(wanted) + 16
     look_at = min(total, least)
+    is_held = not on_driver and wanted < total
     while True:
         rows = hashed.where(F.col("hash") <= hash_below(look_at / total)).mapInArrow(sampler, _SAMPLE_SCHEMA)
-        if wanted >= total and not on_driver:  # all rows, which may be too many to know each hash of
-            found = None
-            found_lengths = Counter({row["length"]: row["count"] for row in rows.groupBy("length").count().collect()})
-        else:
-            found = collect_arrow(rows if on_driver else rows.select("hash", "length"))
-            found_lengths = _count(found["length"].to_numpy())
-        length = dim or commonest_length(found_lengths)
-        valid = found_lengths[length] if length else 0
-        if valid >= wanted + spare // 2 or look_at >= total:
-            break
+        with _held(rows) if is_held else nullcontext():  # counted, ordered, fitted on, looked at: read once
+            if wanted >= total and not on_driver:  # all rows, which may be too many to know each hash of
+                found, counts = None, rows.groupBy("length").count().collect()
+                found_lengths = Counter({row["length"]: row["count"] for row in counts})
+            else:
+                found = collect_arrow(rows if on_driver else rows.select("hash", "length"))
+                found_lengths = _count(found["length"].to_numpy())
+            length = dim or commonest_length(found_lengths)
+            valid = found_lengths[length] if length else 0
+            if valid >= wanted + spare // 2 or look_at >= total:
+                _refuse(found_lengths, length, handle_invalid)
+                break
+            if is_held:
+                rows.unpersist()
         look_at = _look_farther(look_at, valid, least, total)
-    if not valid or length is None:
-        raise SemDedupError("no row has an embedding that can be compared: all are null, empty, zero or not finite")
-    _refuse_mixed(found_lengths, handle_invalid)
+    assert length is not None  # refused
     all_valid = total if handle_invalid == "error" else min(total, valid * total / look_at)
-    return FitSample(rows, found, length, min(wanted, valid), all_valid)
+    return FitSample(rows, found, length, min(wanted, valid), all_valid, is_held)
+
+
+@contextmanager
+def _held(rows: DataFrame) -> Iterator[None]:
+    """Has the executors hold the rows; not after an error."""
+    rows.persist()
+    try:
+        yield
+    except BaseException:
+        rows.unpersist()
+        raise
 
 
 def _look_farther(looked_at: int, valid: int, least: int, total: int) -> int:
@@ -154,7 +198,9 @@ def _count(values: np.ndarray) -> Counter[int]:
     return Counter(dict(zip(*(part.tolist() for part in np.unique(values, return_counts=True)), strict=True)))
 
 
-def _refuse_mixed(lengths_found: Counter[int], handle_invalid: str) -> None:
+def _refuse(lengths_found: Counter[int], length: int | None, handle_invalid: str) -> None:
+    if length is None or not lengths_found[length]:
+        raise SemDedupError("no row has an embedding that can be compared: all are null, empty, zero or not finite")
     if handle_invalid == "error" and len(lengths_found) > 1:
         mixed = ", ".join(f"{length} ({rows} rows)" for length, rows in lengths_found.most_common(4))
         raise SemDedupError(

@@ -7,8 +7,8 @@ pyspark.ml's on the executors' CPUs. All get unit vectors. What they make of eac
 Param               rapids                        faiss                             mllib
 ==================  ============================  ================================  ==========================
 k, maxIter, seed    as they are                   as they are                       as they are
-tol                 centres move no farther       objective improves by a smaller   centres move no farther
-                                                  fraction; unset: by 0.001
+tol                 squared moves of all centres  objective improves by a smaller   centres move no farther
+                    or gain of inertia less       fraction; unset: by 0.001
 initMode k-means||  cuML's k-means||              unset: k-means++ up to k = 64,    pyspark.ml's
                                                   beyond random; set: error
 scalable-k-means++  another name of k-means||     error                             error

@@ -17,7 +17,7 @@ from pyspark.sql.pandas.functions import pandas_udf
 
 from spark_semdedup.clustering.assign import Assigner
 from spark_semdedup.clustering.fit import fit_centroids
-from spark_semdedup.clustering.sample import fit_sample
+from spark_semdedup.clustering.sample import FitSample, fit_sample
 from spark_semdedup.clustering.settings import (
     ON_DRIVER,
     SIZE_ROWS_PER_CENTROID,
@@ -29,14 +29,16 @@ from spark_semdedup.clustering.settings import (
     size_rows,
 )
 from spark_semdedup.ml.persistence import CentroidsModel, StageReadable
-from spark_semdedup.pairwise.estimate import VISIT_ROWS, FittedSample
+from spark_semdedup.pairwise.coverage import Coverage
+from spark_semdedup.pairwise.estimate import VISIT_ROWS, FittedEstimate, FittedSample
 from spark_semdedup.pairwise.ranking import Ranking
+from spark_semdedup.pairwise.rows import estimate_held
 from spark_semdedup.pairwise.schema import ASSIGNED
 from spark_semdedup.params import ClusteringParams, HasColumns, HasInvalid
 from spark_semdedup.spark.backend import resolve_backend
 from spark_semdedup.spark.columns import field, quoted, refuse_shadowed
 from spark_semdedup.spark.documents import Documents
-from spark_semdedup.spark.interpreter import names_lacking_packages
+from spark_semdedup.spark.interpreter import tells_what_workers_say
 from spark_semdedup.spark.vectors import list_array, matrix, refuse_invalid
 from spark_semdedup.spark.worker import prepare_worker
 
@@ -68,11 +70,11 @@ class EmbeddingKMeans(Estimator, _EmbeddingKMeansParams, StageReadable, DefaultP
 
     __module__ = "spark_semdedup"  # saved models name it: see ``_moved``
 
-    visits: bool = False
-    """Whether the model's rows will visit further clusters: then rows are looked at beside those that are fitted on,
-    where that costs little (``FittedSample``)."""
+    compared_by: Coverage | None = None
+    """Of the comparison that will follow: what it is planned from is estimated from the rows that the fit reads
+    (``FittedSample``), and, where they will visit further clusters, from rows beside those that are fitted on."""
 
-    @names_lacking_packages
+    @tells_what_workers_say
     def _fit(self, dataset: DataFrame) -> EmbeddingKMeansModel:
         documents = Documents.of_params(dataset, self)
         backend = resolve_backend(dataset.sparkSession, self.value("backend"))
@@ -81,7 +83,8 @@ class EmbeddingKMeans(Estimator, _EmbeddingKMeansParams, StageReadable, DefaultP
         k = number_of_clusters(self, total)
         settings = FitSettings.from_params(self, k)
         refuse_unsupported(clusterer, settings)
-        spare = max(VISIT_ROWS, SIZE_ROWS_PER_CENTROID * k) if self.visits and clusterer in ON_DRIVER else 0
+        visits = self.compared_by is not None and self.compared_by.visits
+        spare = max(VISIT_ROWS, SIZE_ROWS_PER_CENTROID * k) if visits else 0
         sample = fit_sample(
             documents,
             total=total,
@@ -92,20 +95,33 @@ class EmbeddingKMeans(Estimator, _EmbeddingKMeansParams, StageReadable, DefaultP
             on_driver=clusterer in ON_DRIVER,
             spare=spare,
         )
-        if k > sample.size:
-            k = number_of_clusters(self, sample.size, valid=True)
-            settings = replace(settings, k=k)
-        log.info("fitting %d centroids on %d of %d rows with %s", k, sample.size, total, clusterer)
-        fit = fit_centroids(clusterer, sample, settings)
-        model = EmbeddingKMeansModel.fitted(self, fit.centroids, fit.history)
-        model.fitted_rows = total
-        if clusterer in ON_DRIVER:  # the sample is on the driver: what it says of the clusters costs no job
-            # Rows fitted on lie nearer to their centroids than others do, and visit fewer further cells; but where few
-            # others are there, those fitted on are nearly all.
-            seen = sample.spare if 2 * len(sample.spare) >= spare > 0 else sample.array
-            rows = seen[: size_rows(k)].copy()
-            model.fitted_sample = FittedSample(rows, sample.valid_rows / max(len(rows), 1))
+        try:
+            if k > sample.size:
+                k = number_of_clusters(self, sample.size, valid=True)
+                settings = replace(settings, k=k)
+            log.info("fitting %d centroids on %d of %d rows with %s", k, sample.size, total, clusterer)
+            fit = fit_centroids(clusterer, sample, settings)
+            model = EmbeddingKMeansModel.fitted(self, fit.centroids, fit.history)
+            model.fitted_rows = total
+            model.fitted_sample = self._seen_by(sample, model, spare)
+        finally:
+            sample.release()
         return model
+
+    def _seen_by(
+        self, sample: FitSample, model: EmbeddingKMeansModel, spare: int
+    ) -> FittedSample | FittedEstimate | None:
+        """What the rows that the fit looked at tell of all. Those fitted on lie nearer to their centroids than others
+        do, and visit fewer further cells; but where few others are there, those fitted on are nearly all."""
+        most = size_rows(len(model.centroids))
+        if sample.found is not None and not sample.is_held:  # on the driver: it costs no job
+            rows = (sample.spare if 2 * len(sample.spare) >= spare > 0 else sample.array)[:most].copy()
+            return FittedSample(rows, sample.valid_rows / max(len(rows), 1))
+        if self.compared_by is None or not sample.is_held:
+            return None
+        return estimate_held(
+            *sample.seen(spare, most), sample.valid_rows, model.fitted_centroids, model, self.compared_by
+        )
 
 
 class EmbeddingKMeansModel(CentroidsModel, _EmbeddingKMeansParams):
@@ -113,8 +129,8 @@ class EmbeddingKMeansModel(CentroidsModel, _EmbeddingKMeansParams):
 
     __module__ = "spark_semdedup"  # saved models name it: see ``_moved``
 
-    fitted_sample: FittedSample | None = None
-    """Rows the fit looked at, where it had them on the driver; not saved."""
+    fitted_sample: FittedSample | FittedEstimate | None = None
+    """Rows the fit looked at, where it had them on the driver, or what they told; not saved."""
 
     fitted_rows: int | None = None
     """How many rows there were when it was fitted; not saved."""

@@ -26,7 +26,7 @@ from spark_semdedup.ml.kmeans import EmbeddingKMeans, EmbeddingKMeansModel
 from spark_semdedup.ml.persistence import CentroidsModel, StageReadable
 from spark_semdedup.ml.report import plots_of, write_report
 from spark_semdedup.pairwise.coverage import Coverage
-from spark_semdedup.pairwise.estimate import FittedSample
+from spark_semdedup.pairwise.estimate import FittedEstimate, FittedSample
 from spark_semdedup.pairwise.execute import Compared, ComparisonPlan, compare
 from spark_semdedup.pairwise.integrity import check_neighbours
 from spark_semdedup.pairwise.merge import PartialMatches
@@ -68,7 +68,7 @@ class SemDedup(Estimator, SemDedupStageParams, StageReadable, DefaultParamsWrita
         Ranking.of(self)  # contradictions are refused before any work
         coverage = Coverage.of(self, self.similarity_threshold())
         stage = EmbeddingKMeans(**self.settings(EmbeddingKMeans))
-        stage.visits = coverage.visits
+        stage.compared_by = coverage
         clustering = stage.fit(dataset)
         model = SemDedupModel.fitted(self, clustering.centroids, clustering.history)
         if clustering.fitted_sample is not None:
@@ -247,7 +247,7 @@ class SemDedupModel(CentroidsModel, SemDedupStageParams):
         documents = Documents.of_params(dataset, self)
         return UnassignedRows(documents, self.fitted_centroids, Ranking.of(self), self, self._fitted_sample(dataset))
 
-    def _fitted_sample(self, dataset: DataFrame) -> FittedSample | None:
+    def _fitted_sample(self, dataset: DataFrame) -> FittedSample | FittedEstimate | None:
         known = self._fitted_on
         same = known is not None and known.dataset() is dataset and known.id_col == self.value("idCol")
         return known.sample if known is not None and same else None
@@ -259,7 +259,7 @@ class _FittedOn:
 
     dataset: weakref.ref[DataFrame]
     id_col: str
-    sample: FittedSample
+    sample: FittedSample | FittedEstimate
 
 
 def _with_reason(dataset: DataFrame, id_name: str, invalid_ids: DataFrame) -> DataFrame:

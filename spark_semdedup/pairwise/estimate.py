@@ -50,6 +50,25 @@ class FittedSample:
         return VisitSample(found.centroid, found.visits, self.scale * len(self.units) / len(units))
 
 
+@dataclass(frozen=True)
+class FittedEstimate:
+    """What a fit's rows told while the executors held them, in place of the rows themselves (``FittedSample``)."""
+
+    coverage: Coverage
+    """Of the comparison that it was made for: of another one it knows nothing."""
+    cluster_rows: Mapping[int, float] | None = None
+    visit_sample: VisitSample | None = None
+
+    def sizes(self, cells: Cells) -> Mapping[int, float] | None:
+        return self.cluster_rows
+
+    def vectors(self, cells: Cells, most: int) -> None:
+        return None
+
+    def visits(self, cells: Cells, coverage: Coverage) -> VisitSample | None:
+        return self.visit_sample if coverage == self.coverage else None
+
+
 FIRST_ROWS, MOST_VISITS = 1024, 2e7
 """Rows that tell how many cells a row visits, and visits that a plan on the driver is made from, at most, unless so few
 rows make more."""

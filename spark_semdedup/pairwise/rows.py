@@ -16,6 +16,7 @@ from spark_semdedup.clustering.settings import FIT_ROWS_PER_CENTROID, size_rows
 from spark_semdedup.pairwise.coverage import Coverage
 from spark_semdedup.pairwise.estimate import (
     ClusterSizes,
+    FittedEstimate,
     FittedSample,
     VectorSample,
     VisitSample,
@@ -67,8 +68,8 @@ class UnassignedRows:
     ranking: Ranking
     params: Any
     """Of the stage: columns, ``handleInvalid``, ``embeddingDim``, backend."""
-    fitted: FittedSample | None = None
-    """Rows of the same documents that the fit left on the driver: estimates from them cost no job."""
+    fitted: FittedSample | FittedEstimate | None = None
+    """What the fit left on the driver of rows of the same documents: estimates from it cost no job."""
     state_col: str | None = None
     """A column of the documents that is routed with them, as ``state``."""
 
@@ -111,15 +112,17 @@ class UnassignedRows:
         return replace(self, documents=replace(documents, df=joined), state_col=state)
 
     def sizes(self) -> ClusterSizes:
-        if self.fitted is not None:
-            return ClusterSizes(self.fitted.sizes(self.centroids.cells()), self.centroids.dim)
+        known = self.fitted.sizes(self.centroids.cells()) if self.fitted else None
+        if known is not None:
+            return ClusterSizes(known, self.centroids.dim)
         fraction = self._fraction(FIT_ROWS_PER_CENTROID * self.centroids.k)
         sample = self._sample(fraction).routed(lists=plugin_active(self.spark))
         return ClusterSizes(count_by_cluster(sample, 1 / fraction), self.centroids.dim)
 
     def visits(self, coverage: Coverage) -> VisitSample:
-        if self.fitted is not None:
-            return self.fitted.visits(self.centroids.cells(), coverage)
+        known = self.fitted.visits(self.centroids.cells(), coverage) if self.fitted else None
+        if known is not None:
+            return known
         fraction = self._fraction(size_rows(self.centroids.k))
         lists = plugin_active(self.spark)  # only numbers leave the GPU then
         sample = self._sample(fraction).routed(TaskRouter(coverage, lists=lists), lists=lists)
@@ -128,8 +131,9 @@ class UnassignedRows:
 
     def vectors(self, most: int) -> VectorSample:
         """About ``most`` rows, or all where there are fewer, on the driver."""
-        if self.fitted is not None:
-            return self.fitted.vectors(self.centroids.cells(), most)
+        known = self.fitted.vectors(self.centroids.cells(), most) if self.fitted else None
+        if known is not None:
+            return known
         fraction = self._fraction(most)
         sample = self._sample(fraction).routed().where(F.col("centroid") >= 0)
         rows = collect_arrow(sample.select("unit", "centroid"))
@@ -149,6 +153,22 @@ class UnassignedRows:
         """The rows whose ids hash lowest, without the columns that would rank them."""
         documents = self.documents.where(in_lowest(self.documents.id, fraction))
         return replace(self, documents=documents, ranking=Ranking())
+
+
+def estimate_held(
+    sample: DataFrame, number: int, total: float, centroids: Centroids, params: Any, coverage: Coverage
+) -> FittedEstimate:
+    """Sizes of clusters, or visits where rows visit further ones, from ``number`` rows with ``hash`` and ``unit`` that
+    stand for ``total`` rows. A small job. ``params``: of a stage with columns and a backend."""
+    documents = Documents(sample, F.col("hash"), "hash", F.col("unit"), "unit")
+    rows = UnassignedRows(documents, centroids, Ranking(), params)
+    lists = plugin_active(rows.spark)  # only numbers leave the GPU then
+    scale = total / max(number, 1)
+    if not coverage.visits:
+        return FittedEstimate(coverage, cluster_rows=count_by_cluster(rows.routed(lists=lists), scale))
+    routed = rows.routed(TaskRouter(coverage, lists=lists), lists=lists)
+    found = collect_visits(routed, 1.0, coverage.most_visits(number, centroids.k))
+    return FittedEstimate(coverage, visit_sample=replace(found, scale=scale * found.scale))
 
 
 _SIZE_FRACTION = 1 / 16
