@@ -1,7 +1,8 @@
 # make demo      try it on a small real corpus
 # make test      linters and types, then the tests of every promise
 # make test-full make test, and the sweeps: whole corpora, kills at every moment, failures of clusters, notebooks
-# make test-gpu  the kernels on this machine's GPU, and the whole job, where spark-rapids-ml and cuML are installed, too
+# make test-gpu  the kernels on this machine's GPU, and the whole job, which needs spark-rapids-ml and cuML
+# make gpu-hour  all checks that need a GPU, each by itself: kernels, bounds, speed, sanitizer, whole jobs; an hour at most
 # make test-matrix  the quick tests with each version of Spark and Python that is supported and here, one by one
 # make docs      the documentation site, in build/docs; a broken link is an error
 # make audit     known vulnerabilities of the packages installed; needs the network, so it is no part of make test
@@ -20,8 +21,10 @@ VENV ?= .venv
 RAPIDS ?= 26.08.1
 # Delta Lake's version for the line of Spark (https://docs.delta.io/releases), as the RAPIDS Accelerator supports it too.
 DELTA ?= $(if $(filter 3.5.%,$(PYSPARK)),3.3.2,$(if $(filter 4.0.%,$(PYSPARK)),4.0.1,4.1.0))
-# For test-gpu: a Python that has CuPy, hypothesis, NumPy and pytest. Neither Spark nor Java is needed for the kernels.
+# For test-gpu, gpu-hour and bench-gpu: a Python that has CuPy, hypothesis, NumPy and pytest. Neither Spark nor Java is
+# needed for the kernels. GPU_HOUR: where the hour's pages go.
 GPU_PYTHON ?= python3
+GPU_HOUR ?= build/gpu-hour
 # For test-matrix: what to try, as SPARK-PYTHON, and which tests.
 MATRIX ?= 3.5.8-3.10 3.5.8-3.11 4.0.3-3.10 4.0.3-3.11 4.0.3-3.12 4.1.1-3.10 4.1.1-3.11 4.1.1-3.12
 MATRIX_TESTS ?= tests
@@ -39,7 +42,7 @@ rapids_jar := build/jars/rapids-4-spark_$(scala)-$(RAPIDS).jar
 delta_jars := build/jars/delta-spark_$(scala)-$(DELTA).jar build/jars/delta-storage-$(DELTA).jar
 requirements := PYTHON='$(PYTHON)' PYSPARK='$(PYSPARK)' sh .ci/check-requirements.sh
 
-.PHONY: demo test test-full lint format audit test-quick test-slow test-gpu test-matrix docs bench bench-1m bench-gpu jars \
+.PHONY: demo test test-full lint format audit test-quick test-slow test-gpu gpu-hour test-matrix docs bench bench-1m bench-gpu jars \
   rapids-jar delta-jars requirements clean
 
 demo: requirements $(installed)
@@ -81,7 +84,12 @@ test-gpu:
 	  exit 1; }
 	$(GPU_PYTHON) -m pytest -m gpu tests/kernels
 	@if $(GPU_PYTHON) -c 'import cuml, faiss, pyspark, spark_rapids_ml'; then $(GPU_PYTHON) -m pytest -m gpu tests/test_gpu_job.py; \
-	else echo "test-gpu: the whole job was not tried, for want of what the line above says"; fi
+	else echo "test-gpu: the kernels' tests passed; the whole job was not tried, for want of what the line above says" >&2; \
+	exit 1; fi
+
+# Ends with 1 where a check failed, with 3 where some were skipped: gpu-hour.md says which.
+gpu-hour:
+	$(GPU_PYTHON) benchmarks/gpu_hour.py $(GPU_HOUR)
 
 # One after the other, each in an environment of its own; what is not here (pyenv's shims do not run either) is skipped.
 test-matrix: $(MATRIX:%=test-matrix-%)

@@ -16,8 +16,10 @@ PATIENCE = 60.0
 
 
 @contextmanager
-def cluster(folder: Path, workers: int = 2, **environment: str) -> Iterator[str]:
+def cluster(folder: Path, workers: int = 2, *, cores: int = 1, memory: str = "1g", **environment: str) -> Iterator[str]:
     """The master's URL while the cluster runs; the workers' folders are ``folder/worker-0`` ….
+
+    ``cores``, ``memory``: of each worker.
 
     The daemons get this process's environment and ``environment``, but neither its ``PYTHONPATH`` nor its Python:
     what executors import is what the application brings.
@@ -46,7 +48,7 @@ def cluster(folder: Path, workers: int = 2, **environment: str) -> Iterator[str]
     try:
         url = start("master.Master", "--port", "0", says="Starting Spark master at ")
         for number in range(workers):
-            words = ("--cores", "1", "--memory", "1g", "--work-dir", str(folder / f"worker-{number}"), url)
+            words = ("--cores", str(cores), "--memory", memory, "--work-dir", str(folder / f"worker-{number}"), url)
             start("worker.Worker", *words, says="Successfully registered with master")
         yield url
     finally:

@@ -29,6 +29,7 @@ WAYS = {
     "streamed": {"execution": "streamed", "coverage": "exact"},
     "float16": {"precision": "float16"},
     "float32": {"precision": "float32"},
+    "generic": {"precision": "generic"},
     "tiles": {"maxClusterRows": 100},
     "small batches": {"batchSize": 64},
 }
