@@ -35,8 +35,9 @@ from spark_semdedup.spark.documents import Documents
 PROBES = (1, 2, 3, 4)
 """Values of nProbe that a plan shows; 1 is the own cluster alone."""
 
-_MOST_FITTED = 1000
-"""Clusters at most that are fitted for a plan, so that it takes seconds."""
+_MOST_FITTED, _FITTED_NUMBERS = 1000, 1.1e8
+"""Clusters at most that are fitted for a plan, so that it takes seconds: their number, and its square times the length
+of vectors, which is what a fit takes (some 5 s of a core)."""
 
 _LEAST_FILES = 12
 """Files that a plan looks at, at least: rows of one file are often alike."""
@@ -73,7 +74,8 @@ def estimate_cost(
         )
     fit = FitCost.of(params)
     k = len(centroids) if centroids is not None else _target_k(params, round(total))
-    ladder = _ladder(k, count, whole=total == count)
+    dim = Documents.of_params(dataset, params).some_length() or 1
+    ladder = _ladder(k, count, dim, whole=total == count)
     fitted, unseen, valid = _sample(params, dataset, count, ladder[-1])
     if centroids is not None and centroids.shape[1] != fitted.shape[1]:
         raise SemDedupError(
@@ -82,7 +84,7 @@ def estimate_cost(
     total *= valid
     if centroids is None and k > total:
         k = number_of_clusters(params, round(total), valid=True)
-        ladder = _ladder(k, len(fitted), whole=True)
+        ladder = _ladder(k, len(fitted), dim, whole=True)
     spherical = params.value("distanceMeasure") == "cosine"
     sizes = {min(size, len(fitted)) for size in ladder} - (set() if centroids is None else {k})
     cells = {size: Cells.of(_fitted(params, fitted, size), spherical=spherical) for size in sorted(sizes)}
@@ -115,13 +117,13 @@ def _target_k(params: ClusteringParams, total: int) -> int:
     return k
 
 
-def _ladder(k: int, count: int, *, whole: bool) -> list[int]:
+def _ladder(k: int, count: int, dim: int, *, whole: bool) -> list[int]:
     """Numbers of clusters to fit, the largest last: k, or as many as a few seconds and the rows allow, and fewer.
 
     A run fits on all rows where they are few, and so does a plan for them. Otherwise some rows must be left that no fit
     has seen: rows of the fit lie nearer to their centroids than others do, and visit fewer cells.
     """
-    k = min(k, _MOST_FITTED)
+    k = min(k, _MOST_FITTED, max(1, math.isqrt(int(_FITTED_NUMBERS / dim))))
     all_fitted = whole and count <= FIT_ROWS_PER_CENTROID * k
     top = max(1, min(k, count if all_fitted else (count - count // 4) // FIT_ROWS_PER_CENTROID))
     return sorted({max(1, top // 4), max(1, top // 2), top})

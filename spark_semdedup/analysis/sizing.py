@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from spark_semdedup.analysis.job import Step, as_lines, steps
 from spark_semdedup.clustering.settings import rows_to_fit
 from spark_semdedup.formatting import duration, short, short_bytes
 from spark_semdedup.kernels.sketch import DIRECTIONS
@@ -19,13 +20,20 @@ from spark_semdedup.params import ClusteringParams
 
 @dataclass(frozen=True)
 class Hardware:
-    """What the job will run on. ``flops``: float32 operations per second of all processors together, as a product
+    """What the job will run on. ``flops``: operations per second of all processors together, as a product that screens
     reaches them; ``bytes_per_second``: vectors moved to their tasks, all together; ``slots``: tasks at once."""
 
     flops: float
     bytes_per_second: float
     slots: int
     described: str
+    number_of_gpus: int = 0
+    network_bytes_per_second: float = math.inf
+    """Of all GPUs' machines together."""
+
+    FLOAT32_SHARE = 1 / 10
+    """Of the float16 operations that a GPU reaches, what it reaches in float32 without TF32, in which centroids are
+    fitted and rows assigned: 50 of 500 TFLOP/s on an H100."""
 
     CROSSING = 90e6
     """Bytes per second and core that cross from shuffle files through the JVM to Python (RESULTS.md: 1.5 GB in 8.8 s on
@@ -44,9 +52,20 @@ class Hardware:
     def gpus(cls, number: int, tflops: float, network_gbps: float) -> Hardware:
         """``tflops``: of one GPU at the precision that screens, of which half is taken to be reached;
         ``network_gbps``: 10⁹ bits per second of network for each GPU."""
-        move = min(network_gbps / 8 * 1e9, cls.CORES_PER_GPU * cls.CROSSING)
+        network = network_gbps / 8 * 1e9
+        move = min(network, cls.CORES_PER_GPU * cls.CROSSING)
         words = f"{number} GPUs of {tflops:g} TFLOP/s, {network_gbps:g} Gbit/s and {cls.CORES_PER_GPU} cores each"
-        return cls(number * tflops * 1e12 / 2, number * move, number, words)
+        return cls(number * tflops * 1e12 / 2, number * move, number, words, number, number * network)
+
+    @property
+    def float32_flops(self) -> float:
+        """Operations per second of a float32 product."""
+        return self.flops * (self.FLOAT32_SHARE if self.number_of_gpus else 1)
+
+    @property
+    def cores(self) -> int:
+        """Cores of the host that Spark works on."""
+        return self.number_of_gpus * self.CORES_PER_GPU or self.slots
 
 
 def _product_speed() -> float:
@@ -88,9 +107,15 @@ class Sizing:
         width = [max(len(line[i]) for line in lines) for i in range(len(_HEAD))]
         table = ["  ".join([line[0].ljust(width[0]), *map(str.rjust, line[1:], width[1:])]) for line in lines]
         return "\n".join(
-            [*(f"  {name:<8}  {text}" for name, text in facts), "", *(f"  {t}" for t in table), "", _NOTES]
+            [*(f"  {name:<8}  {text}" for name, text in facts), "", *(f"  {t}" for t in table), ""]
+            + [*(f"  {t}" for t in as_lines(self.job(), self.hardware)), "", _NOTES]
             + ["  ?: too few rows were looked at to tell which clusters are near each other."] * bool(self.unknown)
         )
+
+    def job(self, coverage: int = 0) -> tuple[Step, ...]:
+        """The steps of the whole job, with the ``coverage`` of that number among ``workloads``."""
+        work = self.workloads[coverage]
+        return steps(work, self.hardware, self.fit, compared_products(work, self.hardware))
 
     def _sizes(self) -> str:
         if self.cluster_rows is None:
@@ -136,8 +161,9 @@ _HEAD = (
 )
 
 _NOTES = """\
+  steps: of the first coverage, for the embeddings alone; host and GPUs work at the same time, steps one by one.
   pairs: to be compared; exact dismisses most of those across clusters by a sketch, where vectors are long enough.
-  time: fitting, assigning, moving and comparing at the hardware's speed; reading and writing data come on top.
+  time: fitting, assigning, moving and comparing at the hardware's speed; steps has reading and writing, too.
   best k: the number of clusters of least time; with exact the duplicates are the same for any k.
   choose k: spark-semdedup explore choose-k shows how well other numbers of clusters separate, and what they find."""
 
@@ -145,10 +171,15 @@ _NOTES = """\
 def seconds(work: WorkEstimate, hardware: Hardware, fit: FitCost | None) -> float:
     """Of what depends on k and coverage, if all goes at the hardware's speed: fitting (None: no fit), assigning, moving
     rows to their tasks and comparing them. Reading the input and writing the result come on top."""
-    sketched = DIRECTIONS + 1 if work.coverage.sketched(work.dim) else work.dim
-    products = fit.products(work) if fit else 0.0
-    products += work.rows * work.k * work.dim + work.home_pairs * work.dim + work.probing_pairs * sketched
-    return 2 * products / hardware.flops + work.shuffle_bytes / hardware.bytes_per_second
+    assigning = (fit.products(work) if fit else 0.0) + work.rows * work.k * work.dim
+    computed = 2 * assigning / hardware.float32_flops + 2 * compared_products(work, hardware) / hardware.flops
+    return computed + work.shuffle_bytes / hardware.bytes_per_second
+
+
+def compared_products(work: WorkEstimate, hardware: Hardware) -> float:
+    """Products of two numbers that the comparison takes. GPUs compare whole vectors, not sketches."""
+    sketched = work.coverage.sketched(work.dim) and not hardware.number_of_gpus
+    return work.home_pairs * work.dim + work.probing_pairs * (DIRECTIONS + 1 if sketched else work.dim)
 
 
 @dataclass(frozen=True)

@@ -307,14 +307,16 @@ def test_a_plan_refuses_the_fit_sample_that_a_run_refuses(few):
 def test_the_text_is_aligned_and_ascii(sizing):
     text = sizing.as_text()
     assert text.isascii()
-    facts, table, notes = text.split("\n\n")
+    facts, table, steps, notes = text.split("\n\n")
     lines = table.splitlines()
     assert len({len(line) for line in lines}) == 1
     assert [line[2:17].strip() for line in lines] == ["coverage", *LABELS]
     assert facts.splitlines()[0] == "  rows      3,000 of dimension 16; 3,000 were looked at"
     assert facts.splitlines()[1].startswith("  clusters  48, of ")
     assert all(line.startswith("  ") and len(line) <= 120 for line in text.splitlines() if line)
-    assert [line.split(":")[0].strip() for line in notes.splitlines()] == ["pairs", "time", "best k", "choose k"]
+    assert steps.splitlines()[0].split() == ["step", "bytes", "host", "GPUs", "network", "takes", "bound", "by"]
+    names = ["steps", "pairs", "time", "best k", "choose k"]
+    assert [line.split(":")[0].strip() for line in notes.splitlines()] == names
 
 
 def test_the_facts_are_json(sizing):
@@ -362,9 +364,15 @@ def test_a_plan_with_centroids_of_another_length_is_refused(few):
 def test_rows_are_left_to_look_at_where_not_all_are_fitted(there):
     """Of a handful that are left, a plan would see no two in one cluster."""
     for k in (1000, 1010, 5000):
-        fitted = FIT_ROWS_PER_CENTROID * _ladder(k, there, whole=True)[-1]
+        fitted = FIT_ROWS_PER_CENTROID * _ladder(k, there, 16, whole=True)[-1]
         assert fitted <= 0.75 * there
-    assert FIT_ROWS_PER_CENTROID * _ladder(5000, 64_000, whole=True)[-1] == 64_000
+    assert FIT_ROWS_PER_CENTROID * _ladder(5000, 64_000, 16, whole=True)[-1] == 64_000
+
+
+@pytest.mark.parametrize(("dim", "most"), [(64, 1000), (384, 535), (768, 378), (4096, 163)])
+def test_of_long_vectors_fewer_clusters_are_fitted(dim, most):
+    """A fit of k clusters takes k² times their length: of 768 numbers 1,000 would take a minute."""
+    assert _ladder(5000, 4_000_000, dim, whole=True)[-1] == most
 
 
 def test_a_row_that_was_not_fitted_does_not_speak_for_all(frame):
