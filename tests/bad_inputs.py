@@ -1660,7 +1660,7 @@ STEPS = [
         "duplicates with ids of type double",
         "for rows with whole numbers",
         remove(similar((1.0, 2.0), (1.0, 1.0)), Rows((1, 2, 3))),
-        "the duplicates' id is of type double: it must be string, tinyint, smallint, int or bigint (cast it, for example to string)",
+        "the duplicates' id is of type double: it must be string, tinyint, smallint, int or bigint (cast it, for example to string; spark-semdedup convert makes bigint or text of whole numbers)",
     ),
     refused(
         "repeated id, in the remove step",
