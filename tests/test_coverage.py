@@ -347,7 +347,6 @@ def test_labels_do_not_matter_to_exact_coverage(spark, clustered, corpus):
     check_exact(found_by(exact(maxClusterRows=40).setCentroids(model).transform(df)), everything, 0.95)
 
 
-@pytest.mark.slow
 def test_probes_with_centroids_from_a_path(clustered, corpus):
     df, path = clustered
     stage = PairwiseSimilarity(nProbe=2, centroidsPath=path, normalize=False)

@@ -28,7 +28,7 @@ from spark_semdedup.pairwise.workload import WorkEstimate
 from spark_semdedup.params import PairwiseParams
 from spark_semdedup.spark.backend import plugin_active, resolve_execution, slots
 from spark_semdedup.spark.device import TaskDevice
-from spark_semdedup.spark.vectors import Decoder
+from spark_semdedup.spark.vectors import Decoder, decode_units
 from spark_semdedup.spark.worker import prepare_worker
 
 log = logging.getLogger("spark_semdedup")
@@ -97,11 +97,11 @@ class ComparisonPlan:
     def group_comparison(
         self, by_task: DataFrame, decode: Decoder, ranking: Ranking, params: PairwiseParams, links: LinkRule | None
     ) -> GroupComparison:
-        """What a task does with the rows of ``by_task``."""
+        """What a task does with the rows of ``by_task``; ``decode`` is for vectors that no routing has decoded yet."""
         return GroupComparison.of(
             by_task,
             ranking,
-            decode,
+            decode if self.regions is None else decode_units,
             self.device,
             params,
             merges=self.merges,
