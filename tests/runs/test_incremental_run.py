@@ -6,13 +6,14 @@ import json
 import shutil
 from pathlib import Path
 
+import debian
 import numpy as np
 import oracle
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from program import call, refusal, rows
-from shapes import SHARED, shapes
+from shapes import shapes
 
 from spark_semdedup import SemDedupIndex
 from spark_semdedup.runs.journal import Journal
@@ -193,11 +194,11 @@ def written(tmp_path_factory, spark) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not (SHARED / "debian").exists(), reason="the corpus is not here")
+@pytest.mark.skipif(not debian.DEBIAN.exists(), reason="needs ../shared/data/debian")
 @pytest.mark.parametrize("batches", [2, 5, 20])
 def test_batches_of_a_real_corpus_keep_what_one_run_keeps(spark, tmp_path, capsys, monkeypatch, batches):
     """63,905 rows; each batch is killed at its append, before or after the journal says so, and resumed."""
-    corpus = pq.read_table(SHARED / "debian", columns=["id", "embedding"])
+    corpus = pq.read_table(debian.DEBIAN, columns=["id", "embedding"])
     batch = np.random.default_rng(batches).integers(0, batches, len(corpus))
     corpus = corpus.append_column("batch", pa.array(batch))
     how = ("--keep-rule", "greedy", "--coverage", "exact", "--eps", 0.05)
