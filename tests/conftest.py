@@ -13,12 +13,16 @@ os.environ["PYSPARK_PYTHON"] = sys.executable  # Spark's workers are "python3" f
 
 
 @pytest.fixture(scope="session")
-def spark():
+def spark(tmp_path_factory):
     from spark_semdedup.spark.session import local_session
 
     # Small data, many queries: compiling each plan's code to the utmost takes longer than running it.
     java = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
-    conf = {"spark.sql.shuffle.partitions": "4", "spark.driver.extraJavaOptions": java}
+    conf = {
+        "spark.sql.shuffle.partitions": "4",
+        "spark.driver.extraJavaOptions": java,
+        "spark.local.dir": str(tmp_path_factory.mktemp("local")),
+    }
     session = local_session("spark-semdedup tests", cores=2, memory_gib=2, conf=conf)
     yield session
     session.stop()

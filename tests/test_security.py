@@ -33,6 +33,7 @@ from spark_semdedup.clustering.saved import MOST_NUMBERS
 from spark_semdedup.errors import SemDedupError
 from spark_semdedup.spark import session
 from spark_semdedup.spark.columns import field, id_column, quoted
+from spark_semdedup.spark.disk import local_folders
 
 STAGES = [EmbeddingKMeans, IdentifyDuplicates, PairwiseSimilarity, RemoveDuplicates, SemDedup]
 MODELS = [EmbeddingKMeansModel, SemDedupModel]
@@ -361,9 +362,10 @@ def test_workers_have_sockets_where_spark_knows_them_and_their_names_fit(monkeyp
 
 
 def test_folders_for_shuffled_rows_are_private(spark):
-    manager = spark._jvm.org.apache.spark.SparkEnv.get().blockManager().diskBlockManager()
-    folders = [*manager.localDirsString(), os.path.dirname(spark.sparkContext._temp_dir)]
-    assert len(folders) >= 2
+    (root,) = map(Path, local_folders(spark))
+    shuffled = list(root.glob("blockmgr-*"))
+    folders = [*shuffled, os.path.dirname(spark.sparkContext._temp_dir)]
+    assert len(shuffled) == 1
     assert {stat.S_IMODE(os.stat(folder).st_mode) for folder in folders} == {0o700}
 
 

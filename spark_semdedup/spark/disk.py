@@ -23,11 +23,9 @@ class LocalDisk:
     @classmethod
     def of(cls, spark: SparkSession) -> LocalDisk | None:
         """None where executors are on other machines, whose disks this process cannot look at."""
-        jvm: Any = getattr(spark, "_jvm", None)
-        if jvm is None or not _is_local(spark.sparkContext.master or ""):
+        if getattr(spark, "_jvm", None) is None or not _is_local(spark.sparkContext.master or ""):
             return None
-        env = jvm.org.apache.spark.SparkEnv.get()
-        return cls.at(list(env.blockManager().diskBlockManager().localDirsString()))
+        return cls.at(local_folders(spark))
 
     @classmethod
     def at(cls, folders: Sequence[str]) -> LocalDisk | None:
@@ -39,7 +37,7 @@ class LocalDisk:
                 free[os.stat(folder).st_dev] = system.f_bavail * system.f_frsize
         except OSError:
             return None
-        return cls(tuple(os.path.dirname(folder) for folder in folders), sum(free.values()))
+        return cls(tuple(folders), sum(free.values()))
 
     def lacks(self, needed: float) -> str | None:
         """What to say where ``needed`` bytes do not fit, in words."""
@@ -49,6 +47,17 @@ class LocalDisk:
             f"the shuffle takes about {short_bytes(needed)}, but {', '.join(dict.fromkeys(self.folders))} "
             f"(spark.local.dir) has {short_bytes(self.free)} free"
         )
+
+
+def local_folders(spark: SparkSession) -> list[str]:
+    """Where the session of this machine keeps shuffled and cached rows: ``SPARK_LOCAL_DIRS``, else ``spark.local.dir``.
+
+    Asked of the object that pyspark asks for its own temporary folder; py4j cannot look into Spark 4.3's ``SparkEnv``,
+    which knows the folders too, as PyPI's jars lack a class that one of its methods names.
+    """
+    jvm: Any = spark._jvm
+    conf = spark._jsc.sc().conf()  # type: ignore[attr-defined]
+    return list(jvm.org.apache.spark.util.Utils.getConfiguredLocalDirs(conf))
 
 
 def refuse_full_disk(spark: SparkSession, needed: float) -> None:

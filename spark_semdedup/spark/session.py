@@ -8,13 +8,15 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
 
 import pyspark
 from pyspark import SparkContext
 from pyspark.sql import SparkSession
 
 from spark_semdedup.errors import SemDedupError
+from spark_semdedup.spark.disk import local_folders
 
 APP_NAME = "spark-semdedup"
 
@@ -112,10 +114,13 @@ def _worker_sockets() -> dict[str, str]:
 
 def _make_private(session: SparkSession) -> None:
     """Keeps other users of this machine out of the folders for shuffled and cached rows, which Spark makes in the
-    shared temporary folder, readable by all that the umask lets."""
-    manager = session._jvm.org.apache.spark.SparkEnv.get().blockManager().diskBlockManager()  # type: ignore[union-attr]
-    for folder in manager.localDirsString():
-        os.chmod(folder, 0o700)
+    shared temporary folder, readable by all that the umask lets. Spark does not say which of this user's folders there
+    are the session's, so all become private."""
+    for root in local_folders(session):
+        for folder in Path(root).glob("blockmgr-*"):
+            with suppress(FileNotFoundError):  # another session's, which ends
+                if folder.stat().st_uid == os.getuid():
+                    folder.chmod(0o700)
 
 
 def total_memory_gib() -> int:

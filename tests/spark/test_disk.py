@@ -11,7 +11,7 @@ from program import call, refusal
 
 from spark_semdedup.errors import SemDedupError
 from spark_semdedup.formatting import short_bytes
-from spark_semdedup.spark.disk import LocalDisk, _is_local, refuse_full_disk
+from spark_semdedup.spark.disk import LocalDisk, _is_local, local_folders, refuse_full_disk
 
 
 def test_folders_of_one_disk_count_once(tmp_path):
@@ -19,7 +19,7 @@ def test_folders_of_one_disk_count_once(tmp_path):
     (tmp_path / "b").mkdir()
     disk = LocalDisk.at([str(tmp_path / "a"), str(tmp_path / "b")])
     system = os.statvfs(tmp_path)
-    assert disk.folders == (str(tmp_path), str(tmp_path))
+    assert disk.folders == (str(tmp_path / "a"), str(tmp_path / "b"))
     assert disk.free == pytest.approx(system.f_bavail * system.f_frsize, rel=0.1)
     assert LocalDisk.at([str(tmp_path / "nowhere")]) is None
 
@@ -41,7 +41,9 @@ def test_only_a_local_master_shuffles_to_this_machine(master, local):
 
 
 def test_the_sessions_folders_are_looked_at(spark):
-    assert LocalDisk.of(spark).free > 0
+    found = LocalDisk.of(spark)
+    assert found.free > 0
+    assert list(found.folders) == local_folders(spark)
     refuse_full_disk(spark, 1)
     with pytest.raises(SemDedupError, match=r"takes about .*, but /.* \(spark.local.dir\) has .* free: set"):
         refuse_full_disk(spark, 1e30)
