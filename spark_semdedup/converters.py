@@ -1,4 +1,4 @@
-"""Converters of Params: what values each takes, and the one-line error for all others.
+"""Converters of Params: what values each takes, and the one-line error for all others, and for unknown Params.
 
 A converter is an object of a class at the module's top, or a function there, so that stages can be pickled: into
 closures, by MLflow and by CrossValidator's threads.
@@ -6,10 +6,11 @@ closures, by MLflow and by CrossValidator's threads.
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -138,7 +139,10 @@ def _is_broken(text: str) -> bool:
 INIT_MODES = ("k-means||", "random", "scalable-k-means++", "k-means++")
 
 
-def _init_mode(value: Any) -> str | list[list[float]]:
+InitMode: TypeAlias = str | Sequence[Sequence[float]] | np.ndarray
+
+
+def _init_mode(value: Any) -> InitMode:
     """A name, or the initial centroids: an array of k rows, kept as lists so that it can be saved as JSON."""
     right = "one of " + ", ".join(INIT_MODES) + ", or an array of k centroids"
     if isinstance(value, str):
@@ -153,3 +157,29 @@ def _init_mode(value: Any) -> str | list[list[float]]:
     if centroids.ndim != 2 or not centroids.size or not np.isfinite(centroids).all():
         raise _refuse("initMode", f"array of shape {centroids.shape}", "a finite array of shape (k, dimension)")
     return centroids.tolist()
+
+
+NEMO_NAMES = {
+    "n_clusters": "k",
+    "random_state": "seed",
+    "init": "initMode",
+    "max_iter": "maxIter",
+    "sim_metric": "distanceMetric",
+    "which_to_keep": "whichToKeep",
+    "pairwise_batch_size": "batchSize",
+    "id_field": "idCol",
+    "embedding_field": "embeddingCol",
+    "metadata_fields": "metadataCols",
+}
+"""NeMo Curator's names of Params, which its users may try first."""
+
+
+def unknown_param(stage: str, name: str, known: Iterable[str]) -> SemDedupError:
+    """The error for a Param that ``stage`` does not have: with the most alike of those it has, or all of them."""
+    names = {each.lower(): each for each in known}
+    if NEMO_NAMES.get(name) in names.values():
+        right = f"NeMo Curator's {name} is {NEMO_NAMES[name]} here"
+    else:
+        alike = difflib.get_close_matches(name.replace("_", "").lower(), names, 1, 0.75)
+        right = f"did you mean {names[alike[0]]}?" if alike else f"it has {', '.join(sorted(names.values()))}"
+    return SemDedupError(f"{stage} has no Param {name!r}; {right}")

@@ -1,21 +1,21 @@
 """The Params of all stages, each defined once: name, meaning, default, and what values are allowed.
 
-A stage inherits the groups it needs. Getters and setters (``getK``, ``setK``) are made from the Params, the
-command line's options (``--k``) too, and so is the README's table; a new Param therefore needs one place.
+A stage inherits the groups it needs. The command line's options (``--k``) are made from the Params, and so is the
+table in ``docs/params.md``; a new Param therefore needs one place.
 
 A wrong value is refused when it is set, by an error that names the Param, the value and what would be right.
 """
 
 from __future__ import annotations
 
-import difflib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from pyspark.ml.param import Param, Params
 
-from spark_semdedup.converters import Boolean, Integer, Number, OneOf, Text, Texts, _init_mode
+from spark_semdedup.accessors import accessors, param_of
+from spark_semdedup.converters import Boolean, Integer, Number, OneOf, Text, Texts, _init_mode, unknown_param
 from spark_semdedup.errors import SemDedupError
 
 ParamsT = TypeVar("ParamsT", bound="SemDedupParams")
@@ -55,36 +55,15 @@ DEFAULTS: Mapping[str, Any] = {
 }
 """Every default there is. A Param missing here is unset until the user sets it; its text says what that means."""
 
-NEMO_NAMES = {
-    "n_clusters": "k",
-    "random_state": "seed",
-    "init": "initMode",
-    "max_iter": "maxIter",
-    "sim_metric": "distanceMetric",
-    "which_to_keep": "whichToKeep",
-    "pairwise_batch_size": "batchSize",
-    "id_field": "idCol",
-    "embedding_field": "embeddingCol",
-    "metadata_fields": "metadataCols",
-}
-"""NeMo Curator's names of Params, which its users may try first."""
-
-
-def param_of(name: str, doc: str, convert: Callable[[Any], Any]) -> Param[Any]:
-    return Param(Params._dummy(), name, doc, typeConverter=convert)  # type: ignore[attr-defined]
-
 
 class SemDedupParams(Params):
-    """Base of all stages: a keyword-only constructor, defaults from ``DEFAULTS``, ``getX``/``setX`` for every Param."""
+    """Base of all stages: a keyword-only constructor, and defaults from ``DEFAULTS``."""
 
     constructor_arguments: tuple[str, ...] = ()
     """What a constructor takes beside Params."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        for name, param in vars(cls).copy().items():
-            if isinstance(param, Param):
-                _add_accessors(cls, name, param.doc)
         cls.__signature__ = _constructor_signature(cls)  # type: ignore[attr-defined]
 
     def __init__(self, **params: Any) -> None:
@@ -96,16 +75,8 @@ class SemDedupParams(Params):
         """Sets several Params at once, by keyword; ``None`` leaves a Param as it is."""
         for name in kwargs:
             if not self.hasParam(name):
-                raise SemDedupError(f"{type(self).__name__} has no Param {name!r}; {self._nearest(name)}")
+                raise unknown_param(type(self).__name__, name, [param.name for param in self.params])
         return self._set(**{name: value for name, value in kwargs.items() if value is not None})
-
-    def _nearest(self, name: str) -> str:
-        """What to say instead of a name that no Param has: the most alike, or all there are."""
-        names = {p.name.lower(): p.name for p in self.params}
-        if name in NEMO_NAMES and self.hasParam(NEMO_NAMES[name]):
-            return f"NeMo Curator's {name} is {NEMO_NAMES[name]} here"
-        alike = difflib.get_close_matches(name.replace("_", "").lower(), names, 1, 0.75)
-        return f"did you mean {names[alike[0]]}?" if alike else f"it has {', '.join(sorted(names.values()))}"
 
     def set(self, param: Param[Any], value: Any) -> None:
         """Sets a Param. A wrong value is a ``SemDedupError``; pyspark's own method would make another error of it."""
@@ -128,24 +99,9 @@ def _constructor_signature(cls: type[SemDedupParams]) -> inspect.Signature:
     return inspect.Signature([inspect.Parameter(name, keyword, default=DEFAULTS.get(name)) for name in names])
 
 
-def _add_accessors(cls: type, name: str, doc: str) -> None:
-    suffix = name[0].upper() + name[1:]
-
-    def get(self: SemDedupParams) -> Any:
-        return self.getOrDefault(name)
-
-    def set_(self: ParamsT, value: Any) -> ParamsT:
-        return self.setParams(**{name: value})
-
-    for function, verb in ((get, "get"), (set_, "set")):
-        function.__name__ = f"{verb}{suffix}"
-        function.__qualname__ = f"{cls.__qualname__}.{verb}{suffix}"
-        function.__doc__ = f"{'Gets' if verb == 'get' else 'Sets'} ``{name}``: {doc}"
-        setattr(cls, function.__name__, function)
-
-
 class HasIdCol(SemDedupParams):
     idCol = param_of("idCol", "column with each row's id: string or integer, unique, never null", Text("idCol"))
+    getIdCol, setIdCol = accessors(idCol)
 
 
 class HasColumns(HasIdCol):
@@ -154,15 +110,18 @@ class HasColumns(HasIdCol):
         "column with the embedding: an array of numbers, one vector in an array (1 x d), or an ML Vector, of any norm",
         Text("embeddingCol"),
     )
+    getEmbeddingCol, setEmbeddingCol = accessors(embeddingCol)
     embeddingFormat = param_of(
         "embeddingFormat",
         "what embeddingCol holds: numbers, or json (text such as [0.1, 0.2]; other text counts as null). Unset: "
         "numbers, but arrays of int or smallint, which may be the bits of float16 numbers, are refused",
         OneOf("embeddingFormat", ("numbers", "json")),
     )
+    getEmbeddingFormat, setEmbeddingFormat = accessors(embeddingFormat)
     metadataCols = param_of(
         "metadataCols", "further columns to carry along in the clustered rows (unset: none)", Texts("metadataCols")
     )
+    getMetadataCols, setMetadataCols = accessors(metadataCols)
 
 
 class HasInvalid(SemDedupParams):
@@ -171,12 +130,14 @@ class HasInvalid(SemDedupParams):
         "length every embedding must have (unset: the commonest length among the rows the fit looks at)",
         Integer("embeddingDim", 1),
     )
+    getEmbeddingDim, setEmbeddingDim = accessors(embeddingDim)
     handleInvalid = param_of(
         "handleInvalid",
         "what to do with rows whose embedding is null, of the wrong length, NaN, infinite or zero: error; skip "
         "(moves to invalid/, with the reason); keep (stays in the result, compared with nothing)",
         OneOf("handleInvalid", ("error", "skip", "keep")),
     )
+    getHandleInvalid, setHandleInvalid = accessors(handleInvalid)
 
 
 class HasBackend(SemDedupParams):
@@ -186,16 +147,19 @@ class HasBackend(SemDedupParams):
         "executor has one)",
         OneOf("backend", ("auto", "gpu", "cpu")),
     )
+    getBackend, setBackend = accessors(backend)
     deviceMemoryFraction = param_of(
         "deviceMemoryFraction",
         "share of a GPU's memory that the CuPy arrays of all tasks on it may take together; the rest is for the RAPIDS "
         "Accelerator, CUDA's contexts (about 0.5 GiB for each worker) and other programs",
         Number("deviceMemoryFraction", "a number above 0, and at most 1", above=0, most=1),
     )
+    getDeviceMemoryFraction, setDeviceMemoryFraction = accessors(deviceMemoryFraction)
 
 
 class HasSeed(SemDedupParams):
     seed = param_of("seed", "seed of the fit sample, the initial centroids and the random rank", Integer("seed"))
+    getSeed, setSeed = accessors(seed)
 
 
 class ClusteringParams(HasBackend, HasSeed):
@@ -206,14 +170,18 @@ class ClusteringParams(HasBackend, HasSeed):
         "cpu)",
         OneOf("clusterer", ("auto", "rapids", "faiss", "mllib", "minibatch")),
     )
+    getClusterer, setClusterer = accessors(clusterer)
     k = param_of("k", "number of clusters (unset: the square root of the number of rows, rounded)", Integer("k", 1))
+    getK, setK = accessors(k)
     maxIter = param_of("maxIter", "KMeans iterations at most", Integer("maxIter", 0))
+    getMaxIter, setMaxIter = accessors(maxIter)
     tol = param_of(
         "tol",
         "convergence tolerance: mllib stops when no centre moves farther; rapids when the sum of all squared moves "
         "is smaller, or inertia improves by less; faiss when the objective improves by a smaller fraction",
         Number("tol", "a number of at least 0", least=0),
     )
+    getTol, setTol = accessors(tol)
     initMode = param_of(
         "initMode",
         "initial centroids: k-means||, scalable-k-means++, k-means++, random, or an array of k centroids (also a "
@@ -221,32 +189,38 @@ class ClusteringParams(HasBackend, HasSeed):
         "64 clusters, with faiss, which beyond takes random rows",
         _init_mode,
     )
+    getInitMode, setInitMode = accessors(initMode)
     nInit = param_of(
         "nInit",
         "number of fits from different initial centroids; the best is kept (rapids: more than one on one GPU alone)",
         Integer("nInit", 1),
     )
+    getNInit, setNInit = accessors(nInit)
     oversamplingFactor = param_of(
         "oversamplingFactor",
         "candidates per centroid and round that k-means|| samples (rapids only)",
         Number("oversamplingFactor", "a number above 0", above=0),
     )
+    getOversamplingFactor, setOversamplingFactor = accessors(oversamplingFactor)
     maxSamplesPerBatch = param_of(
         "maxSamplesPerBatch",
         "rows whose distances to all centroids are computed at once in the fit (rapids only)",
         Integer("maxSamplesPerBatch", 1),
     )
+    getMaxSamplesPerBatch, setMaxSamplesPerBatch = accessors(maxSamplesPerBatch)
     distanceMeasure = param_of(
         "distanceMeasure",
         "euclidean (centroids are means of unit vectors), or cosine (spherical KMeans: centroids are normalised "
         "after each iteration)",
         OneOf("distanceMeasure", ("euclidean", "cosine")),
     )
+    getDistanceMeasure, setDistanceMeasure = accessors(distanceMeasure)
     fitSampleRows = param_of(
         "fitSampleRows",
         "rows to fit on; 0 means all (unset: 64 per centroid)",
         Integer("fitSampleRows", 0),
     )
+    getFitSampleRows, setFitSampleRows = accessors(fitSampleRows)
 
 
 class RankingParams(HasSeed):
@@ -256,17 +230,20 @@ class RankingParams(HasSeed):
         "random (by a hash of id and seed), first (lowest id)",
         OneOf("whichToKeep", ("hard", "easy", "random", "first")),
     )
+    getWhichToKeep, setWhichToKeep = accessors(whichToKeep)
     rankBy = param_of(
         "rankBy",
         "columns that rank rows instead of whichToKeep, each optionally followed by asc or desc: "
         "['quality desc', 'date']; nulls last, ties by id; text by its bytes, whatever its collation",
         Texts("rankBy"),
     )
+    getRankBy, setRankBy = accessors(rankBy)
     distanceMetric = param_of(
         "distanceMetric",
         "distance to the centroid that hard and easy rank by: cosine or l2",
         OneOf("distanceMetric", ("cosine", "l2")),
     )
+    getDistanceMetric, setDistanceMetric = accessors(distanceMetric)
 
 
 class PairwiseParams(HasBackend):
@@ -276,11 +253,13 @@ class PairwiseParams(HasBackend):
         "task (unset: 32,768, or what fits into 256 MiB of float32); the answer is the same",
         Integer("maxClusterRows", 2),
     )
+    getMaxClusterRows, setMaxClusterRows = accessors(maxClusterRows)
     batchSize = param_of(
         "batchSize",
         "rows compared at once inside a cluster; more uses more memory, the answer is the same",
         Integer("batchSize", 1),
     )
+    getBatchSize, setBatchSize = accessors(batchSize)
     precision = param_of(
         "precision",
         "what elements are rounded to where similarities are screened: float16 (faster on GPUs), float32 (faster on "
@@ -288,6 +267,7 @@ class PairwiseParams(HasBackend):
         "decides, so the answer is the same",
         OneOf("precision", ("auto", "float32", "float16", "generic")),
     )
+    getPrecision, setPrecision = accessors(precision)
     execution = param_of(
         "execution",
         "how tasks get their rows: grouped (a grouped pandas UDF), streamed (a map over partitions, of a task each or "
@@ -295,12 +275,14 @@ class PairwiseParams(HasBackend):
         "taskGpuAmount, grouped elsewhere); the answer is the same",
         OneOf("execution", ("auto", "grouped", "streamed")),
     )
+    getExecution, setExecution = accessors(execution)
     taskGpuAmount = param_of(
         "taskGpuAmount",
         "GPUs of each task of the streamed comparison: 0.25 lets four tasks share one, whatever other stages do (Spark "
         "4.0 or newer, on a cluster; unset: spark.task.resource.gpu.amount)",
         Number("taskGpuAmount", "a number above 0 and at most 0.5, or 1", above=0, most=0.5, also=1),
     )
+    getTaskGpuAmount, setTaskGpuAmount = accessors(taskGpuAmount)
 
 
 class CoverageParams(SemDedupParams):
@@ -310,12 +292,14 @@ class CoverageParams(SemDedupParams):
         "pair whose similarity is at least 1 - eps, proven)",
         OneOf("coverage", ("cluster", "exact")),
     )
+    getCoverage, setCoverage = accessors(coverage)
     nProbe = param_of(
         "nProbe",
         "number of clusters each row is compared in: its own, and the nearest of the others; 2 finds most duplicates "
         "that lie across a boundary",
         Integer("nProbe", 1),
     )
+    getNProbe, setNProbe = accessors(nProbe)
 
 
 class HasCentroidsPath(SemDedupParams):
@@ -324,6 +308,7 @@ class HasCentroidsPath(SemDedupParams):
         "saved model with the centroids that the rows were assigned to, for nProbe above 1 or coverage exact",
         Text("centroidsPath"),
     )
+    getCentroidsPath, setCentroidsPath = accessors(centroidsPath)
 
 
 class HasNormalize(SemDedupParams):
@@ -332,6 +317,7 @@ class HasNormalize(SemDedupParams):
         "divide embeddings by their norm first; false: they are unit vectors already, as the cluster step writes them",
         Boolean("normalize"),
     )
+    getNormalize, setNormalize = accessors(normalize)
 
 
 class DecisionParams(SemDedupParams):
@@ -340,11 +326,13 @@ class DecisionParams(SemDedupParams):
         "a row is a duplicate when its cosine_sim_score is at least 1 - eps",
         Number("eps", "a number between 0 and 1, both excluded", above=0, below=1),
     )
+    getEps, setEps = accessors(eps)
     threshold = param_of(
         "threshold",
         "the similarity itself, instead of eps: eps = 1 - threshold",
         Number("threshold", "a number between 0 and 1, both excluded", above=0, below=1),
     )
+    getThreshold, setThreshold = accessors(threshold)
 
     def similarity_threshold(self) -> float:
         """The similarity from which a row is a duplicate: ``1 - eps`` in double arithmetic, or ``threshold`` itself.
@@ -366,6 +354,7 @@ class KeepParams(DecisionParams):
         "(kept ones alone: every removed row has a kept row within eps)",
         OneOf("keepRule", ("ranked", "greedy")),
     )
+    getKeepRule, setKeepRule = accessors(keepRule)
 
 
 class HasMaxPairs(SemDedupParams):
@@ -375,16 +364,19 @@ class HasMaxPairs(SemDedupParams):
         "says so",
         Integer("maxPairs", 1),
     )
+    getMaxPairs, setMaxPairs = accessors(maxPairs)
 
 
 class HasIndexPath(SemDedupParams):
     indexPath = param_of("indexPath", "folder of the index whose rows are compared with", Text("indexPath"))
+    getIndexPath, setIndexPath = accessors(indexPath)
 
 
 class HasDuplicatesPath(SemDedupParams):
     duplicatesPath = param_of(
         "duplicatesPath", "Parquet folder of the duplicates to remove, with a column id", Text("duplicatesPath")
     )
+    getDuplicatesPath, setDuplicatesPath = accessors(duplicatesPath)
 
 
 class SemDedupStageParams(

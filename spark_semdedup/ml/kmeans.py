@@ -49,7 +49,7 @@ class _EmbeddingKMeansParams(HasColumns, HasInvalid, ClusteringParams):
     pass
 
 
-class EmbeddingKMeans(Estimator, _EmbeddingKMeansParams, StageReadable, DefaultParamsWritable):
+class EmbeddingKMeans(Estimator["EmbeddingKMeansModel"], _EmbeddingKMeansParams, StageReadable, DefaultParamsWritable):
     """Clusters embeddings by direction: KMeans on unit vectors.
 
     The centroids are fitted on the rows with the smallest ``xxhash64(id, seed)`` (``fitSampleRows``); the model

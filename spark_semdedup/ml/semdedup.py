@@ -43,7 +43,7 @@ from spark_semdedup.spark.documents import Documents
 from spark_semdedup.spark.held import held
 
 
-class SemDedup(Estimator, SemDedupStageParams, StageReadable, DefaultParamsWritable):
+class SemDedup(Estimator["SemDedupModel"], SemDedupStageParams, StageReadable, DefaultParamsWritable):
     """Finds rows that mean the same and keeps one of each.
 
     ``fit`` fits the centroids, the model's ``transform`` gives the rows to keep, with all their columns.
