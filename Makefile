@@ -9,24 +9,24 @@
 # make bench     ours beside its peers on this machine's CPUs, under 30 minutes; bench-1m: a million rows, about an hour
 # make bench-gpu the kernel beside PyTorch's operations on this machine's GPU, under 5 minutes
 #
-# make jars      fetches, with Maven, the jars that some tests need, which are skipped without: rapids-jar, the RAPIDS
-#                Accelerator plugin (1 GB; also for the GPU settings in conf/; the tests need no GPU), and delta-jars, Delta
+# make jars      fetches, with Maven, the jars that some tests need, which are skipped without: rapids-jar, the NVIDIA
+#                cuDF plugin (1 GB; also for the GPU settings in conf/; the tests need no GPU), and delta-jars, Delta
 #                Lake (8 MB; also for the notebook about it)
 #
 # A virtual environment is made in $(VENV) when it is missing, and installed again when pyproject.toml changes.
 
 PYSPARK ?= 4.0.3
 VENV ?= .venv
-# The RAPIDS Accelerator's version. It is built for each line of Scala; PyPI's Spark 3.5 has 2.12, Spark 4 has 2.13.
+# The NVIDIA cuDF plugin's version. It is built for each line of Scala; PyPI's Spark 3.5 has 2.12, Spark 4 has 2.13.
 RAPIDS ?= 26.08.1
-# Delta Lake's version for the line of Spark (https://docs.delta.io/releases), as the RAPIDS Accelerator supports it too.
-DELTA ?= $(if $(filter 3.5.%,$(PYSPARK)),3.3.2,$(if $(filter 4.0.%,$(PYSPARK)),4.0.1,4.1.0))
+# Delta Lake's version for the line of Spark (https://docs.delta.io/releases), as the plugin supports it too.
+DELTA ?= $(if $(filter 3.5.%,$(PYSPARK)),3.3.2,$(if $(filter 4.0.%,$(PYSPARK)),4.0.1,$(if $(filter 4.1.%,$(PYSPARK)),4.1.0,4.4.0)))
 # For test-gpu, gpu-hour and bench-gpu: a Python that has CuPy, hypothesis, NumPy and pytest. Neither Spark nor Java is
 # needed for the kernels. GPU_HOUR: where the hour's pages go.
 GPU_PYTHON ?= python3
 GPU_HOUR ?= build/gpu-hour
 # For test-matrix: what to try, as SPARK-PYTHON, and which tests.
-MATRIX ?= 3.5.8-3.10 3.5.8-3.11 4.0.3-3.10 4.0.3-3.11 4.0.3-3.12 4.1.1-3.10 4.1.1-3.11 4.1.1-3.12
+MATRIX ?= 3.5.8-3.10 3.5.8-3.11 4.0.3-3.10 4.0.3-3.12 4.1.3-3.11 4.1.3-3.13 4.2.0-3.10 4.2.0-3.12 4.3.0-3.11 4.3.0-3.13
 MATRIX_TESTS ?= tests
 # For bench: a folder of Parquet files with id and embedding (up to 64k rows), and where generated data goes.
 BENCH_DATA ?= $(or $(wildcard ../shared/data/debian),spark_semdedup/data/debian-sample.parquet)
@@ -37,6 +37,8 @@ installed := $(VENV)/.installed-$(PYSPARK)
 installed_dev := $(VENV)/.installed-dev-$(PYSPARK)
 installed_bench := $(VENV)/.installed-bench-$(PYSPARK)
 installed_docs := $(VENV)/.installed-docs-$(PYSPARK)
+# Spark 4.3 works with pandas 3, older versions with pandas 2.
+pandas := $(if $(filter 4.3.%,$(PYSPARK)),pandas,pandas<3)
 scala := $(if $(filter 3.%,$(PYSPARK)),2.12,2.13)
 rapids_jar := build/jars/rapids-4-spark_$(scala)-$(RAPIDS).jar
 delta_jars := build/jars/delta-spark_$(scala)-$(DELTA).jar build/jars/delta-storage-$(DELTA).jar
@@ -147,20 +149,20 @@ $(bin)/python:
 # A stamp of another kind or version says nothing about what is installed after this, so it goes.
 $(installed): pyproject.toml | $(bin)/python
 	@rm -f $(VENV)/.installed-*
-	$(bin)/python -m pip install --quiet --disable-pip-version-check --editable . 'pyspark==$(PYSPARK)'
+	$(bin)/python -m pip install --quiet --disable-pip-version-check --editable . 'pyspark==$(PYSPARK)' '$(pandas)'
 	@touch $@
 
 $(installed_dev): pyproject.toml | $(bin)/python
 	@rm -f $(VENV)/.installed-*
-	$(bin)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' 'pyspark==$(PYSPARK)'
+	$(bin)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' 'pyspark==$(PYSPARK)' '$(pandas)'
 	@touch $(installed) $@
 
 $(installed_bench): $(installed)
-	$(bin)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]' 'pyspark==$(PYSPARK)'
+	$(bin)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]' 'pyspark==$(PYSPARK)' '$(pandas)'
 	@touch $@
 
 $(installed_docs): $(installed)
-	$(bin)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]' 'pyspark==$(PYSPARK)'
+	$(bin)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]' 'pyspark==$(PYSPARK)' '$(pandas)'
 	@touch $@
 
 clean:

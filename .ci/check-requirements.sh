@@ -14,7 +14,13 @@ refuse() {
   exit 1
 }
 
-# --- Java: Spark 4 needs 17; Hadoop's login code no longer works from 23 on (HADOOP-19212) --------------------------
+# --- Java: Spark 4 needs 17. Hadoop's login code stops working at 23 (HADOOP-19212), but for that of Spark 4.2 and newer,
+# which support 25 (SPARK-56815) --------------------------------------------------------------------------------------
+
+case ${PYSPARK:-4.0} in
+  3.* | 4.0* | 4.1*) newest_java=22 ;;
+  *) newest_java=25 ;;
+esac
 
 java_install='Debian/Ubuntu: sudo apt-get install openjdk-17-jre-headless (or openjdk-21-jre-headless);'
 java_install="$java_install RHEL: sudo dnf install java-17-openjdk-headless (or java-21-openjdk-headless);"
@@ -27,13 +33,13 @@ check_java() {
     java=java where="the java on PATH"
   fi
   # macOS has a java that only says that there is none, so it is run, not looked for.
-  found=$("$java" -version 2>&1) || refuse "Java 17 to 22 is needed, $where does not run. $java_install"
+  found=$("$java" -version 2>&1) || refuse "Java 17 to $newest_java is needed, $where does not run. $java_install"
   version=${found#*version \"}
   version=${version%%\"*}
   major=${version#1.} # Java 8 calls itself 1.8
   major=${major%%[!0-9]*}
-  if [ "${major:-0}" -lt 17 ] || [ "$major" -gt 22 ]; then
-    refuse "Java 17 to 22 is needed, $where is ${version:-of an unknown version}. $java_install"
+  if [ "${major:-0}" -lt 17 ] || [ "$major" -gt "$newest_java" ]; then
+    refuse "Java 17 to $newest_java is needed, $where is ${version:-of an unknown version}. $java_install"
   fi
 }
 
@@ -42,9 +48,10 @@ check_java() {
 elsewhere='RHEL: sudo dnf install python3.11; macOS: brew install python@3.11'
 python_install="Debian/Ubuntu: sudo apt-get install python3 python3-venv; $elsewhere"
 
+oldest=10 newest=13
 case ${PYSPARK:-4.0} in
   3.*) newest=11 ;; # Spark 3.5 still uses distutils, which Python 3.12 no longer has
-  *) newest=13 ;;
+  4.3*) oldest=11 ;;
 esac
 
 version_of() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null; }
@@ -63,7 +70,7 @@ choose_python() {
     version=$(version_of "$python") || continue
     found="$python is $version"
     case $version in 3.*) minor=${version#3.} ;; *) continue ;; esac
-    if [ "$minor" -lt 10 ] || [ "$minor" -gt "$newest" ]; then continue; fi
+    if [ "$minor" -lt "$oldest" ] || [ "$minor" -gt "$newest" ]; then continue; fi
     if has_venv "$python"; then
       echo "$python"
       return
@@ -74,7 +81,7 @@ choose_python() {
     refuse "Python's venv module is needed, $without_venv has none." \
       "Debian/Ubuntu: sudo apt-get install python$without_venv_version-venv; $elsewhere"
   fi
-  refuse "Python 3.10 to 3.$newest is needed, $found. $python_install"
+  refuse "Python 3.$oldest to 3.$newest is needed, $found. $python_install"
 }
 
 check_java

@@ -37,7 +37,8 @@ ALL = ("--eps", EPS, "--which-to-keep", "first", "--coverage", "exact", "--k", 4
 def jars() -> list[Path]:
     """Delta's jars that ``make delta-jars`` has fetched for the installed Spark; empty where any is missing."""
     scala = "2.12" if pyspark.__version__.startswith("3.") else "2.13"
-    line = {"3.5": "3.3", "4.0": "4.0", "4.1": "4.1"}[".".join(pyspark.__version__.split(".")[:2])]
+    lines = {"3.5": "3.3", "4.0": "4.0", "4.1": "4.1", "4.2": "4.4"}  # there is none yet for Spark 4.3
+    line = lines.get(".".join(pyspark.__version__.split(".")[:2]), "none")
     folder = ROOT / "build" / "jars"
     found = [sorted(folder.glob(f"{name}-{line}.*.jar")) for name in (f"delta-spark_{scala}", "delta-storage")]
     return [versions[-1] for versions in found] if all(found) else []

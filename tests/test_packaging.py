@@ -164,6 +164,15 @@ def test_java_of_another_version_is_refused(tmp_path: Path, version: str):
     assert_refused(check(tmp_path), "Java 17 to 22 is needed", f"the java on PATH is {version}.")
 
 
+@pytest.mark.parametrize("spark", ["4.2.0", "4.3.0"])
+def test_newer_java_is_accepted_where_spark_supports_it(tmp_path: Path, spark: str):
+    java(tmp_path, "25.0.3")
+    python(tmp_path, "python3", "3.12")
+    assert check(tmp_path, PYSPARK=spark).returncode == 0
+    java(tmp_path, "26")
+    assert_refused(check(tmp_path, PYSPARK=spark), "Java 17 to 25 is needed", "the java on PATH is 26.")
+
+
 def test_missing_java_is_refused(tmp_path: Path):
     python(tmp_path, "python3", "3.12")
     assert_refused(check(tmp_path), "Java 17 to 22 is needed", "the java on PATH does not run")
@@ -198,6 +207,13 @@ def test_the_newest_suitable_python_is_chosen(tmp_path: Path):
     python(tmp_path, "python3.12", "3.12")
     assert check(tmp_path).stdout == "python3.12\n"
     assert check(tmp_path, PYSPARK="3.5.8").stdout == "python3.11\n"
+
+
+def test_python_that_the_version_of_spark_needs_is_asked_for(tmp_path: Path):
+    java(tmp_path, "17.0.1")
+    python(tmp_path, "python3", "3.10")
+    assert check(tmp_path, PYSPARK="4.2.0").stdout == "python3\n"
+    assert_refused(check(tmp_path, PYSPARK="4.3.0"), "Python 3.11 to 3.13 is needed", "python3 is 3.10")
 
 
 def test_python_is_taken_from_the_variable(tmp_path: Path):

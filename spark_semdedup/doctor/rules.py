@@ -24,17 +24,20 @@ from spark_semdedup.spark._linux_tcp import BROKEN_FROM, FIXED_IN
 PARAMS = ("backend", "deviceMemoryFraction", "clusterer", "precision", "execution")
 """Params that decide what a run uses: those that the command takes."""
 
-JAVA = (17, 22)
-"""Spark 4 needs the first; Hadoop's login code works up to the second (HADOOP-19212)."""
+SPARK = ((3, 5), (4, 4))
+"""Versions that were tried: from the first on, below the second."""
 
 ANY = (math.inf,)
 
 BOUNDS: dict[str, tuple[tuple[int, ...], tuple[float, ...]]] = {
     "numpy": ((2, 0), ANY),
-    "pandas": ((2, 2, 2), (3,)),
+    "pandas": ((2, 2, 2), (4,)),
     "pyarrow": ((16, 1), ANY),
 }
 """Versions that executors need: from the first on, below the second; pyproject.toml says why."""
+
+PANDAS_3_FROM = (4, 3)
+"""The first Spark that was tried with pandas 3."""
 
 SHIPPING = "ship an environment with the job (make env-archive; --archives)"
 
@@ -146,15 +149,16 @@ def _uses(found: Findings, wanted: Mapping[str, Any], backend: str, clusterer: s
 
 
 def _about_starting(found: Findings) -> Iterator[Advice]:
-    major = _java_major(found.java)
+    major, spark = _java_major(found.java), _version(found.spark)
+    oldest, newest = _java_for(spark)
     if found.java is None and found.failure is not None:
-        yield need(f"install Java {JAVA[0]} to {JAVA[1]}, or set JAVA_HOME", "no java runs here")
-    elif found.failure is not None and not JAVA[0] <= major <= JAVA[1]:
-        yield need(f"use Java {JAVA[0]} to {JAVA[1]} (JAVA_HOME)", f"the java found is {found.java}")
+        yield need(f"install Java {oldest} to {newest}, or set JAVA_HOME", "no java runs here")
+    elif found.failure is not None and not oldest <= major <= newest:
+        yield need(f"use Java {oldest} to {newest} (JAVA_HOME)", f"the java found is {found.java}")
     elif found.failure is not None:
         yield need("fix what keeps Spark from starting", found.failure)
-    if not (3, 5) <= _version(found.spark) < (4, 2):
-        yield need("use Spark 3.5, 4.0 or 4.1", f"this is {found.spark}")
+    if not SPARK[0] <= spark < SPARK[1]:
+        yield need("use Spark 3.5, or 4.0 to 4.3", f"this is {found.spark}")
     if found.unasked is not None:
         yield need(
             f"PYSPARK_PYTHON: a Python of the driver's version ({_minor(found.driver.python)}) with this package on "
@@ -165,6 +169,8 @@ def _about_starting(found: Findings) -> Iterator[Advice]:
 
 def _about_packages(found: Findings) -> Iterator[Advice]:
     for name, (least, below) in BOUNDS.items():
+        if name == "pandas" and _version(found.spark) < PANDAS_3_FROM:
+            below = (3,)
         wrong = sorted({_of(each, name) for each in found.executors if not least <= _version(_of(each, name)) < below})
         if wrong:
             bounds = f"{_dotted(least)} or newer" + (f", below {_dotted(below)}" if below != ANY else "")
@@ -378,6 +384,11 @@ def _kernel(name: str) -> tuple[int, ...]:
 
 def _minor(python: str) -> str:
     return ".".join(python.split(".")[:2])
+
+
+def _java_for(spark: tuple[int, ...]) -> tuple[int, int]:
+    """Oldest and newest Java. Hadoop's login code works up to 22 (HADOOP-19212), that of Spark 4.2 with 25, too."""
+    return 17, 25 if spark >= (4, 2) else 22
 
 
 def _java_major(version: str | None) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from dataclasses import replace
@@ -81,6 +82,13 @@ def test_a_laptop_runs_on_its_cpu():
     assert str(diagnosis).endswith("what to change\n  nothing")
 
 
+def test_java_25_and_pandas_3_are_right_for_spark_4_3():
+    newest = {**VERSIONS, "pandas": "3.1.1"}
+    worker = replace(CPU, packages=newest)
+    found = replace(LAPTOP, java="25.0.3", spark="4.3.0", driver=worker, executors=(worker,))
+    assert diagnose(found).advice == ()
+
+
 def test_a_gpu_cluster_runs_on_its_gpus():
     diagnosis = diagnose(GPUS, STREAMED)
     assert diagnosis.advice == ()
@@ -113,7 +121,7 @@ FATAL = {
         "1.8.0_442",
     ),
     "no session for another reason": (replace(LAPTOP, failure="the port is taken"), {}, "fix", "the port is taken"),
-    "an old Spark": (replace(LAPTOP, spark="3.4.4"), {}, "use Spark 3.5, 4.0 or 4.1", "3.4.4"),
+    "an old Spark": (replace(LAPTOP, spark="3.4.4"), {}, "use Spark 3.5, or 4.0 to 4.3", "3.4.4"),
     "executors with another Python": (
         replace(LAPTOP, executors=(), unasked="Python in worker has different version"),
         {},
@@ -126,7 +134,15 @@ FATAL = {
         "executors: pandas 2.2.2 or newer, below 3; ship an environment",
         "none",
     ),
-    "pandas 3": (executors_with(pandas="3.0.1"), {}, "executors: pandas", "3.0.1"),
+    "pandas 3 before Spark 4.3": (
+        executors_with(pandas="3.0.1"),
+        {},
+        "executors: pandas 2.2.2 or newer, below 3",
+        "3.0.1",
+    ),
+    "pandas 4": (replace(executors_with(pandas="4.0.0"), spark="4.3.0"), {}, "pandas 2.2.2 or newer, below 4", "4.0.0"),
+    "Java 25 before Spark 4.2": (replace(LAPTOP, java="25.0.3", failure="x"), {}, "use Java 17 to 22", "25.0.3"),
+    "Java 26": (replace(LAPTOP, java="26", spark="4.2.0", failure="x"), {}, "use Java 17 to 25", "26"),
     "NumPy 1": (executors_with(numpy="1.26.4"), {}, "numpy 2.0", "1.26.4"),
     "without the package": (
         replace(LAPTOP, executors=(CPU, replace(CPU, host="node-7", packages=dict(list(VERSIONS.items())[:3])))),
@@ -377,7 +393,7 @@ def test_the_command_works_without_java(monkeypatch, capsys, tmp_path):
     said = capsys.readouterr().out
     assert "Java             none" in said
     assert "numpy 2." in said
-    assert "1. NEEDED: install Java 17 to 22, or set JAVA_HOME" in said
+    assert re.search("1. NEEDED: install Java 17 to 2[25], or set JAVA_HOME", said)
     assert cli.main(["plan", "--input", "x"]) != 0  # other commands say why, as ever
 
 
