@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import pyarrow as pa
@@ -30,7 +32,25 @@ def write_centroids(spark: SparkSession, centroids: np.ndarray, path: str) -> No
     pass for a whole model."""
     step = max(1, _BYTES_AT_ONCE // (centroids[:1].nbytes or 1))
     parts = [_part(spark, centroids, start, step) for start in range(0, max(len(centroids), 1), step)]
-    functools.reduce(DataFrame.unionAll, parts).write.parquet(path)
+    with _parts_apart(spark):
+        functools.reduce(DataFrame.unionAll, parts).write.parquet(path)
+
+
+@contextmanager
+def _parts_apart(spark: SparkSession) -> Iterator[None]:
+    """Has a union of frames of one partition each one partition for each, as before Spark 4.2, which makes it one."""
+    before = spark.conf.get(_UNION_PARTITIONING, None)
+    spark.conf.set(_UNION_PARTITIONING, "false")
+    try:
+        yield
+    finally:
+        if before is None:
+            spark.conf.unset(_UNION_PARTITIONING)
+        else:
+            spark.conf.set(_UNION_PARTITIONING, before)
+
+
+_UNION_PARTITIONING = "spark.sql.unionOutputPartitioning"
 
 
 def _part(spark: SparkSession, centroids: np.ndarray, start: int, rows: int) -> DataFrame:
