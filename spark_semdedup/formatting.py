@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 _SIZES = ((1e15, "quadrillion"), (1e12, "trillion"), (1e9, "billion"), (1e6, "million"))
@@ -43,3 +44,13 @@ def aligned(lines: Iterable[tuple[str, str]], *, right: bool = False) -> str:
     first = max((len(name) for name, _ in lines), default=0)
     second = max((len(text) for _, text in lines), default=0) if right else 0
     return "\n".join(f"  {name:<{first}}  {text:>{second}}".rstrip() for name, text in lines)
+
+
+def gib(size: str | None) -> float | None:
+    """A size as Spark writes it, in GiB.
+
+    >>> gib("4g"), gib("512m"), gib(None)
+    (4.0, 0.5, None)
+    """
+    read = re.fullmatch(r"(\d+)([kmgt]?)b?", (size or "").lower())
+    return int(read[1]) * {"k": 2**-20, "m": 2**-10, "g": 1.0, "t": 2.0**10, "": 2**-30}[read[2]] if read else None

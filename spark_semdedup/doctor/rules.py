@@ -16,7 +16,7 @@ from pyspark.sql import SparkSession
 
 from spark_semdedup.clustering.settings import ON_DRIVER
 from spark_semdedup.doctor.probe import Findings, Worker, probe_cluster
-from spark_semdedup.formatting import aligned
+from spark_semdedup.formatting import aligned, gib
 from spark_semdedup.pairwise.task import precision_for
 from spark_semdedup.params import DEFAULTS
 from spark_semdedup.spark._linux_tcp import BROKEN_FROM, FIXED_IN
@@ -300,7 +300,7 @@ def _about_settings(found: Findings, wanted: Mapping[str, Any], backend: str, cl
             "Python workers need memory in addition to the JVM's heap, about 1 GiB each (2.5 with a GPU); without it a "
             "container that takes more than a tenth over the heap is killed",
         )
-    heap = _gib(found.settings.get("spark.driver.memory"))
+    heap = gib(found.settings.get("spark.driver.memory"))
     if found.is_local and heap is not None and heap > 0.6 * found.driver.memory_gib:
         yield Advice(
             f"spark.driver.memory {max(1, int(found.driver.memory_gib) // 3)}g",
@@ -394,13 +394,3 @@ def _java_for(spark: tuple[int, ...]) -> tuple[int, int]:
 def _java_major(version: str | None) -> int:
     numbers = _version((version or "0").removeprefix("1."))  # Java 8 calls itself 1.8
     return numbers[0] if numbers else 0
-
-
-def _gib(size: str | None) -> float | None:
-    """A size as Spark writes it, in GiB.
-
-    >>> _gib("4g"), _gib("512m"), _gib(None)
-    (4.0, 0.5, None)
-    """
-    read = re.fullmatch(r"(\d+)([kmgt]?)b?", (size or "").lower())
-    return int(read[1]) * {"k": 2**-20, "m": 2**-10, "g": 1.0, "t": 2.0**10, "": 2**-30}[read[2]] if read else None
