@@ -25,6 +25,7 @@ from spark_semdedup.redaction import Redacting
 if TYPE_CHECKING:
     from spark_semdedup.analysis.evaluation import Evaluation as Evaluation
     from spark_semdedup.analysis.evaluation import MissedPair as MissedPair
+    from spark_semdedup.analysis.explain import Explanation as Explanation
     from spark_semdedup.analysis.sizing import Hardware as Hardware
     from spark_semdedup.analysis.sizing import Sizing as Sizing
     from spark_semdedup.analysis.sweep import Sweep as Sweep
