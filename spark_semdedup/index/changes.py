@@ -39,8 +39,9 @@ def append(storage: Storage, seen: Version, new: NewBatch) -> Version:
         fit, number = version.fit, version.next_batch
         if fit is None and written.ids.rows:
             fit = FitFacts(storage.percentile(written), written.cells, number + 1)
-        folder = versions.margins_folder(version.version + 1)
-        margins = storage.add_margins(written.files, version, folder) if written.files else version.margins
+        margins = version.margins
+        if written.files and (margins is not None or not version.files):  # margins must cover all rows, or be none
+            margins = storage.add_margins(written.files, version, versions.margins_folder(version.version + 1))
         added = Batch(number, written.ids.rows, written.kept, written.far, begun, new.run, dict(new.facts))
         return version.following(
             "append",
