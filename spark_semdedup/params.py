@@ -1,7 +1,7 @@
 """The Params of all stages, each defined once: name, meaning, default, and what values are allowed.
 
 A stage inherits the groups it needs. The command line's options (``--k``) are made from the Params, and so is the
-table in ``docs/params.md``; a new Param therefore needs one place.
+table in ``docs/params.md``. A new Param therefore needs one place: its definition, and the line of its accessors below.
 
 A wrong value is refused when it is set, by an error that names the Param, the value and what would be right.
 """
