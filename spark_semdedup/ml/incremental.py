@@ -20,6 +20,7 @@ from spark_semdedup.duplicates.greedy import decide
 from spark_semdedup.duplicates.threshold import without_ids
 from spark_semdedup.errors import SemDedupError, shown
 from spark_semdedup.index import SemDedupIndex, index_rows
+from spark_semdedup.index.version import ALL, KEPT
 from spark_semdedup.pairwise.coverage import Coverage
 from spark_semdedup.pairwise.reference import RankOrder, ReferenceRows, with_references
 from spark_semdedup.pairwise.reference_plan import best_references
@@ -29,9 +30,6 @@ from spark_semdedup.spark.ids import Ids
 
 if TYPE_CHECKING:
     from spark_semdedup.ml.semdedup import SemDedupModel
-
-KEPT, ALL = "kept", "all"
-"""Which rows an index holds: kept ones alone, or removed ones, too."""
 
 RANK_PARAMS = frozenset({"whichToKeep", "rankBy", "distanceMetric", "seed"})
 

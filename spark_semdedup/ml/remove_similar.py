@@ -46,14 +46,16 @@ class RemoveSimilar(
 
     def similar(self, dataset: DataFrame) -> DataFrame:
         """``id``, ``max_id``, ``cosine_sim_score`` of the rows to remove, and the most similar row of the index."""
-        model, index = self._model(dataset)
+        return self._similar(dataset, *self._model(dataset))
+
+    def _similar(self, dataset: DataFrame, model: SemDedupModel, index: SemDedupIndex) -> DataFrame:
         found = found_references(model, model.rows_of(dataset), IndexReferences(index, kept_only=False))
         return found.where(F.col("cosine_sim_score") >= model.similarity_threshold())
 
     def _transform(self, dataset: DataFrame) -> DataFrame:
-        unwanted = self.similar(dataset).select("id")
+        model, index = self._model(dataset)
+        unwanted = self._similar(dataset, model, index).select("id")
         if self.value("handleInvalid") == "skip":
-            model, _ = self._model(dataset)
             routed = model.rows_of(dataset).routed()
             unwanted = unwanted.unionAll(routed.where(F.col("reason").isNotNull()).select("id"))
         return without_ids(dataset, self.value("idCol"), unwanted)

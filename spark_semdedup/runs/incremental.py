@@ -12,10 +12,9 @@ from pyspark.sql import functions as F
 
 from spark_semdedup.errors import ResultExistsError, SemDedupError, shown
 from spark_semdedup.index import SemDedupIndex
+from spark_semdedup.index.version import ALL, KEPT
 from spark_semdedup.ml.incremental import (
-    ALL,
     INDEX_PARAMS,
-    KEPT,
     RANK_PARAMS,
     IndexReferences,
     add_to_index,
@@ -92,10 +91,6 @@ class Incremental:
         named = {name: [path] for name, path in paths.items() if path}
         return named | ({"againstInput": list(self.table.paths)} if self.table else {})
 
-    def open(self, job: Job, version: int | None) -> SemDedupIndex | None:
-        """The index to compare with. Raises ``ResultExistsError`` where the one to write is there already."""
-        return SemDedupIndex.open(job.spark, self.against, version) if self.against else None
-
     def refuse_wanted(self, wanted: Wanted) -> None:
         """Raises ``SemDedupError`` for results that would leave reference rows out."""
         refused = [name for name in ("pairs", "groups") if name in wanted]
@@ -164,7 +159,7 @@ class RunReferences:
     @classmethod
     def open(cls, asked: Incremental, job: Job, version: int | None) -> RunReferences:
         """``version``: of the index, that the run to be resumed has read."""
-        return cls(asked, job, asked.open(job, version))
+        return cls(asked, job, SemDedupIndex.open(job.spark, asked.against, version) if asked.against else None)
 
     def identity(self) -> dict[str, Any]:
         return self.asked.identity(self.index)

@@ -261,8 +261,7 @@ def check(work: Deduplication, attempt: Attempt) -> None:
 def index(work: Deduplication, references: RunReferences, attempt: Attempt) -> None:
     """Adds the valid rows, or those kept, to the index as its next batch."""
     compared, model = work.journal.metrics("compare"), work.model
-    similarities = work.job.spark.read.parquet(work.path(work.place("similarities")))
-    valid = Ids.count(similarities, F.col("id"))
+    valid = Ids.count(work.read("similarities"), F.col("id"))
     checks.check_merged(valid.rows, compared)
     gone = Ids.read(work.journal.metrics("identify")["ids"])
     about = {"text": work.texts.identity()} if work.texts else {}

@@ -63,9 +63,8 @@ def test_batches_in_turn_keep_what_one_run_over_all_rows_keeps(spark, inputs, tm
     assert call(capsys, *one)[0] == 0
     kept = set.union(*(ids(tmp_path / str(number) / "deduplicated") for number in range(BATCHES)))
     assert kept == ids(tmp_path / "all" / "deduplicated")
-    assert [row for n in range(BATCHES) for row in rows(tmp_path / str(n) / "duplicates")].sort() == rows(
-        tmp_path / "all" / "duplicates"
-    ).sort()
+    removed = [row for number in range(BATCHES) for row in rows(tmp_path / str(number) / "duplicates")]
+    assert sorted(removed) == rows(tmp_path / "all" / "duplicates")
     held = SemDedupIndex.open(spark, str(index))
     assert {row.id for row in held.rows().select("id").collect()} == kept
     assert [batch.rows for batch in held.batches] == [len(ids(tmp_path / str(n) / "deduplicated")) for n in range(3)]
