@@ -22,11 +22,12 @@ from spark_semdedup.clustering.faiss import fit_faiss
 from spark_semdedup.clustering.sample import fit_sample
 from spark_semdedup.clustering.settings import FIT_ROWS_PER_CENTROID, FitSettings, number_of_clusters, rows_to_fit
 from spark_semdedup.errors import SemDedupError
-from spark_semdedup.kernels.assignment import Cells
+from spark_semdedup.kernels.assignment import Cells, Visits
 from spark_semdedup.pairwise.coverage import Coverage
 from spark_semdedup.pairwise.estimate import VISIT_ROWS, FittedSample, VisitSample
 from spark_semdedup.pairwise.packing import default_max_rows, default_partitions, partitions_for, plan_clusters
 from spark_semdedup.pairwise.regions import RegionPlan, plan_regions
+from spark_semdedup.pairwise.screen import Screening
 from spark_semdedup.pairwise.workload import WorkEstimate
 from spark_semdedup.params import ClusteringParams, SemDedupStageParams
 from spark_semdedup.spark.backend import slots
@@ -92,7 +93,7 @@ def estimate_cost(
         cells[k] = Cells.of(centroids, spherical=spherical)
     hardware = hardware or Hardware.here(slots(dataset.sparkSession))
     max_rows = params.value("maxClusterRows") or default_max_rows(fitted.shape[1])
-    frame = _Frame(total, fitted.shape[1], max_rows, hardware.slots)
+    frame = _Frame(total, fitted.shape[1], max_rows, hardware.slots, screens=not hardware.number_of_gpus)
     workloads, best, top = [], {}, max(cells)
     coverages = [*(Coverage(others=n - 1) for n in PROBES), Coverage(None, params.similarity_threshold())]
     for coverage in coverages:
@@ -186,6 +187,8 @@ class _Frame:
     dim: int
     max_rows: int
     slots: int
+    screens: bool = True
+    """Whether visits may be screened by codes."""
 
     def measured(self, coverage: Coverage, sample: VisitSample, cells: Cells) -> WorkEstimate | None:
         """The workload as a run would plan it; None where the sample has too few rows for each region."""
@@ -196,7 +199,15 @@ class _Frame:
         plan = self._plan(coverage, sample, cells)
         if sample.scale > 1 and len(sample.own) < _ROWS_PER_REGION * len(plan.tasks):
             return None
-        return WorkEstimate.of_regions(coverage, sample, cells.centroids, plan)
+        work = WorkEstimate.of_regions(coverage, sample, cells.centroids, plan)
+        screening = None
+        if self.screens:
+            screening = Screening.of(coverage, sample, cells.centroids, work.shuffle_bytes, self.max_rows, self.slots)
+        if screening is None:
+            return work
+        alone = VisitSample(sample.own, Visits.none(), sample.scale)  # hardly any visit is kept
+        after = WorkEstimate.of_regions(coverage, alone, cells.centroids, self._plan(coverage, alone, cells))
+        return work.screened(after, screening.bytes)
 
     def _pairs_of_tiles(self, sample: VisitSample, k: int) -> float:
         """Tasks of cells too large for one, at most, counted without planning each: there may be millions."""

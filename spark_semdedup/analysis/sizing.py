@@ -13,6 +13,7 @@ import numpy as np
 from spark_semdedup.analysis.job import Step, as_lines, steps
 from spark_semdedup.clustering.settings import rows_to_fit
 from spark_semdedup.formatting import duration, short, short_bytes
+from spark_semdedup.kernels.codes import numbers_of
 from spark_semdedup.kernels.sketch import DIRECTIONS
 from spark_semdedup.pairwise.workload import WorkEstimate
 from spark_semdedup.params import ClusteringParams
@@ -171,7 +172,7 @@ _NOTES = """\
 def seconds(work: WorkEstimate, hardware: Hardware, fit: FitCost | None) -> float:
     """Of what depends on k and coverage, if all goes at the hardware's speed: fitting (None: no fit), assigning, moving
     rows to their tasks and comparing them. Reading the input and writing the result come on top."""
-    assigning = (fit.products(work) if fit else 0.0) + work.rows * work.k * work.dim
+    assigning = (fit.products(work) if fit else 0.0) + (2 if work.code_bytes else 1) * work.rows * work.k * work.dim
     computed = 2 * assigning / hardware.float32_flops + 2 * compared_products(work, hardware) / hardware.flops
     return computed + work.shuffle_bytes / hardware.bytes_per_second
 
@@ -179,7 +180,8 @@ def seconds(work: WorkEstimate, hardware: Hardware, fit: FitCost | None) -> floa
 def compared_products(work: WorkEstimate, hardware: Hardware) -> float:
     """Products of two numbers that the comparison takes. GPUs compare whole vectors, not sketches."""
     sketched = work.coverage.sketched(work.dim) and not hardware.number_of_gpus
-    return work.home_pairs * work.dim + work.probing_pairs * (DIRECTIONS + 1 if sketched else work.dim)
+    numbers = DIRECTIONS + 1 if sketched else work.dim
+    return work.home_pairs * work.dim + work.probing_pairs * (numbers_of(work.dim) if work.code_bytes else numbers)
 
 
 @dataclass(frozen=True)

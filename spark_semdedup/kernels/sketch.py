@@ -48,7 +48,7 @@ def pays(dim: int) -> bool:
 class Sketches:
     """Sketches of n vectors, float32 (n, m + 1), and how far their products may lie below a similarity.
 
-    ``values`` None: vectors are too short for sketches to pay.
+    ``values`` None: vectors are too short for sketches to pay. On a CPU these are vectors themselves then.
     """
 
     values: Array | None
@@ -58,9 +58,10 @@ class Sketches:
     def of(cls, vectors: Array) -> Sketches:
         """Of float32 vectors (n, d) whose norms are within 10⁻⁵ of 1."""
         n, d = vectors.shape
-        if not pays(d) or n < 2 * DIRECTIONS:
-            return cls(None, 0.0)
         xp = array_module(vectors)
+        if not pays(d) or n < 2 * DIRECTIONS:
+            # On a CPU one product of the vectors themselves takes less than a search of either side's best.
+            return cls(vectors, 2 * screening_error(d)) if xp is np else cls(None, 0.0)
         basis = xp.zeros((d, DIRECTIONS + 1), np.float32)
         basis[:, :-1] = _directions(vectors)
         eta = DIRECTIONS**0.5 * (screening_error(d, tensor_cores=xp is not np) + FLOAT32_ROUNDING) * 1.001

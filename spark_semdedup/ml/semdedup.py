@@ -27,7 +27,7 @@ from spark_semdedup.ml.persistence import CentroidsModel, StageReadable
 from spark_semdedup.ml.report import plots_of, write_report
 from spark_semdedup.pairwise.coverage import Coverage
 from spark_semdedup.pairwise.estimate import FittedEstimate, FittedSample
-from spark_semdedup.pairwise.execute import Compared, ComparisonPlan, compare
+from spark_semdedup.pairwise.execute import Accept, Compared, ComparisonPlan, any_size, compare
 from spark_semdedup.pairwise.integrity import check_neighbours
 from spark_semdedup.pairwise.merge import PartialMatches
 from spark_semdedup.pairwise.pairs import ESTIMATE_ROWS, SimilarRows, estimate_pairs, refuse_too_many
@@ -91,7 +91,8 @@ class SemDedupModel(CentroidsModel, SemDedupStageParams):
       first of these. (``persist()`` holds drawn values as long as no executor is lost, ``checkpoint()`` or a written
       table for good. Those of an RDD cannot be told from others: the caller answers for them.)
     * The order of rows, and their partitions, matter nowhere: rows are chosen and placed by hashes of their ids.
-    * Embeddings are taken from one look, the comparison's; ``run`` keeps what came of it.
+    * Embeddings are taken from one look, the comparison's; ``run`` keeps what came of it. Exact coverage may look at
+      them before, to tell which clusters a row need not visit: they must be the same then.
     * Rows that are there at one look and not at another (a ``sample`` or ``limit`` after a shuffle, files that change)
       are not noticed here: the program ``spark-semdedup`` counts, and fails where rows are missing or too many.
     """
@@ -202,14 +203,14 @@ class SemDedupModel(CentroidsModel, SemDedupStageParams):
             return self.result_of(dataset, decide(compared, self.similarity_threshold()), compared.workload)
         return self.result_of(dataset, compared.rows.persist() if persist else compared.rows, compared.workload)
 
-    def compared(self, dataset: DataFrame) -> Compared:
+    def compared(self, dataset: DataFrame, accept: Accept = any_size) -> Compared:
         """The comparison alone, lazy: what all results are made from (``result_of``), for who keeps it elsewhere than
-        in Spark's memory."""
+        in Spark's memory. ``accept``: raises where so many bytes cannot be shuffled."""
         ranking = Ranking.of(self)
         self.similarity_threshold()
         if self.value("handleInvalid") == "skip":
             refuse_shadowed(dataset, ["reason"], "handleInvalid='skip'")
-        return self._compared(dataset, ranking)
+        return self._compared(dataset, ranking, accept)
 
     def result_of(
         self, dataset: DataFrame, compared: DataFrame, workload: WorkEstimate | None = None
@@ -237,10 +238,10 @@ class SemDedupModel(CentroidsModel, SemDedupStageParams):
             model=self,
         )
 
-    def _compared(self, dataset: DataFrame, ranking: Ranking) -> Compared:
+    def _compared(self, dataset: DataFrame, ranking: Ranking, accept: Accept) -> Compared:
         """Assigns rows, sends them to their tasks and compares them there."""
         coverage = Coverage.of(self, self.similarity_threshold())
-        return compare(self.rows_of(dataset), coverage, ranking, self, links_for(self))
+        return compare(self.rows_of(dataset), coverage, ranking, self, links_for(self), accept)
 
     def rows_of(self, dataset: DataFrame) -> UnassignedRows:
         """The rows of ``dataset`` as comparisons take them, yet to be assigned."""

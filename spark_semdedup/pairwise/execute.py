@@ -23,6 +23,7 @@ from spark_semdedup.pairwise.ranking import Ranking
 from spark_semdedup.pairwise.regions import RegionPlan, plan_regions
 from spark_semdedup.pairwise.route import TaskRouter, explode_by_task, explode_by_tile
 from spark_semdedup.pairwise.rows import ComparableRows
+from spark_semdedup.pairwise.screen import Screened, Screening
 from spark_semdedup.pairwise.task import GroupComparison, groups, runs
 from spark_semdedup.pairwise.workload import WorkEstimate
 from spark_semdedup.params import PairwiseParams
@@ -35,6 +36,13 @@ log = logging.getLogger("spark_semdedup")
 
 GroupStream: TypeAlias = Callable[[Iterable[pa.Table]], Iterator[pa.RecordBatch]]
 """What a task makes of the groups of a partition, each a table of the rows of one task."""
+
+Accept: TypeAlias = Callable[[float], None]
+"""Raises a ``SemDedupError`` where so many bytes cannot be shuffled."""
+
+
+def any_size(needed: float) -> None:
+    """Accepts all."""
 
 
 @dataclass(frozen=True)
@@ -52,19 +60,39 @@ class ComparisonPlan:
     """The numbers of the clusters that ``tasks``, a ``Plan``, is for."""
     lists: bool
     """Whether unit vectors travel as lists."""
+    screened: Screened | None = None
+    """What a screening left of the visits, where there was one."""
 
     @classmethod
-    def of(cls, rows: ComparableRows, coverage: Coverage, params: PairwiseParams) -> ComparisonPlan:
-        """A few small jobs, where a fit has not left a sample on the driver."""
+    def of(
+        cls, rows: ComparableRows, coverage: Coverage, params: PairwiseParams, accept: Accept = any_size
+    ) -> ComparisonPlan:
+        """A few small jobs, where a fit has not left a sample on the driver, and one that screens visits, where that
+        pays. ``accept`` is asked before."""
         spark, lists = rows.spark, travel_as_lists(rows.spark, params)
         if not coverage.visits:
-            return cls.of_clusters(rows.sizes(), spark, params, lists=lists)
+            plan = cls.of_clusters(rows.sizes(), spark, params, lists=lists)
+            accept(plan.workload.shuffle_bytes)
+            return plan
         assert rows.centroids is not None  # rows that visit cells know them
         sample, centroids = rows.visits(coverage), rows.centroids.matrix
         device = TaskDevice.of_comparison(spark, params)
         tasks = plan_for(sample, centroids, coverage, device, spark, params)
         workload = WorkEstimate.of_regions(coverage, sample, centroids, tasks)
-        return cls(tasks, workload, device, len(tasks.keys) > 1, None, lists)
+        screening, screened = None, None
+        if device.backend == "cpu":
+            most = max_rows(params, centroids.shape[1])
+            screening = Screening.of(coverage, sample, centroids, workload.shuffle_bytes, most, slots(spark))
+        if screening is not None:
+            log.info("%s", screening.in_words(workload))
+            accept(screening.bytes)
+            of_params = TaskDevice.of_params(spark, params)
+            screened = screening.run(rows.located(coverage), of_params, params.value("batchSize"), lists=lists)
+            sample = screened.sample(sample)
+            tasks = plan_for(sample, centroids, coverage, device, spark, params)
+            workload = workload.screened(WorkEstimate.of_regions(coverage, sample, centroids, tasks), screening.bytes)
+        accept(workload.shuffle_bytes)
+        return cls(tasks, workload, device, len(tasks.keys) > 1, None, lists, screened)
 
     @classmethod
     def of_clusters(
@@ -73,14 +101,19 @@ class ComparisonPlan:
         """For rows that stay in their clusters. ``sizes`` steer how tasks are cut and placed (``packing``)."""
         clusters = np.fromiter(sizes.rows, np.int64, len(sizes.rows))
         estimates = np.fromiter(sizes.rows.values(), float, len(sizes.rows))
-        max_rows = params.value("maxClusterRows") or default_max_rows(sizes.dim)
-        tasks = plan_clusters(estimates, sizes.dim, max_rows=max_rows, slots=slots(spark))
-        workload = WorkEstimate.of_clusters(sizes.rows, sizes.dim, tasks, max_rows)
+        most = max_rows(params, sizes.dim)
+        tasks = plan_clusters(estimates, sizes.dim, max_rows=most, slots=slots(spark))
+        workload = WorkEstimate.of_clusters(sizes.rows, sizes.dim, tasks, most)
         return cls(tasks, workload, TaskDevice.of_comparison(spark, params), tasks.is_tiled, clusters, lists)
 
     @property
     def coverage(self) -> Coverage:
         return self.workload.coverage
+
+    @property
+    def codes_compared(self) -> int:
+        """Pairs of codes that a screening compared."""
+        return self.screened.pairs if self.screened else 0
 
     @property
     def regions(self) -> RegionPlan | None:
@@ -90,7 +123,9 @@ class ComparisonPlan:
     def by_task(self, rows: ComparableRows) -> DataFrame:
         """Each row once for every task it takes part in, with ``task``, ``tile`` and ``other``."""
         if isinstance(self.tasks, RegionPlan):
-            return explode_by_task(rows.routed(TaskRouter(self.coverage, self.tasks, self.lists), lists=self.lists))
+            kept = self.screened.kept if self.screened else None
+            router = TaskRouter(self.coverage, self.tasks, self.lists, kept)
+            return explode_by_task(rows.routed(router, lists=self.lists))
         assert self.clusters is not None
         return explode_by_tile(rows.routed(lists=self.lists), self.clusters, self.tasks)
 
@@ -158,13 +193,14 @@ def compare(
     ranking: Ranking,
     params: PairwiseParams,
     links: LinkRule | None = None,
+    accept: Accept = any_size,
 ) -> Compared:
     """Compares every row with the rows that ``coverage`` names: plans tasks from a sample, routes rows, compares.
 
-    Lazy, but for the small jobs that the plan is made from, where a fit has not left a sample on the driver. ``links``:
-    which similar predecessors of each row are listed beside the best one.
+    Lazy, but for the jobs that the plan is made from (``ComparisonPlan.of``). ``links``: which similar predecessors of
+    each row are listed beside the best one.
     """
-    plan = ComparisonPlan.of(rows, coverage, params)
+    plan = ComparisonPlan.of(rows, coverage, params, accept)
     _log(plan.workload, plan.device)
     by_task = plan.by_task(rows)
     comparison = plan.group_comparison(by_task, rows.decode, ranking, params, links)
@@ -188,9 +224,13 @@ def plan_for(
 ) -> RegionPlan:
     """Regions for rows that visit several cells, as ``sample`` says they do."""
     dim = centroids.shape[1]
-    max_rows = params.value("maxClusterRows") or default_max_rows(dim)
     sketched = coverage.sketched(dim) and device.backend == "cpu"
-    return plan_regions(sample, centroids, max_rows=max_rows, slots=slots(spark), sketched=sketched)
+    return plan_regions(sample, centroids, max_rows=max_rows(params, dim), slots=slots(spark), sketched=sketched)
+
+
+def max_rows(params: PairwiseParams, dim: int) -> int:
+    """Rows of one tile."""
+    return int(params.value("maxClusterRows") or default_max_rows(dim))
 
 
 def _compared(by_task: DataFrame, plan: Packed, comparison: GroupComparison, params: PairwiseParams) -> DataFrame:

@@ -137,8 +137,17 @@ class RegionPlan(Packed):
 
     def cells_of(self, key: int) -> np.ndarray:
         """Whether each cell is in the region that the task of that key compares: bool (k,)."""
-        task = int(np.flatnonzero(self.keys == key)[0])
-        return self.region == np.searchsorted(self.first_task, task, side="right") - 1
+        return self.region == self.regions_of(np.array([key]))[0]
+
+    def only_probing(self, key: int) -> bool:
+        """Whether the task of that key compares home rows with a tile of probing rows alone."""
+        return self.tasks[int(np.flatnonzero(self.keys == key)[0])].tiles[1] >= FIRST_PROBING_TILE
+
+    def regions_of(self, keys: np.ndarray) -> np.ndarray:
+        """The regions that the tasks of those keys compare: int64 (n,)."""
+        order = np.argsort(self.keys)
+        tasks = order[np.searchsorted(self.keys, keys, sorter=order)]
+        return np.searchsorted(self.first_task, tasks, side="right") - 1
 
     @property
     def rows_sent(self) -> float:
@@ -203,6 +212,10 @@ class TaskAssignments:
     task: np.ndarray
     tile: np.ndarray
     other: np.ndarray
+
+    def where(self, which: np.ndarray) -> TaskAssignments:
+        """Those marked, bool (m,), or numbered, in that order."""
+        return TaskAssignments(self.rows[which], self.task[which], self.tile[which], self.other[which])
 
     @classmethod
     def joined(cls, parts: list[tuple[Any, ...]]) -> TaskAssignments:

@@ -20,7 +20,7 @@ from pyspark.sql import types as T
 from spark_semdedup.clustering.assign import Assigned, ReadyCells, assigned_at_once
 from spark_semdedup.clustering.centroids import Centroids
 from spark_semdedup.errors import SemDedupError, shown
-from spark_semdedup.kernels.assignment import Visits
+from spark_semdedup.kernels.assignment import Cells, VisitRule, Visits
 from spark_semdedup.kernels.oom import released_at_end
 from spark_semdedup.pairwise.coverage import Coverage
 from spark_semdedup.pairwise.packing import Plan
@@ -34,6 +34,9 @@ from spark_semdedup.spark.worker import prepare_worker
 Locate: TypeAlias = Callable[[pa.RecordBatch], Assigned]
 """Normalises the embeddings of a batch, and finds the cells that its rows belong to and visit. Runs in the tasks."""
 
+HASHES = 2**31
+"""``tile_hash`` is below it."""
+
 _TILE_SEED = 1_000_033
 """Of the hash that says which tile a row belongs to; not one a user would take for the fit sample's."""
 
@@ -41,7 +44,35 @@ _TILE_SEED = 1_000_033
 def tile_hash(id_: Column) -> Column:
     """What a row's tile is drawn from: were it drawn at random, a task that runs again after a failure could move rows,
     and pairs would be lost."""
-    return F.pmod(F.xxhash64(id_, F.lit(_TILE_SEED)), F.lit(2**31))
+    return F.pmod(F.xxhash64(id_, F.lit(_TILE_SEED)), F.lit(HASHES))
+
+
+@dataclass(frozen=True)
+class Located:
+    """Rows whose cells are yet to be found. ``source``: ``id``, ``embedding``, ``hash`` (``tile_hash``) and what else
+    ``locate`` reads."""
+
+    source: DataFrame
+    locate: Locate
+
+
+@dataclass(frozen=True)
+class KeptVisits:
+    """The visits that may matter (``screen``). ``keys``: ascending int64, the hash of a row's id times ``k`` plus the
+    cell."""
+
+    keys: np.ndarray
+    k: int
+
+    def of(self, own: np.ndarray, hashes: np.ndarray) -> Visits:
+        """Those of rows with these own cells and hashes, int (n,). Rows whose hashes are equal make each other's, too;
+        negative cells visit nothing."""
+        start = np.searchsorted(self.keys, hashes * self.k)
+        counts = np.where(own < 0, 0, np.searchsorted(self.keys, (hashes + 1) * self.k) - start)
+        rows = np.repeat(np.arange(len(own)), counts)
+        within = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+        cells = (self.keys[start[rows] + within] % self.k).astype(np.int32)
+        return Visits(rows, cells).where(cells != own[rows])
 
 
 def task_columns(rows: int, places: TaskAssignments) -> list[pa.Array]:
@@ -58,6 +89,12 @@ class TaskRouter:
     plan: RegionPlan | None = None
     lists: bool = False
     """Whether vectors and cells travel as lists (``vectors.packed``)."""
+    kept: KeptVisits | None = None
+    """The visits to make, where they are known."""
+
+    def rule(self, cells: Cells) -> VisitRule | None:
+        """Which cells rows visit, where this is to be found."""
+        return None if self.kept is not None else self.coverage.rule(cells)
 
     @property
     def fields(self) -> list[T.StructField]:
@@ -67,6 +104,8 @@ class TaskRouter:
     def columns(self, own: np.ndarray, visits: Visits, hashes: Any) -> list[pa.Array]:
         """For a batch of rows: their own cells, int (n,), negative where a row has none; the cells they visit; and
         ``tile_hash``, an Arrow array."""
+        if self.kept is not None:
+            visits = self.kept.of(own, hashes.to_numpy())
         found = [cells_column(len(own), visits, lists=self.lists)]
         if self.plan is not None:
             valid = np.flatnonzero(own >= 0)

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from spark_semdedup.clustering.assign import Assigner, ReadyCells, no_visits
+from spark_semdedup.clustering.assign import Assigner, ReadyCells, RuleOf, no_visits
 from spark_semdedup.clustering.centroids import Centroids
 from spark_semdedup.clustering.sample import in_lowest
 from spark_semdedup.clustering.settings import FIT_ROWS_PER_CENTROID, size_rows
@@ -24,7 +24,7 @@ from spark_semdedup.pairwise.estimate import (
     count_by_cluster,
 )
 from spark_semdedup.pairwise.ranking import Ranking
-from spark_semdedup.pairwise.route import TaskRouter, cells_given, route, tile_hash
+from spark_semdedup.pairwise.route import Located, TaskRouter, cells_given, route, tile_hash
 from spark_semdedup.spark.arrow import collect_arrow
 from spark_semdedup.spark.backend import plugin_active
 from spark_semdedup.spark.columns import quoted, unused_name
@@ -48,6 +48,9 @@ class ComparableRows(Protocol):
 
     def routed(self, router: TaskRouter | None = None, *, lists: bool = False) -> DataFrame:
         """``id``, rank keys, a column of vectors, ``centroid``; with a ``router`` its columns, too."""
+
+    def located(self, coverage: Coverage) -> Located:
+        """The rows without rank keys, and what finds their cells and the cells they visit."""
 
     def with_states(self, states: DataFrame) -> ComparableRows:
         """The rows whose id is in ``states``, whose column ``state`` comes with them (``rounds``)."""
@@ -88,20 +91,20 @@ class UnassignedRows:
         keys = [] if distance else self.ranking.key_columns(df, id_)
         carried = [id_.alias("id"), *(key.alias(f"key_{i}") for i, key in enumerate(keys))]
         carried += [quoted(self.state_col).alias("state")] if self.state_col else []
-        source = df.select(*carried, self.documents.embedding.alias("embedding"), tile_hash(id_).alias("hash"))
-        assigner = Assigner.of(
-            self.centroids,
-            self.spark,
-            self.params,
-            distances=(distance,) if distance else (),
-            rule_of=router.coverage.rule if router else no_visits,
-        )
-        return route(
-            source,
+        located = self._located(carried, distance, router.rule if router else no_visits)
+        return route(located.source, located.locate, router, distance=distance, lists=lists)
+
+    def located(self, coverage: Coverage) -> Located:
+        return self._located([self.documents.id.alias("id")], None, coverage.rule)
+
+    def _located(self, carried: list[Column], distance: str | None, rule_of: RuleOf) -> Located:
+        documents = self.documents
+        vectors = documents.embedding.alias("embedding"), tile_hash(documents.id).alias("hash")
+        distances = (distance,) if distance else ()
+        assigner = Assigner.of(self.centroids, self.spark, self.params, distances=distances, rule_of=rule_of)
+        return Located(
+            documents.df.select(*carried, *vectors),
             lambda batch: assigner(batch.column("embedding"), batch.column("id")),
-            router,
-            distance=distance,
-            lists=lists,
         )
 
     def with_states(self, states: DataFrame) -> UnassignedRows:
@@ -201,11 +204,18 @@ class AssignedRows:
         return replace(self, df=self.df.join(states.select("id", "state"), "id"))
 
     def _routed(self, rows: DataFrame, router: TaskRouter) -> DataFrame:
+        located = self._located(rows, router.rule)
+        return route(located.source, located.locate, router, lists=router.lists)
+
+    def located(self, coverage: Coverage) -> Located:
+        return self._located(self.df.select("id", "embedding", "centroid"), coverage.rule)
+
+    def _located(self, rows: DataFrame, rule_of: RuleOf) -> Located:
         assert self.centroids is not None  # whoever asks for visits gives them
-        cells = ReadyCells(self.centroids, router.coverage.rule)
+        cells = ReadyCells(self.centroids, rule_of)
         locate = cells_given(self.decode, cells, TaskDevice.of_params(self.spark, self.params))
         source = rows.withColumn("centroid", F.col("centroid").cast("bigint"))
-        return route(source.withColumn("hash", tile_hash(F.col("id"))), locate, router, lists=router.lists)
+        return Located(source.withColumn("hash", tile_hash(F.col("id"))), locate)
 
     def sizes(self) -> ClusterSizes:
         sample = self.df.where(in_lowest(F.col("id"), _SIZE_FRACTION) & (F.col("centroid") >= 0))

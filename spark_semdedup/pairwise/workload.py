@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,10 @@ class WorkEstimate:
     tasks: int
     partitions: int
     rows_of_largest_task: int
+    code_bytes: float = 0.0
+    """Shuffled to screen visits before the vectors (``screen``)."""
+    kept_per_row: float = 0.0
+    """Clusters that a row belongs to or still visits then."""
 
     @classmethod
     def of_clusters(cls, sizes: Mapping[int, float], dim: int, plan: Plan, max_rows: int) -> WorkEstimate:
@@ -61,6 +65,12 @@ class WorkEstimate:
         cells = sample.cells_per_row
         return cls(coverage, rows, dim, k, cells, home, probing, sent, tasks, plan.partitions, plan.largest_task)
 
+    def screened(self, after: WorkEstimate, code_bytes: float) -> WorkEstimate:
+        """Of the same rows, whose visits are screened; ``after``: of what is left."""
+        kept, probing_pairs = after.cells_per_row, self.probing_pairs
+        found = replace(after, cells_per_row=self.cells_per_row, probing_pairs=probing_pairs)
+        return replace(found, code_bytes=code_bytes, kept_per_row=kept)
+
     @property
     def pairs(self) -> float:
         """Pairs to compare."""
@@ -69,7 +79,8 @@ class WorkEstimate:
     @property
     def shuffle_bytes(self) -> float:
         """Written by the shuffle that sends rows to their tasks, before compression."""
-        return self.rows * self.tasks_per_row * (4 * self.dim + ROW_BYTES + 4 * (self.cells_per_row - 1))
+        cells = self.kept_per_row or self.cells_per_row
+        return self.code_bytes + self.rows * self.tasks_per_row * (4 * self.dim + ROW_BYTES + 4 * (cells - 1))
 
     @property
     def task_bytes(self) -> int:

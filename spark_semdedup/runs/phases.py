@@ -22,7 +22,7 @@ from spark_semdedup.errors import AccountingError, shown
 from spark_semdedup.formatting import short
 from spark_semdedup.ml.incremental import uncompared
 from spark_semdedup.ml.semdedup import SemDedupModel
-from spark_semdedup.pairwise.execute import Compared
+from spark_semdedup.pairwise.execute import Compared, any_size
 from spark_semdedup.pairwise.integrity import check_neighbours
 from spark_semdedup.pairwise.pairs import refuse_more_pairs
 from spark_semdedup.pairwise.reference import with_references
@@ -111,6 +111,7 @@ def compare(work: Deduplication, attempt: Attempt) -> None:
     work.schemas[COMPARED] = matches.schema
     found = _referenced(work, model, metrics)
     metrics |= work.matches.counts()
+    metrics["pairs"] += comparison.plan.codes_compared if comparison else 0
     metrics["ids"] = Ids(metrics["rows"], metrics.pop("hashes")).facts()
     metrics["planned"] = None if comparison is None else comparison.workload.facts()
     path, manifest = work.path(work.place("similarities")), work.manifest("similarities")
@@ -120,10 +121,9 @@ def compare(work: Deduplication, attempt: Attempt) -> None:
 
 
 def _planned(work: Deduplication, model: SemDedupModel) -> Compared:
-    comparison = model.compared(work.documents)
+    accept = any_size if work.target.force else partial(refuse_full_disk, work.job.spark)
+    comparison = model.compared(work.documents, accept)
     work.job.progress.note(comparison.workload.in_words())
-    if not work.target.force:
-        refuse_full_disk(work.job.spark, comparison.workload.shuffle_bytes)
     return comparison
 
 
