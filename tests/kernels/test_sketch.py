@@ -229,5 +229,5 @@ def test_blocks_that_are_compared_in_full_are_so_in_batches(monkeypatch):
 
     monkeypatch.setattr(sketch, "max_similarity", listening)
     units = make("random", 40, 16)
-    check(np, units, *interleaved(np.random.default_rng(0), units), lambda _: (0.9,), batch_size=7)
+    check(np, units, *interleaved(np.random.default_rng(0), units), lambda _: (-0.9,), batch_size=7)
     assert set(asked) == {7}
