@@ -171,7 +171,12 @@ class ClusteringParams(HasBackend, HasSeed):
         OneOf("clusterer", ("auto", "rapids", "faiss", "mllib", "minibatch")),
     )
     getClusterer, setClusterer = accessors(clusterer)
-    k = param_of("k", "number of clusters (unset: the square root of the number of rows, rounded)", Integer("k", 1))
+    k = param_of(
+        "k",
+        "number of clusters (unset: the square root of the number of rows, rounded; with exact or nProbe, from 100,000 "
+        "rows on, the number of least cost)",
+        Integer("k", 1),
+    )
     getK, setK = accessors(k)
     maxIter = param_of("maxIter", "KMeans iterations at most", Integer("maxIter", 0))
     getMaxIter, setMaxIter = accessors(maxIter)

@@ -50,6 +50,11 @@ class Hardware:
         return cls(flops, cls.CROSSING * task_slots, task_slots, described)
 
     @classmethod
+    def typical(cls, *, gpu: bool) -> Hardware:
+        """A machine that is the same wherever the question is asked: a GPU, or eight cores of a server."""
+        return cls.gpus(1, 500, 25) if gpu else cls(8 * 80e9, 8 * cls.CROSSING, 8, "8 cores, 640 GFLOP/s")
+
+    @classmethod
     def gpus(cls, number: int, tflops: float, network_gbps: float) -> Hardware:
         """``tflops``: of one GPU at the precision that screens, of which half is taken to be reached;
         ``network_gbps``: 10⁹ bits per second of network for each GPU."""
@@ -138,6 +143,7 @@ class Sizing:
             return (work.coverage.label, *["?"] * (len(_HEAD) - 1))
         return (
             work.coverage.label,
+            f"{work.k:,}",
             f"{work.cells_per_row:.1f}",
             short(work.pairs),
             f"{work.tasks_per_row:.1f}",
@@ -151,6 +157,7 @@ class Sizing:
 
 _HEAD = (
     "coverage",
+    "k",
     "clusters/row",
     "pairs",
     "tasks/row",
@@ -165,7 +172,7 @@ _NOTES = """\
   steps: of the first coverage, for the embeddings alone; host and GPUs work at the same time, steps one by one.
   pairs: to be compared; exact dismisses most of those across clusters by a sketch, where vectors are long enough.
   time: fitting, assigning, moving and comparing at the hardware's speed; steps has reading and writing, too.
-  best k: the number of clusters of least time; with exact the duplicates are the same for any k.
+  k, best k: the number of clusters that a run takes, and the one of least time here.
   choose k: spark-semdedup explore choose-k shows how well other numbers of clusters separate, and what they find."""
 
 

@@ -31,6 +31,11 @@ def numbers_of(dim: int) -> int:
     return min(dim, max(_LEAST_NUMBERS, min(dim // 4, _MOST_NUMBERS)))
 
 
+def bytes_of(dim: int) -> int:
+    """Bytes of the code of a vector of ``dim`` numbers."""
+    return numbers_of(dim) + 12
+
+
 _WIDEST_BLOCK = 4096
 """Rows of either side that are multiplied at once, at most."""
 
@@ -49,11 +54,6 @@ class Encoder:
         wide = rows.astype(np.float64)
         directions = np.linalg.eigh(wide.T @ wide)[1]
         return cls(np.ascontiguousarray(directions[:, ::-1][:, : numbers_of(rows.shape[1])], np.float32))
-
-    @property
-    def bytes(self) -> int:
-        """Of a code."""
-        return self.basis.shape[1] + 12
 
     def encode(self, units: np.ndarray) -> np.ndarray:
         """Of float32 vectors whose norms are within 10⁻⁵ of 1."""

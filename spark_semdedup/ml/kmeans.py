@@ -15,10 +15,13 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.functions import pandas_udf
 
+from spark_semdedup.analysis.cluster_choice import choose_k, may_choose_k
+from spark_semdedup.analysis.curve import FITTED_FOR_CHOICE, ClusteredSample, ladder
 from spark_semdedup.clustering.assign import Assigner
 from spark_semdedup.clustering.fit import fit_centroids
 from spark_semdedup.clustering.sample import FitSample, fit_sample
 from spark_semdedup.clustering.settings import (
+    FIT_ROWS_PER_CENTROID,
     ON_DRIVER,
     SIZE_ROWS_PER_CENTROID,
     FitSettings,
@@ -34,7 +37,7 @@ from spark_semdedup.pairwise.estimate import VISIT_ROWS, FittedEstimate, FittedS
 from spark_semdedup.pairwise.ranking import Ranking
 from spark_semdedup.pairwise.rows import estimate_held
 from spark_semdedup.pairwise.schema import ASSIGNED
-from spark_semdedup.params import ClusteringParams, HasColumns, HasInvalid
+from spark_semdedup.params import ClusteringParams, HasColumns, HasInvalid, SemDedupStageParams
 from spark_semdedup.spark.backend import resolve_backend
 from spark_semdedup.spark.columns import field, quoted, refuse_shadowed
 from spark_semdedup.spark.documents import Documents
@@ -74,6 +77,9 @@ class EmbeddingKMeans(Estimator["EmbeddingKMeansModel"], _EmbeddingKMeansParams,
     """Of the comparison that will follow: what it is planned from is estimated from the rows that the fit reads
     (``FittedSample``), and, where they will visit further clusters, from rows beside those that are fitted on."""
 
+    compared_with: SemDedupStageParams | None = None
+    """The Params of that comparison, for which the number of clusters is chosen (``analysis.cluster_choice``)."""
+
     @tells_what_workers_say
     def _fit(self, dataset: DataFrame) -> EmbeddingKMeansModel:
         documents = Documents.of_params(dataset, self)
@@ -81,8 +87,9 @@ class EmbeddingKMeans(Estimator["EmbeddingKMeansModel"], _EmbeddingKMeansParams,
         clusterer = choose_clusterer(self.value("clusterer"), backend, self.value("backend"))
         total = documents.rows
         k = number_of_clusters(self, total)
+        refuse_unsupported(clusterer, FitSettings.from_params(self, k))
+        k = self._chosen_for_comparison(documents, k, gpu=backend == "gpu")
         settings = FitSettings.from_params(self, k)
-        refuse_unsupported(clusterer, settings)
         visits = self.compared_by is not None and self.compared_by.visits
         spare = max(VISIT_ROWS, SIZE_ROWS_PER_CENTROID * k) if visits else 0
         sample = fit_sample(
@@ -107,6 +114,26 @@ class EmbeddingKMeans(Estimator["EmbeddingKMeansModel"], _EmbeddingKMeansParams,
         finally:
             sample.release()
         return model
+
+    def _chosen_for_comparison(self, documents: Documents, default: int, *, gpu: bool) -> int:
+        """The number of clusters: ``default``, or where it is free the one of least cost, which takes a small job."""
+        params, coverage, total = self.compared_with, self.compared_by, documents.rows
+        if params is None or coverage is None or not may_choose_k(params, coverage, total):
+            return default
+        sizes = ladder(default, total, documents.some_length() or 1, whole=True, numbers=FITTED_FOR_CHOICE)
+        sample = fit_sample(
+            documents,
+            total=total,
+            wanted=min(FIT_ROWS_PER_CENTROID * sizes[-1], total),
+            seed=self.value("seed"),
+            dim=self.value("embeddingDim"),
+            handle_invalid=self.value("handleInvalid"),
+            on_driver=True,
+            spare=VISIT_ROWS,
+        )
+        choice = choose_k(params, ClusteredSample.of_sample(self, sample, sizes), coverage, default, gpu=gpu)
+        log.info("%s", choice.in_words())
+        return choice.k
 
     def _seen_by(
         self, sample: FitSample, model: EmbeddingKMeansModel, spare: int

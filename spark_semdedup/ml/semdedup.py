@@ -68,7 +68,7 @@ class SemDedup(Estimator["SemDedupModel"], SemDedupStageParams, StageReadable, D
         Ranking.of(self)  # contradictions are refused before any work
         coverage = Coverage.of(self, self.similarity_threshold())
         stage = EmbeddingKMeans(**self.settings(EmbeddingKMeans))
-        stage.compared_by = coverage
+        stage.compared_by, stage.compared_with = coverage, self
         clustering = stage.fit(dataset)
         model = SemDedupModel.fitted(self, clustering.centroids, clustering.history)
         if clustering.fitted_sample is not None:

@@ -85,7 +85,7 @@ class ComparisonPlan:
             screening = Screening.of(coverage, sample, centroids, workload.shuffle_bytes, most, slots(spark))
         if screening is not None:
             log.info("%s", screening.in_words(workload))
-            accept(screening.bytes)
+            accept(screening.in_all)
             of_params = TaskDevice.of_params(spark, params)
             screened = screening.run(rows.located(coverage), of_params, params.value("batchSize"), lists=lists)
             sample = screened.sample(sample)

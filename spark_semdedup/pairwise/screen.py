@@ -24,7 +24,7 @@ from spark_semdedup.formatting import short_bytes
 from spark_semdedup.kernels.arrays import Array, to_device_of
 from spark_semdedup.kernels.assignment import Visits
 from spark_semdedup.kernels.cells import by_cell
-from spark_semdedup.kernels.codes import Encoder, decoded, may_be_similar
+from spark_semdedup.kernels.codes import Encoder, bytes_of, decoded, may_be_similar
 from spark_semdedup.pairwise.coverage import Coverage
 from spark_semdedup.pairwise.estimate import VisitSample
 from spark_semdedup.pairwise.packing import device_bytes, worker_bytes
@@ -54,6 +54,23 @@ _MOST_ROWS = 1 << 26
 """Rows up to which the visits that are kept, eight bytes each and mostly less than one a row, fit into every task."""
 
 
+def most_codes(max_rows: int, dim: int) -> int:
+    """Codes that take the memory of ``max_rows`` vectors in a task."""
+    return max_rows * max(1, (worker_bytes(1, dim) - worker_bytes(0, dim)) // _TASK_ROW_BYTES)
+
+
+def code_bytes(rows: float, dim: int, sent: float, visits: float) -> float:
+    """Bytes that a screening shuffles whose tasks are sent ``rows`` codes ``sent`` times, with ``visits`` in all."""
+    return rows * sent * (bytes_of(dim) + _ROW_BYTES) + 4 * visits
+
+
+def pays(coverage: Coverage, rows: float, dim: int, direct: float, codes: float = 0.0) -> bool:
+    """Whether ``codes`` bytes and vectors that make hardly any visit are so much less than ``direct`` bytes, of vectors
+    that make all visits."""
+    screened = codes + rows * (4 * dim + ROW_BYTES)
+    return coverage.is_exact and rows <= _MOST_ROWS and direct >= max(_LEAST_BYTES, _LEAST_GAIN * screened)
+
+
 @dataclass(frozen=True)
 class Screened:
     """What a screening found: the visits ``kept``, the cell that the row of each is at home in, int (m,), and how many
@@ -77,12 +94,13 @@ class Screened:
 
 @dataclass(frozen=True)
 class Screening:
-    """A screening that pays, planned. ``bytes``: what it shuffles, estimated."""
+    """A screening that pays, planned. ``bytes``: what it shuffles, estimated; ``in_all``: with the vectors after it."""
 
     plan: RegionPlan
     encoder: Encoder
     at_least: float
     bytes: float
+    in_all: float
 
     @classmethod
     def of(
@@ -91,21 +109,19 @@ class Screening:
         """None where it does not pay. ``direct``: bytes that vectors take which make all visits. ``max_rows``: of
         vectors in one of a task's two tiles."""
         rows, dim = len(sample.own) * sample.scale, centroids.shape[1]
-        alone = rows * (4 * dim + ROW_BYTES)
-        if not coverage.is_exact or rows > _MOST_ROWS or direct < max(_LEAST_BYTES, _LEAST_GAIN * alone):
+        if not pays(coverage, rows, dim, direct):
             return None
-        encoder = Encoder.of(centroids)
-        # As many codes as take the memory of so many vectors.
-        most = max_rows * max(1, (worker_bytes(1, dim) - worker_bytes(0, dim)) // _TASK_ROW_BYTES)
-        plan = plan_regions(sample, centroids, max_rows=most, slots=slots, sketched=True)
-        sent = plan.rows_sent * (encoder.bytes + _ROW_BYTES) + 4 * len(sample.visits.rows) * sample.scale
-        return cls(plan, encoder, coverage.at_least, sent) if direct >= _LEAST_GAIN * (sent + alone) else None
+        plan = plan_regions(sample, centroids, max_rows=most_codes(max_rows, dim), slots=slots, sketched=True)
+        codes = code_bytes(rows, dim, plan.rows_sent / rows, len(sample.visits.rows) * sample.scale)
+        if not pays(coverage, rows, dim, direct, codes):
+            return None
+        return cls(plan, Encoder.of(centroids), coverage.at_least, codes, codes + rows * (4 * dim + ROW_BYTES))
 
     def in_words(self, workload: WorkEstimate) -> str:
         """One line, beside the ``workload`` of vectors that make all visits."""
         return (
-            f"visits are screened by codes of {self.encoder.bytes} bytes: {short_bytes(self.bytes)} to shuffle, where "
-            f"vectors would take {short_bytes(workload.shuffle_bytes)}"
+            f"visits are screened by codes of {bytes_of(workload.dim)} bytes: {short_bytes(self.bytes)} to shuffle, "
+            f"where vectors would take {short_bytes(workload.shuffle_bytes)}"
         )
 
     def run(self, located: Located, device: TaskDevice, batch_size: int, *, lists: bool) -> Screened:
@@ -160,7 +176,7 @@ class CodeSender:
             packed(own[places.rows], rows, lists=self.lists),
             packed(visits, rows, lists=self.lists),
             packed(there.cells, cells, lists=self.lists),
-            packed(codes.ravel(), rows * self.encoder.bytes, lists=self.lists),
+            packed(codes.ravel(), rows * codes.shape[1], lists=self.lists),
         ]
         return pa.RecordBatch.from_arrays(columns, names=self.schema.names)
 

@@ -15,7 +15,8 @@ from marks import slow
 from pyspark.errors import PySparkException
 
 from spark_semdedup import SemDedup, SemDedupError, SemDedupModel
-from spark_semdedup.analysis.cost import PROBES, _Curve, _Frame, _ladder, _Point, _some_files
+from spark_semdedup.analysis.cost import PROBES, _some_files
+from spark_semdedup.analysis.curve import Curve, Frame, Point, ladder
 from spark_semdedup.analysis.sizing import FitCost, Hardware, seconds
 from spark_semdedup.cli import main as cli
 from spark_semdedup.clustering.settings import FIT_ROWS_PER_CENTROID
@@ -162,8 +163,9 @@ def test_more_rows_never_cost_less_and_a_task_stays_bounded(few, k):
             assert values == sorted(values), (label, name)
         assert plans[-1][label]["task_bytes"] <= worker_bytes(2 * default_max_rows(D), D)
     for plan, i in zip(plans, range(5, 11), strict=True):
-        used = k or round(math.sqrt(10.0**i))
         for label in LABELS:
+            used = plan[label]["k"]
+            assert used == k if k else 1 / 4 <= used / round(math.sqrt(10.0**i)) <= 4
             # Fewest where clusters are of equal size.
             assert 10.0 ** (2 * i) / 2 / used * 0.99 <= plan[label]["pairs"] <= 10.0 ** (2 * i)
             assert 1 <= plan[label]["clusters_per_row"] <= used
@@ -315,7 +317,7 @@ def test_the_text_is_aligned_and_ascii(sizing):
     assert facts.splitlines()[1].startswith("  clusters  48, of ")
     assert all(line.startswith("  ") and len(line) <= 120 for line in text.splitlines() if line)
     assert steps.splitlines()[0].split() == ["step", "bytes", "host", "GPUs", "network", "takes", "bound", "by"]
-    names = ["steps", "pairs", "time", "best k", "choose k"]
+    names = ["steps", "pairs", "time", "k, best k", "choose k"]
     assert [line.split(":")[0].strip() for line in notes.splitlines()] == names
 
 
@@ -364,15 +366,15 @@ def test_a_plan_with_centroids_of_another_length_is_refused(few):
 def test_rows_are_left_to_look_at_where_not_all_are_fitted(there):
     """Of a handful that are left, a plan would see no two in one cluster."""
     for k in (1000, 1010, 5000):
-        fitted = FIT_ROWS_PER_CENTROID * _ladder(k, there, 16, whole=True)[-1]
+        fitted = FIT_ROWS_PER_CENTROID * ladder(k, there, 16, whole=True)[-1]
         assert fitted <= 0.75 * there
-    assert FIT_ROWS_PER_CENTROID * _ladder(5000, 64_000, 16, whole=True)[-1] == 64_000
+    assert FIT_ROWS_PER_CENTROID * ladder(5000, 64_000, 16, whole=True)[-1] == 64_000
 
 
 @pytest.mark.parametrize(("dim", "most"), [(64, 1000), (384, 535), (768, 378), (4096, 163)])
 def test_of_long_vectors_fewer_clusters_are_fitted(dim, most):
     """A fit of k clusters takes k² times their length: of 768 numbers 1,000 would take a minute."""
-    assert _ladder(5000, 4_000_000, dim, whole=True)[-1] == most
+    assert ladder(5000, 4_000_000, dim, whole=True)[-1] == most
 
 
 def test_a_row_that_was_not_fitted_does_not_speak_for_all(frame):
@@ -384,9 +386,9 @@ def test_a_row_that_was_not_fitted_does_not_speak_for_all(frame):
 
 def test_rows_that_share_no_cluster_in_the_sample_are_planned_for():
     """Each is with itself at least: none of the counts is divided by 0."""
-    frame = _Frame(rows=1e9, dim=16, max_rows=1000, slots=4)
-    points = [_Point(k, cells_per_row=3.0, home_share=0.0, probing_share=0.5) for k in (10, 20)]
-    work = _Curve(Coverage(others=2), frame, points, (4, 2.0)).at(40)
+    frame = Frame(rows=1e9, dim=16, max_rows=1000, slots=4)
+    points = [Point(k, cells_per_row=3.0, home_share=0.0, probing_share=0.5) for k in (10, 20)]
+    work = Curve(Coverage(others=2), frame, points, (4, 2.0)).at(40)
     assert work.home_pairs == 0.5e9
     assert work.tasks > 0
 

@@ -8,7 +8,7 @@ import pytest
 import vectors
 
 from spark_semdedup.kernels import codes
-from spark_semdedup.kernels.codes import Encoder, decoded, may_be_similar, numbers_of
+from spark_semdedup.kernels.codes import Encoder, bytes_of, decoded, may_be_similar, numbers_of
 
 
 def make(kind: str, n: int, d: int) -> np.ndarray:
@@ -44,7 +44,7 @@ def test_codes_have_few_bytes_and_say_nearly_all_of_rows_in_few_directions():
     rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
     encoder = Encoder.of(rows[:100])
     found = encoder.encode(rows)
-    assert (found.dtype, found.shape, encoder.bytes) == (np.int8, (500, 108), 108)
+    assert (found.dtype, found.shape, bytes_of(384)) == (np.int8, (500, 108), 108)
     assert (bounds(rows, rows, encoder) - rows @ rows.T).max() < 0.1
 
 
