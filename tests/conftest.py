@@ -22,6 +22,7 @@ def spark(tmp_path_factory):
         "spark.sql.shuffle.partitions": "4",
         "spark.driver.extraJavaOptions": java,
         "spark.local.dir": str(tmp_path_factory.mktemp("local")),
+        "spark.sql.warehouse.dir": tmp_path_factory.mktemp("warehouse").as_uri(),
     }
     session = local_session("spark-semdedup tests", cores=2, memory_gib=2, conf=conf)
     yield session

@@ -98,7 +98,7 @@ class _Comparison:
     device: TaskDevice
 
     def schema(self, rows: T.StructType) -> T.StructType:
-        """Of matches, from that of the rows (``route.route``)."""
+        """Of matches, from that of the rows (``route.DocumentRouter``)."""
         schema = T.StructType().add("sample_row", T.LongType()).add("score", T.FloatType())
         schema.add("max_id", rows["id"].dataType).add("max_centroid", T.IntegerType())
         for i in range(len(self.sample.keys)):

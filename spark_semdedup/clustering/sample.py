@@ -16,6 +16,7 @@ from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
@@ -122,25 +123,28 @@ def fit_sample(
     handle_invalid: str,
     on_driver: bool,
     spare: int = 0,
+    few: pa.Table | None = None,
 ) -> FitSample:
-    """Chooses up to ``wanted`` valid rows of the ``total`` documents; rows that are not valid do not
-    count.
+    """Chooses up to ``wanted`` valid rows of the ``total`` documents; rows that are not valid do not count.
 
     ``dim`` None: the commonest length among the rows looked at. About ``spare`` more are looked at. ``on_driver``:
     vectors are collected here at once; otherwise only their hashes are, and the executors hold the vectors until
-    ``release``, unless the sample is all rows. Raises ``SemDedupError`` where no row is valid or, with
-    ``handle_invalid`` error, where one is not.
+    ``release``, unless the sample is all rows. ``few``: all rows, as ``read_few`` gives them; the executors hold none.
+    Raises ``SemDedupError`` where no row is valid or, with ``handle_invalid`` error, where one is not.
     """
-    id_, embedding = documents.id.alias("id"), documents.embedding.alias("embedding")
-    hashed = documents.df.select(F.xxhash64(documents.id, F.lit(seed)).alias("hash"), id_, embedding)
+    hashed = documents.df.select(*_columns(documents, seed))
     sampler = _sampler(documents.embedding_col, dim, handle_invalid)
     least = wanted + spare + 6 * math.isqrt(wanted) + 16
     look_at = min(total, least)
     is_held = not on_driver and wanted < total
     while True:
-        rows = hashed.where(F.col("hash") <= hash_below(look_at / total)).mapInArrow(sampler, _SAMPLE_SCHEMA)
+        most = hash_below(look_at / total)
+        rows = hashed.where(F.col("hash") <= most).mapInArrow(sampler, _SAMPLE_SCHEMA)
         with _held(rows) if is_held else nullcontext():  # counted, ordered, fitted on, looked at: read once
-            if wanted >= total and not on_driver:  # all rows, which may be too many to know each hash of
+            if few is not None:
+                found = _sampled_here(few.filter(pc.less_equal(few["hash"], most)), sampler)
+                found_lengths = _count(found["length"].to_numpy())
+            elif wanted >= total and not on_driver:  # all rows, which may be too many to know each hash of
                 found, counts = None, rows.groupBy("length").count().collect()
                 found_lengths = Counter({row["length"]: row["count"] for row in counts})
             else:
@@ -168,6 +172,22 @@ def _held(rows: DataFrame) -> Iterator[None]:
     except BaseException:
         rows.unpersist()
         raise
+
+
+def _sampled_here(rows: pa.Table, sampler: Callable[..., Iterator[pa.RecordBatch]]) -> pa.Table:
+    """What the tasks' ``sampler`` makes of a few rows, on the driver."""
+    schema = pa.schema([("hash", pa.int64()), ("length", pa.int32()), ("unit", pa.binary())])
+    return pa.Table.from_batches(sampler(rows.to_batches()), schema)
+
+
+def read_few(documents: Documents, seed: int) -> pa.Table | None:
+    """All rows of a small table, for ``fit_sample``; None of a larger one."""
+    return documents.read_few(*_columns(documents, seed))
+
+
+def _columns(documents: Documents, seed: int) -> list[Column]:
+    hash_ = F.xxhash64(documents.id, F.lit(seed)).alias("hash")
+    return [hash_, documents.id.alias("id"), documents.embedding.alias("embedding")]
 
 
 def _look_farther(looked_at: int, valid: int, least: int, total: int) -> int:

@@ -19,7 +19,7 @@ from spark_semdedup.analysis.cluster_choice import choose_k, may_choose_k
 from spark_semdedup.analysis.curve import FITTED_FOR_CHOICE, ClusteredSample, ladder
 from spark_semdedup.clustering.assign import Assigner
 from spark_semdedup.clustering.fit import fit_centroids
-from spark_semdedup.clustering.sample import FitSample, fit_sample
+from spark_semdedup.clustering.sample import FitSample, fit_sample, read_few
 from spark_semdedup.clustering.settings import (
     FIT_ROWS_PER_CENTROID,
     ON_DRIVER,
@@ -85,6 +85,7 @@ class EmbeddingKMeans(Estimator["EmbeddingKMeansModel"], _EmbeddingKMeansParams,
         documents = Documents.of_params(dataset, self)
         backend = resolve_backend(dataset.sparkSession, self.value("backend"))
         clusterer = choose_clusterer(self.value("clusterer"), backend, self.value("backend"))
+        few = read_few(documents, self.value("seed")) if clusterer in ON_DRIVER else None
         total = documents.rows
         k = number_of_clusters(self, total)
         refuse_unsupported(clusterer, FitSettings.from_params(self, k))
@@ -101,6 +102,7 @@ class EmbeddingKMeans(Estimator["EmbeddingKMeansModel"], _EmbeddingKMeansParams,
             handle_invalid=self.value("handleInvalid"),
             on_driver=clusterer in ON_DRIVER,
             spare=spare,
+            few=few,
         )
         try:
             if k > sample.size:

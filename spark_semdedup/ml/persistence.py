@@ -23,6 +23,7 @@ from spark_semdedup.clustering.saved import read_centroids, write_centroids
 from spark_semdedup.errors import SemDedupError, shown
 from spark_semdedup.params import SemDedupParams
 from spark_semdedup.spark.arrow import local_frame
+from spark_semdedup.spark.files import Files, join
 
 _MODULES_OF_0_1 = {
     "EmbeddingKMeans": "spark_semdedup.clustering",
@@ -55,10 +56,15 @@ class _CentroidsWriter(MLWriter):
         model = self._model
         history = {"history": list(map(float, model.history))}
         metadata = DefaultParamsWriter._get_metadata_to_save(model, _context(self), extraMetadata=history)
-        # What saveMetadata does, and as many Arrow rows as there are: rows that are pickled start Python workers.
-        frame = local_frame(self.sparkSession, pa.table({"value": [metadata]}))
-        frame.coalesce(1).write.text(f"{path}/metadata")
         write_centroids(self.sparkSession, model.centroids, f"{path}/data")
+        self._save_metadata(f"{path}/metadata", metadata)
+
+    def _save_metadata(self, path: str, metadata: str) -> None:
+        """What saveMetadata does, without a job where the driver knows the file systems."""
+        if getattr(self.sparkSession, "_jvm", None) is not None:
+            Files(self.sparkSession).write_text(join(path, "part-00000"), metadata + "\n")
+        else:
+            local_frame(self.sparkSession, pa.table({"value": [metadata]})).write.text(path)
 
 
 def _read_metadata(spark: SparkSession, path: str, cls: type) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from spark_semdedup.pairwise.merge import PartialMatches
 from spark_semdedup.pairwise.packing import Packed, Plan, default_max_rows, device_bytes, plan_clusters
 from spark_semdedup.pairwise.ranking import Ranking
 from spark_semdedup.pairwise.regions import RegionPlan, plan_regions
-from spark_semdedup.pairwise.route import TaskRouter, explode_by_task, explode_by_tile
+from spark_semdedup.pairwise.route import DocumentRouter, TaskRouter, by_cluster, explode_by_task, explode_by_tile
 from spark_semdedup.pairwise.rows import ComparableRows
 from spark_semdedup.pairwise.screen import Screened, Screening
 from spark_semdedup.pairwise.task import GroupComparison, groups, runs
@@ -29,6 +29,7 @@ from spark_semdedup.pairwise.workload import WorkEstimate
 from spark_semdedup.params import PairwiseParams
 from spark_semdedup.spark.backend import plugin_active, resolve_execution, slots
 from spark_semdedup.spark.device import TaskDevice
+from spark_semdedup.spark.small import SMALL_ROWS
 from spark_semdedup.spark.vectors import Decoder, decode_units
 from spark_semdedup.spark.worker import prepare_worker
 
@@ -129,12 +130,18 @@ class ComparisonPlan:
         assert self.clusters is not None
         return explode_by_tile(rows.routed(lists=self.lists), self.clusters, self.tasks)
 
+    @property
+    def is_one_task(self) -> bool:
+        """Whether one task may assign and compare the rows, where they are few. (The GPU plan stays as it is.)"""
+        whole = not self.coverage.visits and not self.merges and self.workload.rows <= SMALL_ROWS
+        return whole and self.device.backend == "cpu" and not self.lists
+
     def group_comparison(
-        self, by_task: DataFrame, decode: Decoder, ranking: Ranking, params: PairwiseParams, links: LinkRule | None
+        self, rows: T.StructType, decode: Decoder, ranking: Ranking, params: PairwiseParams, links: LinkRule | None
     ) -> GroupComparison:
-        """What a task does with the rows of ``by_task``; ``decode`` is for vectors that no routing has decoded yet."""
+        """What a task does with its ``rows``, of such columns; ``decode``: vectors no routing has decoded yet."""
         return GroupComparison.of(
-            by_task,
+            rows,
             ranking,
             decode if self.regions is None else decode_units,
             self.device,
@@ -202,9 +209,14 @@ def compare(
     """
     plan = ComparisonPlan.of(rows, coverage, params, accept)
     _log(plan.workload, plan.device)
-    by_task = plan.by_task(rows)
-    comparison = plan.group_comparison(by_task, rows.decode, ranking, params, links)
-    compared = _compared(by_task, plan.tasks, comparison, params)
+    router = rows.router_of_few() if plan.is_one_task else None
+    if router is not None:
+        comparison = plan.group_comparison(router.schema, rows.decode, ranking, params, links)
+        compared = _compared_in_one_task(router, comparison)
+    else:
+        by_task = plan.by_task(rows)
+        comparison = plan.group_comparison(by_task.schema, rows.decode, ranking, params, links)
+        compared = _compared(by_task, plan.tasks, comparison, params)
     return Compared(PartialMatches(compared, ranking, coverage.at_least), plan, rows, params)
 
 
@@ -254,6 +266,17 @@ def _compared(by_task: DataFrame, plan: Packed, comparison: GroupComparison, par
         ready = rows if plan.one_each else rows.sortWithinPartitions("task")
         return ready.mapInArrow(compare_partition, schema, **resources)
     return rows.groupBy("task").applyInPandas(compare_group, schema)
+
+
+def _compared_in_one_task(router: DocumentRouter, comparison: GroupComparison) -> DataFrame:
+    """Few rows, assigned and compared in one crossing to Python: each cluster is a group."""
+    schema, routed = comparison.schema(router.schema), router.in_task()
+
+    def compare_all(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        prepare_worker()
+        return comparison.stream(groups(map(by_cluster, routed(batches)), "task"), schema)
+
+    return router.source.coalesce(1).mapInArrow(compare_all, schema)
 
 
 def _log(workload: WorkEstimate, device: TaskDevice) -> None:

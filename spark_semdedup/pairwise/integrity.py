@@ -15,6 +15,7 @@ from spark_semdedup.errors import AccountingError, shown
 from spark_semdedup.pairwise.merge import PartialMatches
 from spark_semdedup.pairwise.ranking import Ranking
 from spark_semdedup.spark.ids import FEW, count_distinct_ids
+from spark_semdedup.spark.small import is_small
 
 RUN_AGAIN = "no result is valid; run again, on an input that gives the same rows each time it is read"
 
@@ -35,7 +36,8 @@ def check_neighbours(entries: PartialMatches, counts: Mapping[str, int]) -> None
     )
     # Keys of text may be as long as documents: how such claims are sent is for Spark, which knows how large they are.
     light = counts["claims"] <= FEW and not any(_is_long(entries.df, key) for key in keys)
-    met = rows.join(F.broadcast(claimed) if light else claimed, F.col("id") == F.col("names"))
+    sent = claimed.hint("shuffle_hash") if is_small(entries.df) else F.broadcast(claimed) if light else claimed
+    met = rows.join(sent, F.col("id") == F.col("names"))
     was_compared = F.col("reason").isNull()
     found = _refuse_where(
         {

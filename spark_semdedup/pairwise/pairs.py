@@ -64,7 +64,7 @@ class SimilarRows:
 
     def _by_task(self) -> tuple[DataFrame, GroupComparison]:
         by_task = self.plan.by_task(self.source)
-        return by_task, self.plan.group_comparison(by_task, self.source.decode, self.ranking, self.params, None)
+        return by_task, self.plan.group_comparison(by_task.schema, self.source.decode, self.ranking, self.params, None)
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ def compare_states(compared: Compared, states: DataFrame, rule: LinkRule) -> Dat
     rows, plan = compared.source.with_states(states), compared.plan
     by_task = plan.by_task(rows)
     task = RoundComparison(
-        plan.group_comparison(by_task, rows.decode, compared.entries.ranking, compared.params, rule), rule
+        plan.group_comparison(by_task.schema, rows.decode, compared.entries.ranking, compared.params, rule), rule
     )
     schema = task.schema(by_task.schema)
     return plan.stream(by_task, task.stream(to_arrow_schema(schema)), schema)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -129,48 +129,73 @@ def _with_invalid(places: TaskAssignments, valid: np.ndarray, own: np.ndarray) -
     )
 
 
-def route(
-    source: DataFrame,
-    locate: Locate,
-    router: TaskRouter | None = None,
-    *,
-    distance: str | None = None,
-    lists: bool = False,
-) -> DataFrame:
-    """Unit vectors and cells of all rows, and the tasks that ``router`` sends them to: one crossing from the JVM to
-    Python and back.
+@dataclass(frozen=True)
+class DocumentRouter:
+    """Makes unit vectors and cells of documents, and the columns of ``router``, in tasks.
 
     ``source``: what is carried along, ``id`` and rank keys for example; ``embedding``; ``hash``, the ``tile_hash``; and
     what else ``locate`` reads. The answer: the carried columns; ``key_0``, the ``distance`` to the centroid, where rows
     are ranked by one; ``unit`` (binary or, with ``lists``, a list); ``centroid``; ``reason``; the router's columns.
     Invalid rows have a reason and a negative centroid, many different ones, so that they spread.
     """
-    carried = [name for name in source.columns if name not in ("embedding", "centroid", "hash")]
-    schema = T.StructType([source.schema[name] for name in carried])
-    if distance:
-        schema.add("key_0", T.FloatType())
-    schema.add("unit", packed_type(T.FloatType(), lists=lists))
-    schema.add("centroid", T.IntegerType()).add("reason", T.StringType())
-    for column in router.fields if router else ():
-        schema.add(column)
 
-    def routed(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        prepare_worker()
-        with released_at_end():
-            for batch in batches:
-                if batch.num_rows:
-                    found = locate(batch), batch.column("hash")
-                    columns = [batch.column(name) for name in carried]
-                    columns += _routed_columns(*found, router, distance=distance, lists=lists)
-                    yield pa.RecordBatch.from_arrays(columns, names=schema.names)
+    source: DataFrame
+    locate: Locate
+    router: TaskRouter | None = None
+    distance: str | None = None
+    lists: bool = False
 
-    return source.mapInArrow(routed, schema)
+    @property
+    def carried(self) -> list[str]:
+        return [name for name in self.source.columns if name not in ("embedding", "centroid", "hash")]
+
+    @cached_property
+    def schema(self) -> T.StructType:
+        """Of the answer."""
+        schema = T.StructType([self.source.schema[name] for name in self.carried])
+        if self.distance:
+            schema.add("key_0", T.FloatType())
+        schema.add("unit", packed_type(T.FloatType(), lists=self.lists))
+        schema.add("centroid", T.IntegerType()).add("reason", T.StringType())
+        for column in self.router.fields if self.router else ():
+            schema.add(column)
+        return schema
+
+    def in_task(self) -> Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+        """What a task does: it needs no DataFrame."""
+        carried, names = self.carried, self.schema.names
+        locate, router, distance, lists = self.locate, self.router, self.distance, self.lists
+
+        def routed(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+            prepare_worker()
+            with released_at_end():
+                for batch in batches:
+                    if batch.num_rows:
+                        found = locate(batch), batch.column("hash")
+                        columns = [batch.column(name) for name in carried]
+                        columns += _routed_columns(*found, router, distance=distance, lists=lists)
+                        yield pa.RecordBatch.from_arrays(columns, names=names)
+
+        return routed
+
+    def routed(self) -> DataFrame:
+        """All rows: one crossing from the JVM to Python and back."""
+        return self.source.mapInArrow(self.in_task(), self.schema)
+
+
+def by_cluster(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Routed rows with the columns of tasks, where each cluster is one, and no cluster has tiles."""
+    none = pa.array(np.zeros(batch.num_rows, np.int32))
+    task = batch.column("centroid").cast(pa.int64())
+    return pa.RecordBatch.from_arrays(
+        [*batch.columns, none, none, task], [*batch.schema.names, "tile", "other", "task"]
+    )
 
 
 def _routed_columns(
     assigned: Assigned, hashes: pa.Array, router: TaskRouter | None, *, distance: str | None, lists: bool
 ) -> list[pa.Array]:
-    """The columns that ``route`` appends to the carried ones, of one batch."""
+    """The columns that ``DocumentRouter`` appends to the carried ones, of one batch."""
     scattered = (-1 - hashes.to_numpy() % 1000).astype(np.int32)
     own = np.where(assigned.valid, assigned.spread_numpy(assigned.centroid), scattered).astype(np.int32)
     columns = [assigned.spread(getattr(assigned, distance), np.float32(0))] if distance else []

@@ -24,12 +24,13 @@ from spark_semdedup.pairwise.estimate import (
     count_by_cluster,
 )
 from spark_semdedup.pairwise.ranking import Ranking
-from spark_semdedup.pairwise.route import Located, TaskRouter, cells_given, route, tile_hash
+from spark_semdedup.pairwise.route import DocumentRouter, Located, TaskRouter, cells_given, tile_hash
 from spark_semdedup.spark.arrow import collect_arrow
 from spark_semdedup.spark.backend import plugin_active
 from spark_semdedup.spark.columns import quoted, unused_name
 from spark_semdedup.spark.device import TaskDevice
 from spark_semdedup.spark.documents import Documents
+from spark_semdedup.spark.small import is_small
 from spark_semdedup.spark.vectors import Decoder, decode_units, ordered_matrix
 
 
@@ -51,6 +52,9 @@ class ComparableRows(Protocol):
 
     def located(self, coverage: Coverage) -> Located:
         """The rows without rank keys, and what finds their cells and the cells they visit."""
+
+    def router_of_few(self) -> DocumentRouter | None:
+        """The documents and what routes them, where they are yet to be assigned, and so few that one task may."""
 
     def with_states(self, states: DataFrame) -> ComparableRows:
         """The rows whose id is in ``states``, whose column ``state`` comes with them (``rounds``)."""
@@ -85,14 +89,20 @@ class UnassignedRows:
         return decode_units
 
     def routed(self, router: TaskRouter | None = None, *, lists: bool = False) -> DataFrame:
-        """See ``route.route``: unit vectors, cells, rank keys and tasks of all rows."""
+        """Unit vectors, cells, rank keys and tasks of all rows."""
+        return self._router(router, lists=lists).routed()
+
+    def router_of_few(self) -> DocumentRouter | None:
+        return self._router() if is_small(self.documents.df) else None
+
+    def _router(self, router: TaskRouter | None = None, *, lists: bool = False) -> DocumentRouter:
         df, id_ = self.documents.df, self.documents.id
         distance = self.ranking.distance
         keys = [] if distance else self.ranking.key_columns(df, id_)
         carried = [id_.alias("id"), *(key.alias(f"key_{i}") for i, key in enumerate(keys))]
         carried += [quoted(self.state_col).alias("state")] if self.state_col else []
         located = self._located(carried, distance, router.rule if router else no_visits)
-        return route(located.source, located.locate, router, distance=distance, lists=lists)
+        return DocumentRouter(located.source, located.locate, router, distance, lists)
 
     def located(self, coverage: Coverage) -> Located:
         return self._located([self.documents.id.alias("id")], None, coverage.rule)
@@ -200,12 +210,15 @@ class AssignedRows:
         """The rows as they are, without a crossing to Python, unless a ``router`` is to send them to further cells."""
         return self.df if router is None else self._routed(self.df, router)
 
+    def router_of_few(self) -> None:
+        return None
+
     def with_states(self, states: DataFrame) -> AssignedRows:
         return replace(self, df=self.df.join(states.select("id", "state"), "id"))
 
     def _routed(self, rows: DataFrame, router: TaskRouter) -> DataFrame:
         located = self._located(rows, router.rule)
-        return route(located.source, located.locate, router, lists=router.lists)
+        return DocumentRouter(located.source, located.locate, router, lists=router.lists).routed()
 
     def located(self, coverage: Coverage) -> Located:
         return self._located(self.df.select("id", "embedding", "centroid"), coverage.rule)

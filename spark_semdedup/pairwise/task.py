@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from pyspark.sql import DataFrame
 from pyspark.sql import types as T
 from pyspark.sql.pandas.types import to_arrow_schema
 
@@ -52,7 +51,7 @@ class GroupComparison:
     @classmethod
     def of(
         cls,
-        rows: DataFrame,
+        rows: T.StructType,
         ranking: Ranking,
         decode: Decoder,
         device: TaskDevice,
@@ -66,8 +65,8 @@ class GroupComparison:
         precision = precision_for(params.value("precision"), device.backend)
         return cls(
             ranking=ranking,
-            keys=tuple(name for name in rows.columns if name.startswith("key_")),
-            vectors=next(name for name in rows.columns if name in ("unit", "embedding")),
+            keys=tuple(name for name in rows.names if name.startswith("key_")),
+            vectors=next(name for name in rows.names if name in ("unit", "embedding")),
             decode=decode,
             device=device,
             how=Comparison(at_least, params.value("batchSize"), precision),

@@ -30,6 +30,7 @@ from spark_semdedup.runs.texts import DocumentEmbedder, RunTexts
 from spark_semdedup.runs.wanted import Wanted
 from spark_semdedup.spark.files import join
 from spark_semdedup.spark.ids import Ids
+from spark_semdedup.spark.small import in_one_task
 
 COMPARED = join(STAGES, "compared")
 """Folder of the partial matches, which the phases after the comparison merge."""
@@ -150,7 +151,7 @@ class Deduplication:
             self.references.refuse_existing(self.index_run if resumes else None)
         if not resumes:
             self.target.refuse_written_meanwhile(self.job.files)
-            self.target.try_writing(self.job.files, self.rows)
+            self.target.try_writing(self.job.files, self.rows, self.source)
 
     def summarize(self) -> Summary:
         summary = self.summary
@@ -237,7 +238,7 @@ class Deduplication:
         reader, schema = self.job.spark.read, self.schemas.get(name)
         rows = (reader if schema is None else reader.schema(schema)).parquet(self.path(self.place(name)))
         self.schemas.setdefault(name, rows.schema)
-        return rows
+        return in_one_task(rows)
 
 
 def counts_of(work: Deduplication) -> dict[str, int]:

@@ -21,7 +21,7 @@ from spark_semdedup.duplicates.threshold import without_ids
 from spark_semdedup.errors import AccountingError, shown
 from spark_semdedup.formatting import short
 from spark_semdedup.ml.incremental import uncompared
-from spark_semdedup.ml.semdedup import SemDedupModel
+from spark_semdedup.ml.semdedup import SemDedupModel, similarities_of
 from spark_semdedup.pairwise.execute import Compared, any_size
 from spark_semdedup.pairwise.integrity import check_neighbours
 from spark_semdedup.pairwise.pairs import refuse_more_pairs
@@ -38,6 +38,8 @@ from spark_semdedup.spark.columns import id_column
 from spark_semdedup.spark.determinism import reads_only_files
 from spark_semdedup.spark.disk import refuse_full_disk
 from spark_semdedup.spark.ids import Ids
+from spark_semdedup.spark.parquet import count_rows
+from spark_semdedup.spark.small import is_small
 
 
 def phases_of(work: Deduplication) -> list[Phase]:
@@ -46,7 +48,8 @@ def phases_of(work: Deduplication) -> list[Phase]:
     keep_title = "write the kept rows" if "deduplicated" in wanted else "move invalid rows"
     phases = [
         Phase("embed", "embed texts", partial(embed, work, work.texts)) if work.texts else None,
-        Phase("fit", "fit centroids", partial(fit, work)),
+        # Where texts are embedded, no earlier result is left to delete with the first centroids.
+        Phase("fit", "fit centroids", partial(fit, work), ("centroids",) if work.texts else ()),
         Phase("compare", "assign and compare", partial(compare, work), (COMPARED, REFERENCED, similarities)),
         Phase("identify", "identify duplicates", partial(identify, work), (duplicates,)),
         Phase("keep", keep_title, partial(keep, work), ("invalid", "deduplicated")),
@@ -116,6 +119,7 @@ def compare(work: Deduplication, attempt: Attempt) -> None:
     metrics["planned"] = None if comparison is None else comparison.workload.facts()
     path, manifest = work.path(work.place("similarities")), work.manifest("similarities")
     with _decided(work, comparison, metrics["further"], found) as rows:
+        work.schemas["similarities"] = similarities_of(rows).schema
         valid = results.write_similarities(work.job.files, rows, metrics, path, manifest, attempt.assert_held)
     attempt.counts |= {"rows": valid, "clusters": metrics["clusters"], "pairs": metrics["pairs"]}
 
@@ -162,9 +166,9 @@ def identify(work: Deduplication, attempt: Attempt) -> None:
     """Writes the rows whose similarity makes them duplicates."""
     compared = work.journal.metrics("compare")
     valid = compared["rows"] - compared["invalid"]
-    similarities = work.job.spark.read.parquet(work.path(work.place("similarities")))
+    similarities = work.read("similarities")
     # A row whose similarity was lost would be kept, and all counts would be consistent.
-    if (rows := similarities.count()) != valid:
+    if (rows := count_rows(similarities)) != valid:
         raise AccountingError(
             f"output={shown(work.journal.folder, 400)}: {valid} similarities were written, but it has {rows}: "
             "files were lost or added; begin again with --overwrite"
@@ -190,7 +194,10 @@ def keep(work: Deduplication, attempt: Attempt) -> None:
         target = replace(target, overwrite=work.may_replace)
         target.refuse_existing_table(work.job.spark)  # before the journal says that this table is the run's
         work.journal.commit(WRITING, {})
-    rows, path = without_ids(work.rows, id_col, unwanted), work.path("deduplicated")
+    all_rows = work.rows
+    if is_small(all_rows) and is_small(work.read("duplicates")):
+        all_rows, unwanted = all_rows.coalesce(1), unwanted.coalesce(1).hint("shuffle_hash")
+    rows, path = without_ids(all_rows, id_col, unwanted), work.path("deduplicated")
     kept = results.write_kept(work.job, rows, id_col, target, path, work.manifest("deduplicated"))
     attempt.counts["kept"] = kept.rows
     attempt.metrics |= {"skipped": skipped.facts(), "ids": kept.facts()}

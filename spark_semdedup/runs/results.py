@@ -28,6 +28,8 @@ from spark_semdedup.spark.files import Files
 from spark_semdedup.spark.hardware import hardware_of
 from spark_semdedup.spark.ids import Ids
 from spark_semdedup.spark.lock import Lock
+from spark_semdedup.spark.parquet import count_rows
+from spark_semdedup.spark.small import in_one_task
 
 log = logging.getLogger("spark_semdedup")
 
@@ -114,7 +116,7 @@ def _dataset(files: Files, path: str, manifest: Mapping[str, Any]) -> Iterator[d
 def _write_parquet(rows: DataFrame, path: str) -> DataFrame:
     """Writes rows. Returns them as they are read back."""
     rows.write.mode("append").parquet(path)
-    return rows.sparkSession.read.schema(rows.schema).parquet(path)
+    return in_one_task(rows.sparkSession.read.schema(rows.schema).parquet(path))
 
 
 def _ids_in(rows: DataFrame, id_col: str) -> Ids:
@@ -128,7 +130,7 @@ def _accept(rows: int) -> None:
 def write_dataset(files: Files, rows: DataFrame, path: str, manifest: Mapping[str, Any], check: Check = _accept) -> int:
     """Writes a Parquet folder with its manifest. Returns the number of rows, counted in the files."""
     with _dataset(files, path, manifest) as counts:
-        counts["rows"] = _write_parquet(rows, path).count()
+        counts["rows"] = count_rows(_write_parquet(rows, path))
         check(counts["rows"])
     return counts["rows"]
 
@@ -187,7 +189,7 @@ def write_kept(
     if target.table is None:
         with _dataset(job.files, path, manifest) as counts:
             target.save(rows, path)
-            kept = _ids_in(target.read_back(rows, path), id_col)
+            kept = _ids_in(in_one_task(target.read_back(rows, path)), id_col)
             check(kept.rows)
             counts["rows"] = kept.rows
         return kept

@@ -36,8 +36,8 @@ from spark_semdedup.spark.parquet import (
     unreadable_column,
 )
 
-_WITHOUT_SCHEMA = frozenset({"csv", "json", "text", "xml"})
-"""Formats of which Spark would read all rows just to learn their columns."""
+READ_FOR_SCHEMA = frozenset({"csv", "json", "text", "xml", "parquet"})
+"""Formats whose files Spark reads to learn their columns: all rows of text, and of Parquet a footer, in a job."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Source:
 
     def read(self, spark: SparkSession, schema: T.StructType | None = None) -> DataFrame:
         """The rows, lazily. ``SemDedupError`` where Spark cannot tell their columns. ``schema``: what an earlier look
-        at files found, so that those of text need not be read for it again."""
+        at files found, so that they need not be read for it again."""
         with self._named():
             reader = with_options(spark.read, self.options)
             if self.version is not None:
@@ -86,7 +86,7 @@ class Source:
                 return rows
             if self.glob is not None:
                 reader = reader.option("pathGlobFilter", self.glob)
-            if schema is not None and self.format.lower() in _WITHOUT_SCHEMA:
+            if schema is not None and self.format.lower() in READ_FOR_SCHEMA:
                 reader = reader.schema(schema)
             rows = reader.format(self.format).load(list(self.paths))
         if schema is None:
@@ -137,12 +137,13 @@ class Source:
         return {**self.options, **({} if self.glob is None else {"pathGlobFilter": self.glob})}
 
     @property
-    def _is_parquet(self) -> bool:
+    def is_parquet(self) -> bool:
+        """Whether the input is Parquet files."""
         return self.table is None and self.format.lower() == "parquet"
 
     def _refuse_undecodable(self, spark: SparkSession, rows: DataFrame) -> None:
         """Raises ``SemDedupError`` where some of the files, looked at before any work, cannot be decoded."""
-        if not self._is_parquet:
+        if not self.is_parquet:
             return
         paths = sorted(input_files(spark, rows))
         for path in paths[:: max(1, len(paths) // _LOOKED_INTO)][:_LOOKED_INTO]:
@@ -178,7 +179,7 @@ class Source:
             return f"its files lie in partitions of different depths; give those of one depth, or {RECURSIVE}"
         if "Checksum error" in all_ or "ChecksumException" in all_:
             return f"{why}; the file's .crc file is for other content: restore the file, or delete the .crc file"
-        if self._is_parquet and ("FAILED_READ_FILE" in why or "is not a Parquet file" in why):
+        if self.is_parquet and ("FAILED_READ_FILE" in why or "is not a Parquet file" in why):
             return _why_not_read(why, self._files())
         return why
 
@@ -205,7 +206,7 @@ class Source:
     def _why_not_merged(self, why: str) -> str:
         """Which files do not agree, on which column."""
         spark = SparkSession.getActiveSession()
-        if spark is None or not self._is_parquet:
+        if spark is None or not self.is_parquet:
             return f"{why}; give all files the same types"
 
         def schema_of(paths: Sequence[str]) -> T.StructType:
@@ -223,7 +224,7 @@ class Source:
     def _why_not_typed(self, why: str) -> str:
         """Which column Spark has no type for, and what to do."""
         spark = SparkSession.getActiveSession()
-        found = None if spark is None or not self._is_parquet else unreadable_column(spark, self._files())
+        found = None if spark is None or not self.is_parquet else unreadable_column(spark, self._files())
         if found is None:
             return why
         footer, column, name = found

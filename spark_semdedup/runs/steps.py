@@ -327,7 +327,7 @@ def remove(
     job.progress.begin(1)
     with results.held_folder(job, target) as assert_held, job.progress.phase("write the kept rows") as counts:
         unchanged.check()
-        target.try_writing(job.files, rows)
+        target.try_writing(job.files, rows, source)
         folder = results.cleared_folder(job, target, assert_held) if target.table is None else ""
 
         def check(kept: int) -> None:

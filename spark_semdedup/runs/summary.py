@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import platform
 import time
@@ -151,5 +152,8 @@ def versions(backend: str | None = None, clusterer: str | None = None, spark: st
     for package in packages:
         # A Spark distribution's pyspark is not an installed package; a driver may lack the GPU libraries.
         with suppress(metadata.PackageNotFoundError):
-            installed[package] = metadata.version(package)
+            installed[package] = _version_of(package)
     return installed
+
+
+_version_of = functools.cache(metadata.version)

@@ -13,7 +13,7 @@ from pyspark.sql import types as T
 
 from spark_semdedup.errors import FolderInUseError, ResultExistsError, SemDedupError, shown
 from spark_semdedup.runs.manifest import RUN_MANIFEST, STAGES, UNFINISHED, can_resume, is_mark
-from spark_semdedup.runs.source import _WITHOUT_SCHEMA, with_options
+from spark_semdedup.runs.source import READ_FOR_SCHEMA, Source, with_options
 from spark_semdedup.spark.columns import is_float_array
 from spark_semdedup.spark.failures import one_line
 from spark_semdedup.spark.files import Files, is_within, join
@@ -93,10 +93,10 @@ class Target:
                 f"outputTable={shown(self.table)} exists already: give another name, or --overwrite to replace it"
             )
 
-    def try_writing(self, files: Files, rows: DataFrame) -> None:
+    def try_writing(self, files: Files, rows: DataFrame, source: Source) -> None:
         """Writes no rows and deletes them: fails before hours of work where the format cannot hold the columns, or the
-        folder cannot be written to."""
-        if self.path is None:
+        folder cannot be written to. Not for rows of Parquet files in Parquet again, in a folder that has our lock."""
+        if self.path is None or (source.is_parquet and self._is_plain_parquet(rows.sparkSession)):
             return
         trial = join(self.path, "_semdedup.trial")
         files.delete(trial)  # a kill may have left an earlier one
@@ -112,6 +112,12 @@ class Target:
         finally:
             files.delete(trial)
 
+    def _is_plain_parquet(self, spark: SparkSession) -> bool:
+        """Whether folders are written as Parquet, by a codec that it comes with."""
+        codec = str(spark.conf.get("spark.sql.parquet.compression.codec", None) or "snappy").lower()
+        plain = self.table is None and not self.options and self.format.lower() == "parquet"
+        return plain and codec in ("none", "uncompressed", "snappy", "gzip", "zstd")
+
     def save(self, rows: DataFrame, path: str) -> None:
         """Writes rows in this target's format to a folder."""
         whole = _WRITTEN_WHOLE.get(self.format.lower(), {})
@@ -122,7 +128,7 @@ class Target:
         """What ``save`` wrote."""
         options = {**_READ_WHOLE.get(self.format.lower(), {}), **self.options}
         reader = with_options(rows.sparkSession.read.format(self.format), options)
-        return (reader.schema(rows.schema) if self.format.lower() in _WITHOUT_SCHEMA else reader).load(path)
+        return (reader.schema(rows.schema) if self.format.lower() in READ_FOR_SCHEMA else reader).load(path)
 
     def save_table(self, rows: DataFrame) -> None:
         """Writes rows to the table."""

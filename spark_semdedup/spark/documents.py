@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import pyarrow as pa
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import Column, DataFrame, SparkSession
@@ -13,7 +14,7 @@ from pyspark.sql import functions as F
 
 from spark_semdedup.errors import SemDedupError, shown
 from spark_semdedup.spark.columns import embedding_column, id_column
-from spark_semdedup.spark.ids import check_ids
+from spark_semdedup.spark.ids import check_ids, read_few
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,13 @@ class Documents:
     def rows(self) -> int:
         """The number of rows; their ids are checked as they are counted (``check_ids``). One job, the first time."""
         return check_ids(self.df, self.id, self.id_col)
+
+    def read_few(self, *columns: Column) -> pa.Table | None:
+        """``columns`` of all rows of a small table, on the driver, read by the job that checks the ids; else None."""
+        found = read_few(self.df, self.id, self.id_col, columns)
+        if found is not None:
+            self.__dict__["rows"] = len(found)  # where the property keeps it
+        return found
 
     def where(self, condition: Column) -> Documents:
         """The documents for which ``condition`` holds."""

@@ -26,10 +26,11 @@ class Files:
     """
 
     def __init__(self, spark: SparkSession) -> None:
-        jvm = getattr(spark, "_jvm", None)
+        jvm: Any = getattr(spark, "_jvm", None)
         if jvm is None:
             raise SemDedupError("files need a classic Spark session: a Spark Connect client has no file systems")
-        self._jvm: Any = jvm
+        # Looked up once: each part of a Java name is a call of the JVM.
+        self._path, self._file, self._uri = jvm.org.apache.hadoop.fs.Path, jvm.java.io.File, jvm.java.net.URI
         self._conf: Any = spark._jsc.hadoopConfiguration()  # type: ignore[attr-defined]
 
     def exists(self, path: str) -> bool:
@@ -79,7 +80,7 @@ class Files:
             uri = system.makeQualified(hadoop_path).toUri()
             if uri.getScheme() != "file":
                 return str(uri.toString())
-            return f"file:{self._jvm.java.io.File(uri.getPath()).getCanonicalPath()}"
+            return f"file:{self._file(uri.getPath()).getCanonicalPath()}"
 
     def delete(self, path: str) -> None:
         """Removes a file, or a folder with all it holds; nothing happens where nothing is."""
@@ -113,7 +114,7 @@ class Files:
             local = hadoop_path.makeQualified(system.getUri(), system.getWorkingDirectory()).toUri()
             if local.getScheme() == "file":
                 # Hadoop's local file system looks first and creates then; this is one call of the kernel.
-                if not self._jvm.java.io.File(local.getPath()).createNewFile():
+                if not self._file(local.getPath()).createNewFile():
                     return False
                 self.write_text(path, text)
                 return True
@@ -133,7 +134,7 @@ class Files:
         """Length in bytes and time of the last change, milliseconds, of each file in a folder, by name. ``folder``: a
         URI."""
         with _named(folder):
-            hadoop_path = self._jvm.org.apache.hadoop.fs.Path(self._jvm.java.net.URI(folder))
+            hadoop_path = self._path(self._uri(folder))
             found = hadoop_path.getFileSystem(self._conf).listStatus(hadoop_path)
             return {
                 str(s.getPath().toUri().getRawPath()).rsplit("/", 1)[-1]: (s.getLen(), s.getModificationTime())
@@ -152,7 +153,7 @@ class Files:
                 stream.close()
 
     def _locate(self, path: str) -> tuple[Any, Any]:
-        hadoop_path = self._jvm.org.apache.hadoop.fs.Path(path)
+        hadoop_path = self._path(path)
         return hadoop_path.getFileSystem(self._conf), hadoop_path
 
 

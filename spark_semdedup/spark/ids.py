@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
@@ -15,6 +16,7 @@ from pyspark.sql import types as T
 from spark_semdedup.errors import SemDedupError, shown
 from spark_semdedup.spark.arrow import collect_arrow
 from spark_semdedup.spark.determinism import reads_only_files, require_deterministic
+from spark_semdedup.spark.small import SMALL_ROWS, is_small
 
 log = logging.getLogger("spark_semdedup")
 
@@ -35,9 +37,9 @@ def check_ids(df: DataFrame, id_: Column, name: str) -> int:
             "whenever it reads them; write the rows and read them back first, or order them by columns that do not tie",
             shown(name),
         )
-    is_text = isinstance(df.select(id_).schema[0].dataType, T.StringType)
+    is_text = _is_text(df, id_)
     if reads_only_files(df) and not made.is_opaque:
-        total = count_distinct_ids(df, id_, id_.isNotNull() & is_utf8(id_) if is_text else id_.isNotNull())
+        total = count_distinct_ids(df, id_, _is_sound(df, id_))
         if total:
             return total
     counts = df.groupBy(id_.alias("id")).agg(F.count(F.lit(1)).alias("rows"))
@@ -69,6 +71,27 @@ def check_ids(df: DataFrame, id_: Column, name: str) -> int:
     if made.is_opaque:
         _refuse_changed(df, id_, name, found["print"])
     return int(found["rows"])
+
+
+def read_few(df: DataFrame, id_: Column, name: str, columns: Sequence[Column]) -> pa.Table | None:
+    """``columns`` of all rows of a small table, where the same job proves their ids sound; None for any other table, of
+    which ``check_ids`` says what is wrong, if anything is."""
+    if not is_small(df):
+        return None
+    made = require_deterministic(df, name, "idCol")
+    if made.is_numbered or made.is_opaque:
+        return None
+    # So many rows are few, whatever size files are: equal vectors take next to no place in them.
+    found = _distinct_ids(df.coalesce(1).limit(SMALL_ROWS + 1), id_, _is_sound(df, id_), columns)
+    return found if found is not None and 0 < len(found) <= SMALL_ROWS else None
+
+
+def _is_text(df: DataFrame, id_: Column) -> bool:
+    return isinstance(df.select(id_).schema[0].dataType, T.StringType)
+
+
+def _is_sound(df: DataFrame, id_: Column) -> Column:
+    return id_.isNotNull() & is_utf8(id_) if _is_text(df, id_) else id_.isNotNull()
 
 
 def is_utf8(text: Column) -> Column:
@@ -139,13 +162,23 @@ def count_distinct_ids(df: DataFrame, id_: Column, sound: Column | None = None, 
     """
     if rows is not None and rows > _FAR_TOO_MANY * _MOST:
         return None
+    found = _distinct_ids(df, id_, sound)
+    return None if found is None else len(found)
+
+
+def _distinct_ids(
+    df: DataFrame, id_: Column, sound: Column | None = None, columns: Sequence[Column] = ()
+) -> pa.Table | None:
+    """A row for each row, with these ``columns``, where ``count_distinct_ids`` has a number."""
     place = F.monotonically_increasing_id()
     partition, index = F.shiftright(place, 33), place.bitwiseAND((1 << 33) - 1)
     allowed = F.lit(_MOST) / (partition + 1)
     # A row more of each partition than is allowed tells that there are too many.
     fine = (index < allowed) & (F.lit(True) if sound is None else sound)
-    looked_at = df.select(F.xxhash64(id_).alias("hash"), fine.alias("fine"), (index < allowed + 1).alias("comes"))
-    found = collect_arrow(looked_at.where(F.col("comes")).select("hash", "fine"))
-    hashes = np.sort(found["hash"].to_numpy())
+    looked_at = df.select(
+        F.xxhash64(id_).alias("id_hash"), fine.alias("fine"), (index < allowed + 1).alias("comes"), *columns
+    )
+    found = collect_arrow(looked_at.where(F.col("comes")).drop("comes"))
+    hashes = np.sort(found["id_hash"].to_numpy())
     distinct = not (hashes[1:] == hashes[:-1]).any()
-    return len(hashes) if distinct and pc.all(found["fine"], min_count=0).as_py() else None
+    return found if distinct and pc.all(found["fine"], min_count=0).as_py() else None

@@ -9,7 +9,7 @@ from typing import Any
 
 from py4j.protocol import Py4JError
 from pyspark.errors import PySparkException
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import types as T
 
 from spark_semdedup.spark.files import escaped
@@ -65,6 +65,38 @@ def read_footer(spark: SparkSession, path: str) -> Footer | None:
         reader = jvm.org.apache.parquet.hadoop.ParquetFileReader.open(file)
         try:
             return _footer(path, reader.getFooter())
+        finally:
+            reader.close()
+    except Py4JError:
+        return None
+
+
+def count_rows(rows: DataFrame) -> int:
+    """The number of rows of Parquet files, which ``rows`` are as they were read: of a few files as their footers say,
+    without a job; of more in a job."""
+    files = rows.inputFiles() if getattr(rows, "_jdf", None) is not None else ()
+    if 0 < len(files) <= _FOOTERS_READ:
+        counts = [_records_in(rows.sparkSession, path) for path in files]
+        if None not in counts:
+            return sum(filter(None, counts))
+    return rows.count()
+
+
+_FOOTERS_READ = 4
+"""Files, at most: each takes some ten calls of the JVM."""
+
+
+def _records_in(spark: SparkSession, path: str) -> int | None:
+    """The rows of a file, by its footer; None where it has none that can be read."""
+    jvm: Any = spark._jvm
+    try:
+        place = jvm.org.apache.hadoop.fs.Path(jvm.java.net.URI(path))
+        conf = spark._jsc.hadoopConfiguration()  # type: ignore[attr-defined]
+        reader = jvm.org.apache.parquet.hadoop.ParquetFileReader.open(
+            jvm.org.apache.parquet.hadoop.util.HadoopInputFile.fromPath(place, conf)
+        )
+        try:
+            return int(reader.getRecordCount())
         finally:
             reader.close()
     except Py4JError:
