@@ -25,6 +25,8 @@ DELTA ?= $(if $(filter 3.5.%,$(PYSPARK)),3.3.2,$(if $(filter 4.0.%,$(PYSPARK)),4
 # needed for the kernels. GPU_HOUR: where the hour's pages go.
 GPU_PYTHON ?= python3
 GPU_HOUR ?= build/gpu-hour
+# Processes that share the tests by modules. Each has a Spark session of two cores, and takes about 4 GiB of memory.
+WORKERS ?= 2
 # For test-matrix: what to try, as SPARK-PYTHON, and which tests.
 MATRIX ?= 3.5.8-3.10 3.5.8-3.11 4.0.3-3.10 4.0.3-3.12 4.1.3-3.11 4.1.3-3.13 4.2.0-3.10 4.2.0-3.12 4.3.0-3.11 4.3.0-3.13
 MATRIX_TESTS ?= tests
@@ -33,6 +35,7 @@ BENCH_DATA ?= $(or $(wildcard ../shared/data/debian),spark_semdedup/data/debian-
 BENCH_DIR ?= build/bench
 
 bin := $(VENV)/bin
+pytest = $(bin)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --durations 10
 installed := $(VENV)/.installed-$(PYSPARK)
 installed_dev := $(VENV)/.installed-dev-$(PYSPARK)
 installed_bench := $(VENV)/.installed-bench-$(PYSPARK)
@@ -73,10 +76,10 @@ audit: requirements $(installed)
 	  "$$($(bin)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 
 test-quick: requirements $(installed_dev)
-	$(bin)/python -m pytest -m "not slow and not gpu"
+	$(pytest) -m "not slow and not gpu"
 
 test-slow: requirements $(installed_dev)
-	$(bin)/python -m pytest -m "slow and not gpu"
+	$(pytest) -m "slow and not gpu"
 
 # The other tests import pyspark, so no more than these are loaded. A machine without a GPU is refused, for there pytest
 # would skip every test and call it a success.
@@ -85,7 +88,7 @@ test-gpu:
 	  echo "test-gpu: $(GPU_PYTHON) needs a GPU, CuPy, hypothesis and pytest (set GPU_PYTHON to one with them)" >&2; \
 	  exit 1; }
 	$(GPU_PYTHON) -m pytest -m gpu tests/kernels
-	@if $(GPU_PYTHON) -c 'import cuml, faiss, pyspark, spark_rapids_ml'; then $(GPU_PYTHON) -m pytest -m gpu tests/test_gpu_job.py; \
+	@if $(GPU_PYTHON) -c 'import cuml, faiss, pyspark, spark_rapids_ml'; then $(GPU_PYTHON) -m pytest -m gpu tests/platforms/test_gpu_job.py; \
 	else echo "test-gpu: the kernels' tests passed; the whole job was not tried, for want of what the line above says" >&2; \
 	exit 1; fi
 
@@ -104,7 +107,7 @@ test-matrix-%:
 
 .PHONY: matrix-tests
 matrix-tests: requirements $(installed_dev)
-	$(bin)/python -m pytest -q -m "not slow and not gpu" $(MATRIX_TESTS)
+	$(pytest) -q -m "not slow and not gpu" $(MATRIX_TESTS)
 
 docs: requirements $(installed_docs)
 	$(bin)/zensical build --strict --clean

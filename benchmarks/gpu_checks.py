@@ -440,7 +440,7 @@ def sanitizer(cp: Any, quick: bool) -> Figures:
 def job(cp: Any, quick: bool) -> Figures:
     """The whole job in Spark, spark-rapids-ml's fit included, beside the CPU."""
     needs("pyspark", "cuml", "spark_rapids_ml", "pytest")
-    return tests("tests/test_gpu_job.py", 1200)
+    return tests("tests/platforms/test_gpu_job.py", 1200)
 
 
 @check(900)

@@ -18,9 +18,9 @@ class Failure:
 
 SAME = "the same centroids, similarities, duplicates and kept rows, bit for bit"
 
-_CLUSTER = "tests/test_failures.py::test_same_answer"
+_CLUSTER = "tests/platforms/test_failures.py::test_same_answer"
 
-_LINEAGE = "tests/test_lineage.py"
+_LINEAGE = "tests/spark/test_lineage.py"
 
 _RESUME = "tests/runs/test_resume.py"
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from kernels import emulation
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 def module(name: str):

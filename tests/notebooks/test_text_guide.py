@@ -18,7 +18,7 @@ from notebook_runs import assert_clean, code_cells, machine_paths, numbers, outp
 from spark_semdedup.cli.main import make_parser
 from spark_semdedup.text.hashing import HashingModel
 
-GUIDE = Path(__file__).parents[1] / "docs" / "text.md"
+GUIDE = Path(__file__).parents[2] / "docs" / "text.md"
 
 EPS = 0.2
 

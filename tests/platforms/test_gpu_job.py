@@ -11,7 +11,7 @@ import pytest
 from spark_semdedup import EmbeddingKMeansModel, SemDedupModel
 from spark_semdedup.cli import main as cli
 
-SAMPLE = str(Path(__file__).parents[1] / "spark_semdedup" / "data" / "debian-sample.parquet")
+SAMPLE = str(Path(__file__).parents[2] / "spark_semdedup" / "data" / "debian-sample.parquet")
 
 EPS = 0.1
 

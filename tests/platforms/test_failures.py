@@ -29,7 +29,7 @@ import vectors
 from failing import Outcome, wait_for
 from failures import FAILURES
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 D, FILES = 12, 4
 EPS = 0.05
 

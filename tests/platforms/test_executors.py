@@ -19,7 +19,7 @@ from standalone import cluster
 
 from spark_semdedup.cli import main as cli
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 # Runs on the driver: the job, and the files from which the executors' tasks import their packages.
 JOB = """

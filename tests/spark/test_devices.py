@@ -26,7 +26,7 @@ from spark_semdedup.spark import device as devices
 from spark_semdedup.spark.backend import fault_in_words, gpu_lacking, plugin_active, resolve_execution
 from spark_semdedup.spark.device import Batch, TaskDevice
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 class FakeCupy:

@@ -15,7 +15,7 @@ from rapids_report import Operator, Query
 
 from spark_semdedup import EmbeddingKMeansModel, SemDedupModel
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 LOG = """26/11/21 08:22:42 WARN RapidsPluginUtils: RAPIDS Accelerator is in explain only mode
 === grouped: assign and compare

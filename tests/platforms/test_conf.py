@@ -19,7 +19,7 @@ import rapids_report
 import spark_semdedup
 from spark_semdedup.cli import main as cli
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CONF = ROOT / "conf"
 SPARK_SUBMIT = Path(sys.executable).parent / "spark-submit"
 CLUSTERS = ("gpu-standalone.properties", "gpu-yarn.properties", "gpu-kubernetes.properties")

@@ -17,7 +17,7 @@ import pytest
 
 from spark_semdedup import SemDedupModel
 
-DOCUMENT = (Path(__file__).parents[1] / "docs" / "spark-connect.md").read_text("utf-8")
+DOCUMENT = (Path(__file__).parents[2] / "docs" / "spark-connect.md").read_text("utf-8")
 
 pytestmark = [
     pytest.mark.slow,
