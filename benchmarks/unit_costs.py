@@ -4,7 +4,7 @@
 
 What ``analysis/job.py`` counts with. Each line is a job more than the one before: Parquet decoded; the vectors brought
 to Python by Arrow; unit vectors brought back as binary; these shuffled and brought to Python; rows read and written as
-Parquet. CPU time of all processes together, so other work on the machine hardly counts. Medians of three, after one run
+Parquet; and the same of vectors that are bytes in the files (embeddingFormat float32). CPU time of all processes together, so other work on the machine hardly counts. Medians of three, after one run
 that warms Spark up.
 """
 
@@ -34,14 +34,15 @@ from spark_semdedup.spark.vectors import matrix, packed_rows
 CORES = 2
 
 
-def write(folder: Path, rows: int, dim: int, files: int = 8) -> None:
+def write(folder: Path, rows: int, dim: int, *, as_bytes: bool = False, files: int = 8) -> None:
+    folder.mkdir()
     rng = np.random.default_rng(0)
     for i in range(files):
         x = rng.standard_normal((rows // files, dim), dtype=np.float32)
-        offsets = np.arange(0, x.size + 1, dim, dtype=np.int32)
         ids = np.arange(len(x)) + i * len(x)
-        table = pa.table({"id": ids, "embedding": pa.ListArray.from_arrays(pa.array(offsets), pa.array(x.ravel()))})
-        pq.write_table(table, folder / f"part-{i}.parquet")
+        # Random bytes have no dictionary, which pyarrow gives up only after a MiB of it; Spark writes them plain, too.
+        table = pa.table({"id": ids, "embedding": packed_rows(x, lists=not as_bytes)})
+        pq.write_table(table, folder / f"part-{i}.parquet", use_dictionary=not as_bytes)
 
 
 def nothing(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -86,11 +87,11 @@ def main() -> None:
     spark = local_session(cores=CORES, quiet=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (folder / "in").mkdir()
         write(folder / "in", rows, DIM)
-        df = spark.read.parquet(str(folder / "in"))
+        write(folder / "bytes", rows, DIM, as_bytes=True)
+        df, of_bytes = (spark.read.parquet(str(folder / name)) for name in ("in", "bytes"))
         units = df.mapInArrow(packed, "id long, unit binary")
-        jobs = {
+        jobs: dict[str, Callable[[], object]] = {
             "decode": lambda: df.agg(F.sum(F.element_at("embedding", 1))).collect(),
             "to Python": lambda: df.mapInArrow(nothing, "nothing int").collect(),
             "and back": lambda: units.agg(F.sum(F.octet_length("unit"))).collect(),
@@ -107,6 +108,9 @@ def main() -> None:
                 .option("compression", "none")
                 .parquet(str(folder / "out"))
             ),
+            "bytes: decode": lambda: of_bytes.agg(F.sum(F.octet_length("embedding"))).collect(),
+            "bytes: to Python": lambda: of_bytes.mapInArrow(nothing, "nothing int").collect(),
+            "bytes: written": lambda: of_bytes.write.mode("overwrite").parquet(str(folder / "out")),
         }
         size = 4.0 * rows * DIM
         for job, work in jobs.items():

@@ -107,15 +107,17 @@ class HasIdCol(SemDedupParams):
 class HasColumns(HasIdCol):
     embeddingCol = param_of(
         "embeddingCol",
-        "column with the embedding: an array of numbers, one vector in an array (1 x d), or an ML Vector, of any norm",
+        "column with the embedding: an array of numbers, one vector in an array (1 x d), an ML Vector, or bytes "
+        "(embeddingFormat), of any norm",
         Text("embeddingCol"),
     )
     getEmbeddingCol, setEmbeddingCol = accessors(embeddingCol)
     embeddingFormat = param_of(
         "embeddingFormat",
-        "what embeddingCol holds: numbers, or json (text such as [0.1, 0.2]; other text counts as null). Unset: "
-        "numbers, but arrays of int or smallint, which may be the bits of float16 numbers, are refused",
-        OneOf("embeddingFormat", ("numbers", "json")),
+        "what embeddingCol holds: numbers, json (text such as [0.1, 0.2]; other text counts as null), or float32 "
+        "(bytes: little-endian numbers of 4 bytes, which take Spark the least time). Unset: numbers, but arrays of int "
+        "or smallint, which may be the bits of float16 numbers, are refused",
+        OneOf("embeddingFormat", ("numbers", "json", "float32")),
     )
     getEmbeddingFormat, setEmbeddingFormat = accessors(embeddingFormat)
     metadataCols = param_of(

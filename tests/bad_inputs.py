@@ -45,7 +45,7 @@ class Rows:
 
     def table(self) -> pa.Table:
         ids = pa.array(list(self.ids), self.id_type)
-        vectors = [None if v is None else v if isinstance(v, (str, dict)) else list(v) for v in self.vectors]
+        vectors = [None if v is None else v if isinstance(v, (str, bytes, dict)) else list(v) for v in self.vectors]
         return pa.table({self.id_name: ids, self.name: pa.array(vectors, self.type), **self.more})
 
 
@@ -229,6 +229,14 @@ def ml_vectors(spark: Any, last: Any) -> Any:
     return spark.createDataFrame(rows, ["id", "embedding"])
 
 
+BYTES = [np.array(v, "<f4").tobytes() for v in VECTORS]
+BYTE_ROWS = vectors(*BYTES, BYTES[0][:-1], b"", BYTES[0][:4], None, type=pa.binary())
+BYTE_REASONS = {
+    "d": "embedding is of bytes that are no float32 numbers: their number is no multiple of 4",
+    "e": "embedding is empty",
+    "f": "embedding has length 1, not 2",
+    "g": "embedding is null",
+}
 AS_JSON = " (of text such as [0.1, 0.2]: embeddingFormat json)"
 
 
@@ -376,6 +384,22 @@ EMBEDDINGS = [
         params={"handleInvalid": "skip"},
         done="the two rows go to `invalid/`; the others are compared",
     ),
+    accepted(
+        "bytes",
+        "float32, little-endian, `embeddingFormat='float32'`",
+        vectors(*BYTES, type=pa.binary()),
+        embeddingFormat="float32",
+    ),
+    accepted_by_program(
+        "bytes that are no vector",
+        "7 bytes, none, 4 and null with `--embedding-format float32 --handle-invalid skip`",
+        over(BYTE_ROWS, "--embedding-format", "float32", "--handle-invalid", "skip"),
+        rows=BYTE_ROWS,
+        invalid=BYTE_REASONS,
+        params={"handleInvalid": "skip"},
+        done="the four rows go to `invalid/`; the others are compared",
+    ),
+    embedding_type("binary", pa.binary(), BYTES[0], " (of bytes that are float32 numbers: embeddingFormat float32)"),
     embedding_type("array<string>", pa.list_(pa.string()), ("1", "0")),
     embedding_type("string", pa.string(), "[1.0, 0.0]", AS_JSON),
     embedding_type(

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import oracle
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import tables
@@ -156,8 +157,9 @@ def by_stage(df: Any, case: Case) -> Found:
 
 
 def plain(row: Any) -> dict:
-    """ML vectors as lists."""
-    return {name: v.toArray().tolist() if hasattr(v, "toArray") else v for name, v in row.asDict().items()}
+    """ML vectors as lists, and bytes as Parquet's readers give them."""
+    values = {name: v.toArray().tolist() if hasattr(v, "toArray") else v for name, v in row.asDict().items()}
+    return {name: bytes(v) if isinstance(v, bytearray) else v for name, v in values.items()}
 
 
 def check(case: Case, found: Found) -> None:
@@ -182,7 +184,8 @@ def answer(case: Case, valid: dict, centroids: np.ndarray) -> dict:
     ids = list(valid)
     embeddings = [row[case.rows.name] for row in valid.values()]
     numbers = [json.loads(each) if isinstance(each, str) else each for each in embeddings]
-    element = np.float32 if case.rows.type == FLOATS else np.float64
+    numbers = [np.frombuffer(each, "<f4") if isinstance(each, bytes) else each for each in numbers]
+    element = np.float32 if case.rows.type in (FLOATS, pa.binary()) else np.float64
     vectors = np.array([np.ravel(each).astype(element) for each in numbers])
     by = [entry.split(" ") for entry in case.params.get("rankBy", [])]
     rank = [([row[name] for row in valid.values()], direction == "desc") for name, direction in by]

@@ -29,6 +29,8 @@ class Columns(NamedTuple):
     text: str | None = None
     """None: ``text`` where there is such a column."""
     handle_invalid: str = "error"
+    format: str = "float32"
+    """Param ``embeddingFormat``, for vectors that are text or bytes."""
 
     def of(self, names: Sequence[str]) -> Columns:
         """With the column of texts that a table of such columns has, or None."""
@@ -116,19 +118,14 @@ def from_arrow(table: pa.Table, columns: Columns, *, rows: int, seed: int) -> Sa
     """A sample of the columns of an Arrow table; vectors are those of the commonest length."""
     import pyarrow as pa
 
-    from spark_semdedup.spark.vectors import lengths, matrix, refuse_invalid
+    from spark_semdedup.spark.vectors import is_bytes, lengths, matrix, refuse_invalid
 
     column = columns.embedding
     vectors = table[column].combine_chunks()
-    if not (pa.types.is_list(vectors.type) or pa.types.is_large_list(vectors.type) or _is_fixed(vectors.type)):
-        raise SemDedupError(f"embedding_col={shown(column)} is of type {vectors.type}: it must be a list of numbers")
     if isinstance(vectors, pa.ChunkedArray):  # of no rows, or of more than one chunk can hold
         vectors = pa.concat_arrays(vectors.chunks) if vectors.num_chunks else pa.array([], vectors.type)
-    values = vectors.type.value_type
-    if not (pa.types.is_floating(values) or pa.types.is_integer(values)):
-        raise SemDedupError(f"embedding_col={shown(column)} holds lists of {values}: they must be of numbers")
-    if values not in (pa.float32(), pa.float64()):
-        vectors = vectors.cast(pa.list_(pa.float64()))
+    if not is_bytes(vectors.type):
+        vectors = _lists(vectors, column)
     sizes = lengths(vectors)
     counted = np.bincount(np.maximum(sizes, 0))
     counted[:1] = 0
@@ -145,6 +142,18 @@ def from_arrow(table: pa.Table, columns: Columns, *, rows: int, seed: int) -> Sa
         seed,
         source="table",
     )
+
+
+def _lists(vectors: Any, column: str) -> Any:
+    """An Arrow array of lists of floating-point numbers, from one of lists of any numbers."""
+    import pyarrow as pa
+
+    if not (pa.types.is_list(vectors.type) or pa.types.is_large_list(vectors.type) or _is_fixed(vectors.type)):
+        raise SemDedupError(f"embedding_col={shown(column)} is of type {vectors.type}: it must be a list of numbers")
+    values = vectors.type.value_type
+    if not (pa.types.is_floating(values) or pa.types.is_integer(values)):
+        raise SemDedupError(f"embedding_col={shown(column)} holds lists of {values}: they must be of numbers")
+    return vectors if values in (pa.float32(), pa.float64()) else vectors.cast(pa.list_(pa.float64()))
 
 
 def _is_fixed(type_: pa.DataType) -> bool:

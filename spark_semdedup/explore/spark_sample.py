@@ -13,7 +13,7 @@ from spark_semdedup.explore.memory import available_memory, refuse_too_large
 from spark_semdedup.explore.sample import Columns, Sample, from_arrow
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql import Column, DataFrame, SparkSession
 
     from spark_semdedup.clustering.centroids import Centroids
     from spark_semdedup.explore.clusters import Clusters
@@ -29,7 +29,7 @@ def of_dataframe(df: DataFrame, sample_rows: int, seed: int, columns: Columns) -
 
     columns = columns.of(df.columns)
     id_ = id_column(df, columns.id)
-    embedding = embedding_column(df, columns.embedding)
+    embedding = embedding_column(df, columns.embedding, format_=columns.format)
     total = check_ids(df, id_, columns.id)
     wanted = min(sample_rows or total, total)
     selected = [F.xxhash64(id_, F.lit(seed)).alias("hash"), id_.alias("id"), embedding.alias("embedding")]
@@ -57,13 +57,23 @@ def _lowest(rows: DataFrame, wanted: int, total: int) -> DataFrame:
     from pyspark.sql import functions as F
 
     if wanted * 16 * 64 > available_memory() // 8:  # only then a look at the vectors' length is worth a job
-        first = rows.select(F.size("embedding").alias("dim")).where(F.col("dim") > 0).head(1)
-        refuse_too_large(wanted, first[0]["dim"] if first else 1)
+        first = rows.select(_size(rows).alias("dim")).where(F.col("dim") > 0).head(1)
+        refuse_too_large(wanted, int(first[0]["dim"]) if first else 1)
     if wanted >= total:
         return rows
     fraction = min(1.0, (wanted + 6 * wanted**0.5 + 16) / total)
     highest = 2**63 - 1 if fraction >= 1 else int(-(2**63) + fraction * 2**64)
     return rows.where(F.col("hash") <= F.lit(highest))
+
+
+def _size(rows: DataFrame) -> Column:
+    """Elements of each vector, an array or bytes of float32."""
+    from pyspark.sql import functions as F
+    from pyspark.sql import types as T
+
+    if isinstance(rows.schema["embedding"].dataType, T.BinaryType):
+        return F.octet_length("embedding") / 4
+    return F.size("embedding")
 
 
 def of_path(path: str, sample_rows: int, seed: int, columns: Columns, *, input: Any = None) -> Sample:
@@ -114,7 +124,8 @@ def of_run(
     if not files.exists(join(path, "centroids", "metadata")):
         raise SemDedupError(f"{shown(path, 400)} has lost its centroids, which assign its rows to clusters")
     df = spark.read.parquet(join(path, "deduplicated")) if input is None else _input(spark, input)
-    columns = Columns(settings["idCol"], settings["embeddingCol"], text_col, handle_invalid="skip")
+    format_ = settings.get("embeddingFormat") or "numbers"
+    columns = Columns(settings["idCol"], settings["embeddingCol"], text_col, "skip", format_)
     sample = of_dataframe(df, sample_rows, seed, columns)
     removed = None
     if input is not None:

@@ -45,7 +45,9 @@ def _results(result: SemDedupResult, facts: dict[str, Any], text_col: str | None
         history=tuple(model.history),
         spherical=model.value("distanceMeasure") == "cosine",
         rows=dataset,
-        columns=Columns.of(dataset, model.value("idCol"), model.value("embeddingCol"), text_col),
+        columns=Columns.of(
+            dataset, model.value("idCol"), model.value("embeddingCol"), text_col, model.value("embeddingFormat")
+        ),
         is_whole_input=True,
         clusters=result.compared.where(F.col("reason").isNull()).select("id", "centroid"),
     )

@@ -22,7 +22,7 @@ from spark_semdedup.errors import SemDedupError, shown
 from spark_semdedup.kernels import unit_vectors
 from spark_semdedup.report.data import RunResults
 from spark_semdedup.report.rows import look_up, sample_share
-from spark_semdedup.spark.columns import embedding_column, id_column, quoted
+from spark_semdedup.spark.columns import id_column, quoted
 from spark_semdedup.spark.vectors import matrix
 
 COLUMNS = ("id", "text", "x", "y", "cluster", "neighbour", "score", "removed")
@@ -57,7 +57,7 @@ def atlas_rows(results: RunResults) -> DataFrame:
 
     id_ = id_column(rows, columns.id)
     text = quoted(columns.text).cast("string") if columns.text else F.lit(None).cast("string")
-    chosen = rows.select(id_.alias("id"), text.alias("text"), embedding_column(rows, columns.embedding).alias("vector"))
+    chosen = rows.select(id_.alias("id"), text.alias("text"), columns.vector(rows).alias("vector"))
     schema = T.StructType([*chosen.schema.fields[:2], *_PLACE_FIELDS])
     placed = chosen.mapInArrow(place.of_batches, schema)
     threshold = float(results.facts["threshold"])

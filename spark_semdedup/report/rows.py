@@ -32,9 +32,11 @@ class Columns:
     id: str
     embedding: str | None
     text: str | None
+    format: str | None = None
+    """Param ``embeddingFormat``."""
 
     @classmethod
-    def of(cls, rows: DataFrame, id_: str, embedding: str, text: str | None) -> Columns:
+    def of(cls, rows: DataFrame, id_: str, embedding: str, text: str | None, format_: str | None = None) -> Columns:
         """``text``: None takes the column ``text``, if the table has it. ``SemDedupError`` for a given column that is
         missing, or is no text."""
         id_column(rows, id_)
@@ -43,7 +45,12 @@ class Columns:
             refuse_no_text(rows, text)
         elif "text" in names and isinstance(field(rows, "text", "textCol").dataType, T.StringType):
             text = "text"
-        return cls(id_, embedding if embedding.lower() in names else None, text)
+        return cls(id_, embedding if embedding.lower() in names else None, text, format_)
+
+    def vector(self, rows: DataFrame) -> Column:
+        """The embeddings of the rows, which have such a column."""
+        assert self.embedding is not None
+        return embedding_column(rows, self.embedding, format_=self.format)
 
 
 def refuse_no_text(rows: DataFrame, text_col: str) -> None:
@@ -95,7 +102,7 @@ def look_up(
     sampled = is_sampled(id_, share) if columns.embedding else F.lit(False)
     listed = id_.isin(list(wanted)) if wanted and columns.text else F.lit(False)
     text = quoted(columns.text) if columns.text else F.lit(None).cast("string")
-    vector = embedding_column(rows, columns.embedding) if columns.embedding else None
+    vector = columns.vector(rows) if columns.embedding else None
     chosen = rows.where(sampled | listed).select(
         id_.alias("id"),
         # No collation, no more than is shown: a text may have any length.

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from spark_semdedup.errors import ResultExistsError, SemDedupError, shown
 from spark_semdedup.runs.layout import ARROW_FILES
-from spark_semdedup.spark.vectors import float16_from_bits
+from spark_semdedup.spark.vectors import float16_from_bits, lengths, packed
 
 _INT64_MAX = 2**63 - 1
 
@@ -46,6 +46,7 @@ def convert(
     id_col: str = "id",
     drop: Sequence[str] = (),
     float16_bits: Sequence[str] = (),
+    float32_bytes: Sequence[str] = (),
 ) -> Conversion:
     """Writes the Parquet and Arrow files at ``paths`` again, into the folder ``output``, with types that Spark reads.
 
@@ -64,17 +65,21 @@ def convert(
         Columns to leave out.
     float16_bits
         Columns of integer lists that hold the bits of float16 numbers.
+    float32_bytes
+        Columns of number lists to write as bytes, little-endian float32, which ``embeddingFormat="float32"`` reads.
+        float64 numbers are rounded. A null in a list becomes NaN.
 
     Raises ``SemDedupError`` for a path without such files, a column that is not there, and types that no type holds.
     """
     files = [file for path in paths for file in _files(path)]
     schemas = [file.schema() for file in files]
-    _refuse_missing([*drop, *float16_bits], schemas)
+    _refuse_missing([*drop, *float16_bits, *float32_bytes], schemas)
     target_system, target = _located(output)
     if _is_taken(target_system, target):
         raise ResultExistsError(f"output={shown(output, 400)} exists already: give another folder")
     names = [name for name in dict.fromkeys(name for s in schemas for name in s.names) if name not in drop]
     plan = {name: _plan(name, files, schemas, id_col, name in float16_bits) for name in names}
+    plan |= {name: _as_bytes(name, plan[name]) for name in float32_bytes if name in plan}
     schema = pa.schema([pa.field(name, column.type) for name, column in plan.items()])
     written: list[str] = []
     rows = 0
@@ -238,6 +243,21 @@ def _plan(name: str, files: Sequence[_File], schemas: Sequence[pa.Schema], id_co
         return _Column(before, type_, lambda values: values.cast(type_))
     type_ = _common([_readable(type_) for type_ in types], name, before)
     return _Column(before, type_, lambda values: _cast(values, type_))
+
+
+def _as_bytes(name: str, lists: _Column) -> _Column:
+    """A column of lists of numbers, written as bytes."""
+    value = lists.type.value_type if _is_list(lists.type) else lists.type
+    if not (_is_list(lists.type) and (pa.types.is_floating(value) or pa.types.is_integer(value))):
+        raise SemDedupError(f"column {shown(name)} is of type {lists.before}: bytes are made of lists of numbers")
+
+    def make(values: pa.Array) -> pa.Array:
+        made = lists.make(values)
+        numbers = pc.fill_null(made.flatten().cast(pa.float32(), safe=False), np.nan)
+        counts = np.maximum(lengths(made), 0)
+        return pc.if_else(made.is_valid(), packed(numbers.to_numpy(zero_copy_only=False), counts), None)
+
+    return _Column(lists.before, pa.binary(), make)
 
 
 def _common(types: Sequence[pa.DataType], name: str, before: str) -> pa.DataType:

@@ -127,7 +127,7 @@ def results_of(
     model: EmbeddingKMeansModel = EmbeddingKMeansModel.load(join(folder, "centroids"))
     params = facts.get("parameters") or {}
     rows = _kept(spark, files, folder) if texts is None else texts
-    id_col, embedding_col = params.get("idCol", "id"), params.get("embeddingCol", "embedding")
+    named = params.get("idCol", "id"), params.get("embeddingCol", "embedding"), text_col, params.get("embeddingFormat")
     return RunResults(
         facts=facts,
         evaluation=_evaluation(files, folder),
@@ -137,7 +137,7 @@ def results_of(
         history=tuple(model.history),
         spherical=model.value("distanceMeasure") == "cosine",
         rows=rows,
-        columns=None if rows is None else Columns.of(rows, id_col, embedding_col, text_col),
+        columns=None if rows is None else Columns.of(rows, *named),
         is_whole_input=texts is not None,
         clusters=_clusters(spark, files, folder),
     )

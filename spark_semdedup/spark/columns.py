@@ -87,11 +87,11 @@ def _conversion(type_: T.DataType) -> str:
 
 
 def embedding_column(df: DataFrame, name: str, *, format_: str | None = None, float16_bits: bool = False) -> Column:
-    """The embedding as ``array<float>`` or ``array<double>``.
+    """The embedding as ``array<float>``, ``array<double>`` or ``binary``, which ``vectors.matrix`` takes.
 
-    From an array of numbers, from one in an array of arrays (1 × d, or d × 1), from an ML ``Vector``, or, where
-    ``format_`` (Param ``embeddingFormat``) is json, from text. ``float16_bits``: integer arrays stay as they are, which
-    hold the bits of float16 numbers (NeMo Curator writes uint16 lists).
+    From an array of numbers, from one in an array of arrays (1 × d, or d × 1), from an ML ``Vector``; where ``format_``
+    (Param ``embeddingFormat``) is json, from text, and where it is float32, from bytes. ``float16_bits``: integer
+    arrays stay as they are, which hold the bits of float16 numbers (NeMo Curator writes uint16 lists).
     """
     found = field(df, name, "embeddingCol")
     column, type_ = quoted(found.name), found.dataType
@@ -103,6 +103,8 @@ def embedding_column(df: DataFrame, name: str, *, format_: str | None = None, fl
         return column
     if format_ == "json" and isinstance(type_, T.StringType):
         return F.from_json(column.cast("string"), "array<double>")
+    if format_ == "float32" and isinstance(type_, T.BinaryType):
+        return column
     element = type_.elementType if isinstance(type_, T.ArrayType) else None
     if isinstance(element, T.ArrayType) and isinstance(element.elementType, _NUMBERS):
         return _only_vector(column, name)
@@ -149,6 +151,8 @@ def _only_vector(column: Column, name: str) -> Column:
 def _way_out(type_: T.DataType) -> str:
     if isinstance(type_, T.StringType):
         return " (of text such as [0.1, 0.2]: embeddingFormat json)"
+    if isinstance(type_, T.BinaryType):
+        return " (of bytes that are float32 numbers: embeddingFormat float32)"
     is_binaries = isinstance(type_, T.ArrayType) and isinstance(type_.elementType, T.BinaryType)
     return " (of float16 as Spark 3.5 reads it: spark-semdedup convert)" if is_binaries else ""
 

@@ -33,8 +33,11 @@ FLOAT16_NORM_TOLERANCE = 2e-3
 """The same for unit vectors stored as float16: each element is off by up to 2⁻¹¹ of itself."""
 
 
-def lengths(embeddings: ListArray) -> np.ndarray:
-    """Elements of each row, −1 for null; int64 (n,)."""
+def lengths(embeddings: ListArray | pa.Array) -> np.ndarray:
+    """Elements of each row, −1 for null, ``NO_NUMBERS`` for bytes that are no float32 numbers; int64 (n,)."""
+    if is_bytes(embeddings.type):
+        size = pc.fill_null(pc.binary_length(embeddings), -4).to_numpy(zero_copy_only=False).astype(np.int64)
+        return np.where(size % 4, NO_NUMBERS, size // 4)
     return pc.fill_null(pc.list_value_length(embeddings), -1).to_numpy(zero_copy_only=False).astype(np.int64)
 
 
@@ -44,8 +47,8 @@ def commonest_length(counts: Counter[int]) -> int | None:
     return min(there)[1] if there else None
 
 
-def matrix(embeddings: ListArray, dim: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A batch of embeddings as a matrix of its valid rows.
+def matrix(embeddings: ListArray | pa.Array, dim: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A batch of embeddings, lists of numbers or bytes of float32, as a matrix of its valid rows.
 
     Returns ``valid`` (bool, n), the valid rows as float32 or float64 (m, dim), not yet normalised, and
     ``reasons`` (object, n): None for a valid row, else why it cannot be compared, in words.
@@ -57,10 +60,7 @@ def matrix(embeddings: ListArray, dim: int) -> tuple[np.ndarray, np.ndarray, np.
     fits = length == dim
     for row in np.flatnonzero(~fits):
         reasons[row] = _WHY.get(int(length[row]), f"embedding has length {length[row]}, not {dim}")
-    values = (embeddings if fits.all() else embeddings.filter(pa.array(fits))).flatten()
-    if values.null_count:
-        values = pc.fill_null(values, np.nan)
-    rows = values.to_numpy(zero_copy_only=False).reshape(-1, dim)
+    rows = _numbers(embeddings if fits.all() else embeddings.filter(pa.array(fits))).reshape(-1, dim)
     finite = np.isfinite(rows).all(axis=1)
     nonzero = rows.any(axis=1)
     good = finite & nonzero
@@ -74,9 +74,26 @@ def matrix(embeddings: ListArray, dim: int) -> tuple[np.ndarray, np.ndarray, np.
     return valid, rows[good], reasons
 
 
-NULL_EMBEDDING = "embedding is null"
+def _numbers(embeddings: ListArray | pa.Array) -> np.ndarray:
+    """Of all rows, none of them null, one after the other."""
+    if is_bytes(embeddings.type):
+        return unpacked(embeddings, "<f4")[0]
+    values = embeddings.flatten()
+    return (pc.fill_null(values, np.nan) if values.null_count else values).to_numpy(zero_copy_only=False)
 
-_WHY = {-1: NULL_EMBEDDING, 0: "embedding is empty"}
+
+def is_bytes(type_: pa.DataType) -> bool:
+    return pa.types.is_binary(type_) or pa.types.is_large_binary(type_) or pa.types.is_fixed_size_binary(type_)
+
+
+NULL_EMBEDDING = "embedding is null"
+NO_NUMBERS = -2
+
+_WHY = {
+    NO_NUMBERS: "embedding is of bytes that are no float32 numbers: their number is no multiple of 4",
+    -1: NULL_EMBEDDING,
+    0: "embedding is empty",
+}
 """Why a row of such a length (``lengths``) cannot be compared; other wrong lengths are named."""
 
 
@@ -112,7 +129,7 @@ def unpacked(values: ListArray | pa.Array, dtype: DTypeLike) -> tuple[np.ndarray
     each value has, int64 (n,)."""
     if not len(values):  # whose buffers may be missing
         return np.empty(0, dtype), np.empty(0, np.int64)
-    if not (pa.types.is_binary(values.type) or pa.types.is_large_binary(values.type)):
+    if not is_bytes(values.type):
         numbers = values.flatten().to_numpy(zero_copy_only=False).astype(dtype, copy=False)
         return numbers, values.value_lengths().to_numpy().astype(np.int64)
     values = values.cast(pa.binary())  # spark.sql.execution.arrow.useLargeVarTypes brings large_binary
@@ -231,6 +248,8 @@ def refuse_invalid(valid: np.ndarray, reasons: np.ndarray, ids: pa.Array | pd.Se
 
 
 def list_array(embeddings: pd.Series) -> pa.Array:
-    """The Series of a pandas UDF as an Arrow list column again; element type by the first row that is not null."""
+    """The Series of a pandas UDF as an Arrow column again; element type by the first row that is not null."""
     first = next((value for value in embeddings if value is not None), np.zeros(0, np.float32))
+    if isinstance(first, (bytes, bytearray)):
+        return pa.array(embeddings, pa.binary(), from_pandas=True)
     return pa.array(embeddings, pa.list_(pa.from_numpy_dtype(np.asarray(first).dtype)), from_pandas=True)

@@ -190,3 +190,29 @@ def test_converted_float16_rows_are_answered_as_the_oracle_answers_them(spark, t
     similarities = SemDedupModel(centroids=centroids).similarities(spark.read.parquet(str(tmp_path / "out")))
     found = {row.id: (row.max_id, np.float32(row.cosine_sim_score)) for row in similarities.collect()}
     assert found == oracle.answer(list(range(60)), x.astype(np.float32), centroids)
+
+
+def test_lists_of_numbers_become_bytes(tmp_path):
+    rows = [[1.5, -2.0], None, [], [0.1, None]]
+    written(tmp_path, id=[1, 2, 3, 4], embedding=pa.array(rows, pa.list_(pa.float64())))
+    table, found = converted(tmp_path, float32_bytes=["embedding"])
+    values = [None if each is None else np.frombuffer(each, "<f4") for each in table["embedding"].to_pylist()]
+    assert found.changes == {"embedding": ("list<double>", "binary")}
+    assert values[0].tolist() == [1.5, -2.0]
+    assert values[1] is None
+    assert len(values[2]) == 0
+    assert values[3][0] == np.float32(0.1)
+    assert np.isnan(values[3][1])
+
+
+def test_bytes_of_float16_bits(tmp_path):
+    x = np.array([[1.5, -2.0]], np.float16)
+    written(tmp_path, id=[1], embedding=pa.array(x.view(np.uint16).tolist(), pa.list_(pa.uint16())))
+    table, _ = converted(tmp_path, float16_bits=["embedding"], float32_bytes=["embedding"])
+    assert np.frombuffer(table["embedding"][0].as_py(), "<f4").tolist() == x[0].tolist()
+
+
+def test_bytes_of_other_columns_are_refused(tmp_path):
+    written(tmp_path, id=[1], text=["a"])
+    with pytest.raises(SemDedupError, match=r"^column 'text' is of type string: bytes are made of lists of numbers$"):
+        converted(tmp_path, float32_bytes=["text"])

@@ -50,6 +50,23 @@ def test_valid_rows_become_a_matrix(layout, type_):
     assert reasons.tolist() == [None] * 4
 
 
+@pytest.mark.parametrize("type_", [pa.binary(), pa.large_binary(), pa.binary(8)], ids=str)
+def test_bytes_become_a_matrix(type_):
+    values = [np.array(row, "<f4").tobytes() for row in ROWS]
+    valid, rows, reasons = matrix(pa.array([b"8 bytes.", *values, None], type_).slice(1), 2)
+    assert (valid.tolist(), rows.tolist()) == ([True] * 4 + [False], ROWS)
+    assert rows.dtype == np.float32
+    assert reasons[4] == "embedding is null"
+
+
+def test_bytes_that_start_anywhere_become_a_matrix():
+    values = [np.array(row, "<f4").tobytes() for row in ROWS]
+    valid, rows, reasons = matrix(pa.array([b"odd", *values, b""], pa.binary()), 2)
+    assert (valid.tolist(), rows.tolist()) == ([False, *[True] * 4, False], ROWS)
+    assert reasons[0].startswith("embedding is of bytes that are no float32 numbers")
+    assert reasons[5] == "embedding is empty"
+
+
 def test_fixed_size_lists_become_a_matrix():
     fixed = pa.array([[9.0, 9.0], *ROWS, None], pa.list_(pa.float32(), 2))
     valid, rows, reasons = matrix(fixed.slice(1), 2)

@@ -17,11 +17,14 @@ def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--drop-columns", nargs="+", default=[], metavar="NAME", help=drop_help)
     bits_help = "columns of integer lists that hold the bits of float16 numbers"
     parser.add_argument("--float16-bits", nargs="+", default=[], metavar="NAME", help=bits_help)
+    bytes_help = "columns of number lists to write as bytes, for --embedding-format float32"
+    parser.add_argument("--float32-bytes", nargs="+", default=[], metavar="NAME", help=bytes_help)
 
 
 def _prepare(args: argparse.Namespace, settings: Settings) -> Step:
     id_col = settings.get("idCol", DEFAULTS["idCol"])
-    options = {"id_col": id_col, "drop": args.drop_columns, "float16_bits": args.float16_bits}
+    options = {"id_col": id_col, "drop": args.drop_columns}
+    options |= {"float16_bits": args.float16_bits, "float32_bytes": args.float32_bytes}
     return lambda job: convert(args.input, args.output, **options).as_text()
 
 
