@@ -4,8 +4,8 @@
 
 What ``analysis/job.py`` counts with. Each line is a job more than the one before: Parquet decoded; the vectors brought
 to Python by Arrow; unit vectors brought back as binary; these shuffled and brought to Python; rows read and written as
-Parquet; and the same of vectors that are bytes in the files (embeddingFormat float32). CPU time of all processes together, so other work on the machine hardly counts. Medians of three, after one run
-that warms Spark up.
+Parquet; and the same of vectors that are bytes in the files (embeddingFormat float32). CPU time of all processes
+together, so other work on the machine hardly counts. Medians of three, after one run that warms Spark up.
 """
 
 from __future__ import annotations

@@ -17,7 +17,8 @@ def spark(tmp_path_factory):
     from spark_semdedup.spark.session import local_session
 
     # Small data, many queries: compiling each plan's code to the utmost takes longer than running it.
-    java = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+    # (Its default code cache is too small for so much code, which is swept and compiled again.)
+    java = "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=256m -XX:+UseSerialGC"
     conf = {
         "spark.sql.shuffle.partitions": "4",
         "spark.driver.extraJavaOptions": java,

@@ -15,6 +15,7 @@ from pyspark.sql import functions as F
 
 from spark_semdedup.analysis.cluster_choice import choose_k, may_choose_k
 from spark_semdedup.analysis.curve import FITTED_FOR_CHOICE, MOST_ROWS, ClusteredSample, Frame, ladder, rows_beside
+from spark_semdedup.analysis.job import BYTES, LISTS
 from spark_semdedup.analysis.sizing import FitCost, Hardware, Sizing
 from spark_semdedup.clustering.sample import fit_sample
 from spark_semdedup.clustering.settings import FIT_ROWS_PER_CENTROID, number_of_clusters, rows_to_fit
@@ -58,7 +59,8 @@ def estimate_cost(
         )
     fit = FitCost.of(params)
     k = len(centroids) if centroids is not None else _target_k(params, round(total))
-    dim = Documents.of_params(dataset, params).some_length() or 1
+    documents = Documents.of_params(dataset, params)
+    dim = documents.some_length() or 1
     whole = total == count
     sizes = ladder(k, count, dim, whole=whole)
     fitted, unseen, valid = _sample(params, dataset, count, sizes[-1])
@@ -95,7 +97,9 @@ def estimate_cost(
     )
     looked_at = len(fitted) + (len(unseen) if unseen is not fitted else 0)
     unknown = frozenset({coverages[-1].label} if max(sample.cells) == 1 < k else ())
-    return Sizing(tuple(workloads), best, spread, looked_at, hardware, None if centroids is not None else fit, unknown)
+    stored = BYTES if documents.are_bytes else LISTS
+    fits = None if centroids is not None else fit
+    return Sizing(tuple(workloads), best, spread, looked_at, hardware, fits, unknown, stored)
 
 
 def _target_k(params: ClusteringParams, total: int) -> int:

@@ -14,17 +14,25 @@ if TYPE_CHECKING:
     from spark_semdedup.analysis.sizing import FitCost, Hardware
     from spark_semdedup.pairwise.workload import WorkEstimate
 
-# Nanoseconds of a core for each byte of float32 vectors (benchmarks/unit_costs.py).
-DECODED = 3.3
-"""Parquet's lists, read and decompressed."""
-TO_PYTHON = 7.7
-"""From the JVM by Arrow, as a matrix."""
+
+@dataclass(frozen=True)
+class Stored:
+    """What vectors cost as the files hold them: nanoseconds of a core for each byte of float32
+    (benchmarks/unit_costs.py)."""
+
+    decoded: float
+    """Parquet, read and decompressed."""
+    to_python: float
+    """From the JVM by Arrow, as a matrix."""
+    written: float
+    """Encoded and written as Parquet."""
+
+
+LISTS, BYTES = Stored(3.3, 7.7, 17.4), Stored(2.0, 3.4, 3.7)
 TO_JVM = 1.4
-"""Packed vectors, back."""
+"""The same of unit vectors, packed: back."""
 SHUFFLED = 13.7
-"""Packed vectors written and read by a shuffle, and brought to Python."""
-WRITTEN = 20.7
-"""Lists encoded and written as Parquet."""
+"""Unit vectors written and read by a shuffle, and brought to Python."""
 ROW = 4e-6
 """Seconds of a core for each row: ids checked twice, keys, entries, the join that removes rows."""
 
@@ -53,7 +61,9 @@ class Step:
         return max(("host", self.host), ("GPUs", self.gpu), ("network", self.network), key=lambda each: each[1])[0]
 
 
-def steps(work: WorkEstimate, hardware: Hardware, fit: FitCost | None, compared: float) -> tuple[Step, ...]:
+def steps(
+    work: WorkEstimate, hardware: Hardware, fit: FitCost | None, compared: float, stored: Stored = LISTS
+) -> tuple[Step, ...]:
     """The steps of a job, in turn. ``compared``: products of two numbers that its comparison takes."""
     whole = 4.0 * work.rows * work.dim
     fitted = 4.0 * work.dim * rows_to_fit(fit.sample_rows, work.k, int(work.rows)) if fit else 0.0
@@ -69,14 +79,15 @@ def steps(work: WorkEstimate, hardware: Hardware, fit: FitCost | None, compared:
 
     products, float32 = 2 / hardware.flops, 2 / hardware.float32_flops
     moving = work.shuffle_bytes / hardware.network_bytes_per_second
-    sampled = whole * DECODED + fitted * (TO_PYTHON + TO_JVM)
+    sampled = whole * stored.decoded + fitted * (stored.to_python + TO_JVM)
+    read = whole * (stored.decoded + stored.to_python + TO_JVM)
     found = [
         step("check ids", 0.0, work.rows * ROW * 1e9 / 2),
         step("read a sample", whole, sampled) if fit else None,
-        step("fit", fitted, fitted * TO_PYTHON, fitting * float32, copied=fitted) if fit else None,
-        step("read, assign", whole, whole * (DECODED + TO_PYTHON + TO_JVM), assigning * float32, copied=whole),
+        step("fit", fitted, fitted * LISTS.to_python, fitting * float32, copied=fitted) if fit else None,
+        step("read, assign", whole, read, assigning * float32, copied=whole),
         step("shuffle, compare", sent, sent * SHUFFLED, compared * products, copied=sent, network=moving),
-        step("write kept rows", whole, whole * (DECODED + WRITTEN) + work.rows * ROW * 1e9 / 2),
+        step("write kept rows", whole, whole * (stored.decoded + stored.written) + work.rows * ROW * 1e9 / 2),
     ]
     return tuple(each for each in found if each is not None)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from spark_semdedup.analysis.job import Step, as_lines, steps
+from spark_semdedup.analysis.job import LISTS, Step, Stored, as_lines, steps
 from spark_semdedup.clustering.settings import rows_to_fit
 from spark_semdedup.formatting import duration, short, short_bytes
 from spark_semdedup.kernels.codes import numbers_of
@@ -100,6 +100,8 @@ class Sizing:
     """None where centroids are those of a model."""
     unknown: frozenset[str] = frozenset()
     """Labels of coverages of which the sample, with rows for one cluster alone, tells nothing but their least."""
+    stored: Stored = LISTS
+    """How the files hold vectors."""
 
     def as_text(self) -> str:
         """A table with one line for each coverage."""
@@ -121,7 +123,7 @@ class Sizing:
     def job(self, coverage: int = 0) -> tuple[Step, ...]:
         """The steps of the whole job, with the ``coverage`` of that number among ``workloads``."""
         work = self.workloads[coverage]
-        return steps(work, self.hardware, self.fit, compared_products(work, self.hardware))
+        return steps(work, self.hardware, self.fit, compared_products(work, self.hardware), self.stored)
 
     def _sizes(self) -> str:
         if self.cluster_rows is None:

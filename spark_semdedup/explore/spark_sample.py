@@ -13,7 +13,7 @@ from spark_semdedup.explore.memory import available_memory, refuse_too_large
 from spark_semdedup.explore.sample import Columns, Sample, from_arrow
 
 if TYPE_CHECKING:
-    from pyspark.sql import Column, DataFrame, SparkSession
+    from pyspark.sql import DataFrame, SparkSession
 
     from spark_semdedup.clustering.centroids import Centroids
     from spark_semdedup.explore.clusters import Clusters
@@ -56,24 +56,16 @@ def _lowest(rows: DataFrame, wanted: int, total: int) -> DataFrame:
     """
     from pyspark.sql import functions as F
 
+    from spark_semdedup.spark.columns import vector_length
+
     if wanted * 16 * 64 > available_memory() // 8:  # only then a look at the vectors' length is worth a job
-        first = rows.select(_size(rows).alias("dim")).where(F.col("dim") > 0).head(1)
-        refuse_too_large(wanted, int(first[0]["dim"]) if first else 1)
+        first = rows.select(vector_length(rows, F.col("embedding")).alias("dim")).where(F.col("dim") > 0).head(1)
+        refuse_too_large(wanted, first[0]["dim"] if first else 1)
     if wanted >= total:
         return rows
     fraction = min(1.0, (wanted + 6 * wanted**0.5 + 16) / total)
     highest = 2**63 - 1 if fraction >= 1 else int(-(2**63) + fraction * 2**64)
     return rows.where(F.col("hash") <= F.lit(highest))
-
-
-def _size(rows: DataFrame) -> Column:
-    """Elements of each vector, an array or bytes of float32."""
-    from pyspark.sql import functions as F
-    from pyspark.sql import types as T
-
-    if isinstance(rows.schema["embedding"].dataType, T.BinaryType):
-        return F.octet_length("embedding") / 4
-    return F.size("embedding")
 
 
 def of_path(path: str, sample_rows: int, seed: int, columns: Columns, *, input: Any = None) -> Sample:

@@ -62,7 +62,7 @@ class _CentroidsWriter(MLWriter):
     def _save_metadata(self, path: str, metadata: str) -> None:
         """What saveMetadata does, without a job where the driver knows the file systems."""
         if getattr(self.sparkSession, "_jvm", None) is not None:
-            Files(self.sparkSession).write_text(join(path, "part-00000"), metadata + "\n")
+            Files(self.sparkSession).write_text(join(path, "part-00000.txt"), metadata + "\n")
         else:
             local_frame(self.sparkSession, pa.table({"value": [metadata]})).write.text(path)
 

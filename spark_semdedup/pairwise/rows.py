@@ -27,7 +27,7 @@ from spark_semdedup.pairwise.ranking import Ranking
 from spark_semdedup.pairwise.route import DocumentRouter, Located, TaskRouter, cells_given, tile_hash
 from spark_semdedup.spark.arrow import collect_arrow
 from spark_semdedup.spark.backend import plugin_active
-from spark_semdedup.spark.columns import quoted, unused_name
+from spark_semdedup.spark.columns import quoted, unused_name, vector_length
 from spark_semdedup.spark.device import TaskDevice
 from spark_semdedup.spark.documents import Documents
 from spark_semdedup.spark.small import is_small
@@ -232,9 +232,8 @@ class AssignedRows:
 
     def sizes(self) -> ClusterSizes:
         sample = self.df.where(in_lowest(F.col("id"), _SIZE_FRACTION) & (F.col("centroid") >= 0))
-        counts = sample.groupBy("centroid").agg(
-            F.count(F.lit(1)).alias("rows"), F.max(F.size("embedding")).alias("dim")
-        )
+        length = vector_length(sample, F.col("embedding"))
+        counts = sample.groupBy("centroid").agg(F.count(F.lit(1)).alias("rows"), F.max(length).alias("dim"))
         clusters = counts.collect()
         sizes = {int(row["centroid"]): row["rows"] / _SIZE_FRACTION for row in clusters}
         return ClusterSizes(sizes, max((max(row["dim"] or 1, 1) for row in clusters), default=1))

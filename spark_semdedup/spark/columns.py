@@ -122,6 +122,18 @@ def embedding_column(df: DataFrame, name: str, *, format_: str | None = None, fl
     )
 
 
+def vector_length(df: DataFrame, embedding: Column) -> Column:
+    """Elements of each of the ``df``'s embeddings (``embedding_column``), bigint; negative or null for a null one."""
+    if are_bytes(df, embedding):
+        return F.shiftright(F.octet_length(embedding), 2).cast("bigint")
+    return F.size(embedding).cast("bigint")
+
+
+def are_bytes(df: DataFrame, embedding: Column) -> bool:
+    """Whether the embeddings are bytes of float32 numbers, not lists."""
+    return isinstance(df.select(embedding).schema[0].dataType, T.BinaryType)
+
+
 def text_column(df: DataFrame, name: str, param: str) -> Column:
     """A column of texts, compared by its bytes; a ``SemDedupError`` where it is missing or no string.
 

@@ -13,7 +13,7 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from spark_semdedup.errors import SemDedupError, shown
-from spark_semdedup.spark.columns import embedding_column, id_column
+from spark_semdedup.spark.columns import are_bytes, embedding_column, id_column, vector_length
 from spark_semdedup.spark.ids import check_ids, read_few
 
 
@@ -71,22 +71,27 @@ class Documents:
             self.__dict__["rows"] = len(found)  # where the property keeps it
         return found
 
+    @property
+    def are_bytes(self) -> bool:
+        """Whether embeddings are bytes, not lists."""
+        return are_bytes(self.df, self.embedding)
+
     def where(self, condition: Column) -> Documents:
         """The documents for which ``condition`` holds."""
         return Documents(self.df.where(condition), self.id, self.id_col, self.embedding, self.embedding_col)
 
     def some_length(self) -> int | None:
         """The length of some embedding; None where all are null or empty. One small job."""
-        length = F.size(self.embedding).alias("length")
-        return _any_value(self.df.where(F.size(self.embedding) > 0).select(length))
+        length = vector_length(self.df, self.embedding)
+        return _any_value(self.df.where(length > 0).select(length.alias("length")))
 
     def require_length(self, dim: int) -> None:
         """Raises ``SemDedupError`` where every embedding has another length than the ``dim`` of the centroids.
 
         One small job, which ends at the first row that fits; a second one where none does.
         """
-        length = F.size(self.embedding).alias("length")
-        if _any_value(self.df.where(F.size(self.embedding) == dim).select(length)) is not None:
+        length = vector_length(self.df, self.embedding)
+        if _any_value(self.df.where(length == dim).select(length.alias("length"))) is not None:
             return
         other = self.some_length()
         if other is not None:

@@ -27,7 +27,7 @@ def test_on_cores_moving_and_computing_follow_one_another():
     """A gigabyte and a half, 1,000 products of 384 numbers for each row; two cores."""
     found = steps()["read, assign"]
     size = 4e6 * 384
-    moved = size * (job.DECODED + job.TO_PYTHON + job.TO_JVM) * 1e-9 / 2
+    moved = size * (job.LISTS.decoded + job.LISTS.to_python + job.TO_JVM) * 1e-9 / 2
     assert found.bytes == size
     assert found.host == pytest.approx(moved + 2 * 1e6 * 1000 * 384 / 50e9)
     assert (found.gpu, found.network, found.bound) == (0, 0, "host")
@@ -36,9 +36,19 @@ def test_on_cores_moving_and_computing_follow_one_another():
 def test_gpus_compute_while_cores_move():
     found = steps(hardware=CLUSTER)["read, assign"]
     size = 4e6 * 384
-    assert found.host == pytest.approx(size * (job.DECODED + job.TO_PYTHON + job.TO_JVM) * 1e-9 / 64)
+    assert found.host == pytest.approx(size * (job.LISTS.decoded + job.LISTS.to_python + job.TO_JVM) * 1e-9 / 64)
     assert found.gpu == pytest.approx(2 * 1e6 * 1000 * 384 / (8 * 49.5e12) + size / (8 * job.TO_GPU))
     assert found.seconds == max(found.host, found.gpu)
+
+
+def test_vectors_that_are_bytes_cost_less_to_read_and_to_write():
+    of_bytes = {each.name: each for each in job.steps(WORK, CLUSTER, FIT, 0.0, job.BYTES)}
+    of_lists = {each.name: each for each in job.steps(WORK, CLUSTER, FIT, 0.0, job.LISTS)}
+    size = 4e6 * 384
+    saved = of_lists["write kept rows"].host - of_bytes["write kept rows"].host
+    assert saved == pytest.approx(size * (20.7 - 5.7) * 1e-9 / 64)
+    assert of_lists["read, assign"].host - of_bytes["read, assign"].host == pytest.approx(size * 5.6e-9 / 64)
+    assert of_lists["shuffle, compare"] == of_bytes["shuffle, compare"]
 
 
 def test_a_slow_network_bounds_the_shuffle_alone():
