@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import oracle
 import pytest
-from test_coverage import RANK_BY, Corpus, check_exact, expected_by, found_by
+from pairwise.test_coverage import RANK_BY, Corpus, check_exact, expected_by, found_by
 
 from spark_semdedup import EmbeddingKMeansModel, PairwiseSimilarity, SemDedupModel
 from spark_semdedup.kernels.assignment import Visits
