@@ -98,8 +98,8 @@ def estimate_cost(
     looked_at = len(fitted) + (len(unseen) if unseen is not fitted else 0)
     unknown = frozenset({coverages[-1].label} if max(sample.cells) == 1 < k else ())
     stored = BYTES if documents.are_bytes else LISTS
-    fits = None if centroids is not None else fit
-    return Sizing(tuple(workloads), best, spread, looked_at, hardware, fits, unknown, stored)
+    needed = None if centroids is not None else fit
+    return Sizing(tuple(workloads), best, spread, looked_at, hardware, needed, unknown, stored)
 
 
 def _target_k(params: ClusteringParams, total: int) -> int:
