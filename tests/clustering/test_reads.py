@@ -13,6 +13,7 @@ from spark_semdedup.clustering import fit
 from spark_semdedup.clustering.sample import hash_below
 from spark_semdedup.clustering.settings import Fit
 from spark_semdedup.ml import kmeans
+from spark_semdedup.pairwise.execute import any_size
 from spark_semdedup.pairwise.ranking import Ranking
 
 ROWS, K, FITTED, SPARE = 2000, 5, 320, 400
@@ -67,7 +68,7 @@ def test_the_sample_is_read_once_for_the_fit_and_for_the_plan(spark, counted, mo
     assert computed.value == lowest(documents, looked_at / ROWS)
     assert len(spark.sparkContext._jsc.getPersistentRDDs()) == held, "the sample is forgotten"
     before = computed.value
-    plan = model._compared(documents, Ranking.of(model)).plan
+    plan = model._compared(documents, Ranking.of(model), any_size).plan
     assert computed.value == before, "the plan is made of what the fit saw"
     assert plan.workload.rows == pytest.approx(ROWS, rel=0.1)
 
