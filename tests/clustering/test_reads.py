@@ -79,7 +79,7 @@ def test_a_comparison_of_another_coverage_looks_again(counted, monkeypatch, clus
     monkeypatch.setattr(kmeans, "VISIT_ROWS", SPARE)
     model = SemDedup(k=K, fitSampleRows=FITTED, nProbe=2).fit(documents)
     before = computed.value
-    model.setParams(nProbe=3)._compared(documents, Ranking.of(model))
+    model.setParams(nProbe=3)._compared(documents, Ranking.of(model), any_size)
     assert computed.value > before
 
 
