@@ -89,6 +89,7 @@ class ComparisonPlan:
             accept(screening.in_all)
             of_params = TaskDevice.of_params(spark, params)
             screened = screening.run(rows.located(coverage), of_params, params.value("batchSize"), lists=lists)
+        if screening is not None and screened is not None:
             sample = screened.sample(sample)
             tasks = plan_for(sample, centroids, coverage, device, spark, params)
             workload = workload.screened(WorkEstimate.of_regions(coverage, sample, centroids, tasks), screening.bytes)

@@ -78,6 +78,19 @@ def test_most_visits_are_dropped_and_those_with_a_similar_row_kept(spark, screen
     assert sorted(model.duplicates(df).toPandas()["id"]) == list(range(300, 330))
 
 
+def test_more_kept_visits_than_can_be_held_are_made_by_vectors(frame, corpus, monkeypatch, screened, caplog):
+    """The driver collects one more than may be, and no task is sent any."""
+    model = SemDedupModel(centroids=corpus.centroids(12), coverage="exact", eps=EPS)
+    found = found_by(model.similarities(frame))
+    assert len(screened[0].kept.keys) > 3
+    monkeypatch.setattr(screen, "_MOST_KEPT", 3)
+    compared = model.compared(frame)
+    assert (screened[1], compared.plan.screened) == (None, None)
+    assert compared.workload.code_bytes == 0
+    assert "screening keeps more than 3 visits; vectors make all visits" in caplog.text
+    assert found_by(model.similarities(frame)) == found
+
+
 def test_rows_that_were_assigned_before(frame, corpus, screened):
     model = EmbeddingKMeansModel(centroids=corpus.centroids(12))
     stage = PairwiseSimilarity(coverage="exact", whichToKeep="first", normalize=False, eps=EPS).setCentroids(model)
