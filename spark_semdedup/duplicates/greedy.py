@@ -34,6 +34,7 @@ from spark_semdedup.pairwise.reference import with_references
 from spark_semdedup.pairwise.rounds import STATE_KEPT, STATE_REMOVED, STATE_UNDECIDED, compare_states
 from spark_semdedup.spark.arrow import codes_of, collect_arrow, local_frame
 from spark_semdedup.spark.held import held
+from spark_semdedup.spark.ids import FEW
 
 if TYPE_CHECKING:
     from spark_semdedup.params import KeepParams
@@ -115,7 +116,9 @@ class Greedy:
         kept row that only removed ones are similar to has its own id and 0. Others say what they say with ``ranked``:
         a kept row may name a removed one, less similar than the threshold."""
         states = self._states()
-        changes = self._changes(states)
+        changes = held(self._changes(states))
+        if changes.count() <= FEW:  # all rows stay where they are
+            changes = F.broadcast(changes)
         changed = F.col("new_id").isNotNull()
         joined = self.merged.join(changes, F.col("id") == F.col("new_id"), "left")
         columns = {

@@ -23,6 +23,9 @@ LONGEST_LIST = 1024
 """Similar predecessors that one entry lists, as long as the task's others leave room; where they do not,
 ``MOST_LINKS``: the first in rank order, which are the likeliest to be kept."""
 
+_SKETCHED_FROM = 512
+"""Rows with links from which sketches of a task's rows save more than they cost."""
+
 _ROWS_AT_ONCE = 1024
 """Rows whose lists are made before it is looked at how much room is left: a million links, 20 MB."""
 
@@ -103,11 +106,12 @@ class LinkRule:
         """Links of the rows for which ``rows``, bool (n,), holds, among the ``columns`` (all) of a task."""
         listed = _Listed(len(rows), self)
         side: Side | None = None
+        sketched = int(rows.sum()) >= _SKETCHED_FROM
         for of, with_ in ready.meetings():
             mine, theirs = of[rows[of]], with_ if columns is None else with_[columns[with_]]
             if not len(mine) or not len(theirs):
                 continue
-            side = side or Side.of(units, sketched=True)
+            side = side or Side.of(units, sketched=sketched)
             for start in range(0, len(mine), _ROWS_AT_ONCE):
                 some = mine[start : start + _ROWS_AT_ONCE]
                 found = meeting_pairs(side, some, theirs, self.at_least, most=listed.allowed, batch_size=batch_size)

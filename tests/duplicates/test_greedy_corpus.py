@@ -34,6 +34,7 @@ class AssignedCorpus(Packages):
         found = self.assigned.select("id", "centroid", "cosine_dist_to_cent").toPandas().set_index("id").loc[self.ids]
         self.labels, self.distances = found["centroid"].to_numpy(), found["cosine_dist_to_cent"].to_numpy()
         self.order_of, self.one_by_one = cache(self._order_of), cache(self._one_by_one)
+        self.in_partitions = cache(lambda number: self.assigned.repartition(number).persist())
 
     def _order_of(self, ranking: str) -> np.ndarray:
         return RANKINGS[ranking][1](self)
@@ -77,7 +78,7 @@ def test_the_rule_equals_the_loop(corpus, coverage, eps, ranking, partitions):
     expected = corpus.one_by_one(ranking, eps, everywhere=coverage == "exact")
     params, _ = RANKINGS[ranking]
     stage = PairwiseSimilarity(keepRule="greedy", eps=eps, coverage=coverage, backend="cpu", **params)
-    similarities = stage.setCentroids(corpus.clustering).transform(corpus.assigned.repartition(partitions))
+    similarities = stage.setCentroids(corpus.clustering).transform(corpus.in_partitions(partitions))
     assert removed_rows(IdentifyDuplicates(eps=eps).transform(similarities)) == expected
 
 
