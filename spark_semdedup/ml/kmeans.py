@@ -15,7 +15,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.functions import pandas_udf
 
-from spark_semdedup.analysis.cluster_choice import choose_k, may_choose_k
+from spark_semdedup.analysis.cluster_choice import ClusterChoice, choose_k, may_choose_k
 from spark_semdedup.analysis.curve import FITTED_FOR_CHOICE, ClusteredSample, ladder
 from spark_semdedup.clustering.assign import Assigner
 from spark_semdedup.clustering.fit import fit_centroids
@@ -89,7 +89,8 @@ class EmbeddingKMeans(Estimator["EmbeddingKMeansModel"], _EmbeddingKMeansParams,
         total = documents.rows
         k = number_of_clusters(self, total)
         refuse_unsupported(clusterer, FitSettings.from_params(self, k))
-        k = self._chosen_for_comparison(documents, k, gpu=backend == "gpu")
+        choice = self._chosen_for_comparison(documents, k, gpu=backend == "gpu")
+        k = choice.k if choice else k
         settings = FitSettings.from_params(self, k)
         visits = self.compared_by is not None and self.compared_by.visits
         spare = max(VISIT_ROWS, SIZE_ROWS_PER_CENTROID * k) if visits else 0
@@ -111,17 +112,17 @@ class EmbeddingKMeans(Estimator["EmbeddingKMeansModel"], _EmbeddingKMeansParams,
             log.info("fitting %d centroids on %d of %d rows with %s", k, sample.size, total, clusterer)
             fit = fit_centroids(clusterer, sample, settings)
             model = EmbeddingKMeansModel.fitted(self, fit.centroids, fit.history)
-            model.fitted_rows = total
+            model.fitted_rows, model.cluster_choice = total, choice
             model.fitted_sample = self._seen_by(sample, model, spare)
         finally:
             sample.release()
         return model
 
-    def _chosen_for_comparison(self, documents: Documents, default: int, *, gpu: bool) -> int:
-        """The number of clusters: ``default``, or where it is free the one of least cost, which takes a small job."""
+    def _chosen_for_comparison(self, documents: Documents, default: int, *, gpu: bool) -> ClusterChoice | None:
+        """The number of clusters of least cost, where it is free, which takes a small job."""
         params, coverage, total = self.compared_with, self.compared_by, documents.rows
         if params is None or coverage is None or not may_choose_k(params, coverage, total):
-            return default
+            return None
         sizes = ladder(default, total, documents.some_length() or 1, whole=True, numbers=FITTED_FOR_CHOICE)
         sample = fit_sample(
             documents,
@@ -135,7 +136,7 @@ class EmbeddingKMeans(Estimator["EmbeddingKMeansModel"], _EmbeddingKMeansParams,
         )
         choice = choose_k(params, ClusteredSample.of_sample(self, sample, sizes), coverage, default, gpu=gpu)
         log.info("%s", choice.in_words())
-        return choice.k
+        return choice
 
     def _seen_by(
         self, sample: FitSample, model: EmbeddingKMeansModel, spare: int
@@ -163,6 +164,9 @@ class EmbeddingKMeansModel(CentroidsModel, _EmbeddingKMeansParams):
 
     fitted_rows: int | None = None
     """How many rows there were when it was fitted; not saved."""
+
+    cluster_choice: ClusterChoice | None = None
+    """Which numbers of clusters were considered when it was fitted; None: the number was given; not saved."""
 
     def clusterCenters(self) -> list[np.ndarray]:
         """The centroids as a list of arrays, as pyspark.ml's KMeansModel gives them."""

@@ -11,6 +11,7 @@ from pyspark.ml.util import DefaultParamsWritable
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from spark_semdedup.analysis.cluster_choice import ClusterChoice
 from spark_semdedup.analysis.cost import estimate_cost
 from spark_semdedup.analysis.evaluation import Evaluation
 from spark_semdedup.analysis.recall import MISSED, SAMPLE_ROWS, Evaluator, check_counts, noting_faults
@@ -71,6 +72,7 @@ class SemDedup(Estimator["SemDedupModel"], SemDedupStageParams, StageReadable, D
         stage.compared_by, stage.compared_with = coverage, self
         clustering = stage.fit(dataset)
         model = SemDedupModel.fitted(self, clustering.centroids, clustering.history)
+        model.cluster_choice = clustering.cluster_choice
         if clustering.fitted_sample is not None:
             model._fitted_on = _FittedOn(weakref.ref(dataset), self.value("idCol"), clustering.fitted_sample)
         return model
@@ -100,6 +102,9 @@ class SemDedupModel(CentroidsModel, SemDedupStageParams):
     __module__ = "spark_semdedup"  # saved models name it: see ``_moved``
 
     _fitted_on: _FittedOn | None = None
+
+    cluster_choice: ClusterChoice | None = None
+    """Which numbers of clusters were considered when it was fitted; None: the number was given; not saved."""
 
     @property
     def clustering(self) -> EmbeddingKMeansModel:

@@ -93,6 +93,8 @@ def fit(work: Deduplication, attempt: Attempt) -> None:
         if work.job.files.exists(work.path(RUN_MANIFEST)):  # validate all rows before the earlier result goes
             model.clustering.refuse_invalid(rows)
         attempt.replace_result()
+    if model.cluster_choice is not None:
+        work.job.progress.note(model.cluster_choice.in_words())
     model.clustering.save(work.path("centroids"))
     attempt.counts["centroids"] = attempt.metrics["centroids"] = len(model.centroids)
     work.fitted = model

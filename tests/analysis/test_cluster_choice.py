@@ -8,6 +8,7 @@ import math
 import numpy as np
 import oracle
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from spark_semdedup import SemDedup
@@ -15,6 +16,7 @@ from spark_semdedup.analysis import cluster_choice
 from spark_semdedup.analysis.cluster_choice import LEAST_ROWS, least_cost, may_choose_k
 from spark_semdedup.analysis.curve import Curve, Frame, Point
 from spark_semdedup.analysis.sizing import FitCost, Hardware, seconds
+from spark_semdedup.cli import main as cli
 from spark_semdedup.pairwise.coverage import Coverage
 from spark_semdedup.spark.arrow import local_frame
 
@@ -96,7 +98,21 @@ def test_a_run_takes_the_k_that_the_plan_says(spark, monkeypatch, caplog):
             model = estimator.fit(df)
         assert len(model.centroids) == planned[label]
         assert planned["cluster"] == default
+        assert model.cluster_choice is not None
+        assert model.cluster_choice.k == len(model.centroids)
+        assert default in model.cluster_choice.seconds
         assert f"k {planned[label]} for {label}, by estimates from a sample (" in caplog.text
     assert len(SemDedup(k=11, coverage="exact").fit(df).centroids) == 11
-    assert len(SemDedup().fit(df).centroids) == default
+    own_cluster = SemDedup().fit(df)
+    assert (len(own_cluster.centroids), own_cluster.cluster_choice) == (default, None)
     df.unpersist()
+
+
+def test_the_program_says_what_it_chose(capsys, spark, monkeypatch, tmp_path):
+    monkeypatch.setattr(cluster_choice, "LEAST_ROWS", 100)
+    rows = oracle.unit_vectors(np.random.default_rng(0).standard_normal((200, 8)).astype(np.float32))
+    table = pa.table({"id": range(200), "embedding": pa.array(rows.tolist(), pa.list_(pa.float32()))})
+    pq.write_table(table, tmp_path / "in.parquet")
+    command = ["run", "--input", str(tmp_path / "in.parquet"), "--output", str(tmp_path / "out"), "--coverage", "exact"]
+    assert cli.main(command) == 0
+    assert " for exact from 0.95, by estimates from a sample (3: " in capsys.readouterr().err
