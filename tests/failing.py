@@ -38,6 +38,7 @@ from spark_semdedup.pairwise import packing as planning
 from spark_semdedup.pairwise import regions
 from spark_semdedup.pairwise import rows as comparable
 from spark_semdedup.pairwise.task import GroupComparison
+from spark_semdedup.spark import small
 
 PATIENCE = 90.0
 """Seconds after which something that is waited for is said not to have happened."""
@@ -160,6 +161,7 @@ def set_up_places() -> None:
     pairwise.GroupComparison = StoppingComparison
     # As many tasks as a large input is compared in: some have yet to begin when the first one stops.
     planning.default_partitions = regions.default_partitions = lambda *_: TASKS
+    small.SMALL_BYTES = -1  # nor are rows read and compared as a small table's are
 
 
 @dataclass

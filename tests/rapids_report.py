@@ -26,8 +26,6 @@ import pyspark
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-    from spark_semdedup.runs import preflight
-    from spark_semdedup.runs import run as whole_run
     from spark_semdedup.runs.progress import Progress
 
 ROOT = Path(__file__).parents[1]
@@ -154,6 +152,7 @@ def run_job(plugin: str, folder: Path) -> None:
     """A job of each kind, on a few rows, with a mark in the log before each of its stages."""
     import pyarrow.parquet as pq
 
+    from spark_semdedup.runs import preflight, steps
     from spark_semdedup.runs.source import Source
     from spark_semdedup.runs.target import Target
     from spark_semdedup.spark.files import Files
@@ -167,7 +166,7 @@ def run_job(plugin: str, folder: Path) -> None:
             job = preflight.Job(spark, Files(spark), marking(spark, kind))
             fit = {} if saved else {"k": 4}
             output = str(folder / f"result-{number}")
-            whole_run.run(job, Source((str(few),)), Target(output), {"backend": "cpu", **fit, **settings}, saved)
+            steps.run(job, Source((str(few),)), Target(output), {"backend": "cpu", **fit, **settings}, saved)
             saved = saved or preflight.SavedCentroids(f"{output}/centroids")
 
 
@@ -187,7 +186,7 @@ def marking(spark: SparkSession, kind: str) -> Progress:
 
 _TILED = {"maxClusterRows": 200}  # so that there are clusters of several tiles, whose entries are merged
 JOBS = {
-    "grouped": _TILED,
+    "grouped": {**_TILED, "execution": "grouped"},
     "streamed": {**_TILED, "execution": "streamed"},
     "streamed, exact coverage": {"execution": "streamed", "coverage": "exact"},
 }
@@ -210,7 +209,7 @@ _HEAD = """# What would run on the GPU
 Made by `python tests/rapids_report.py` and checked by the tests: what {plugin} says of every plan
 that a job executes with Spark {spark} in the mode `explainOnly`, which needs no GPU. Each table is a query, its
 operators in the order in which rows pass them. Python functions stand in brackets: `sample` takes the rows to fit on,
-`rows` assigns rows to centroids, `compare_group` and `compare_partition` compare those of a task. Queries told
+`routed` assigns rows to centroids, `compare_group` and `compare_partition` compare those of a task. Queries told
 before are left out.
 """
 

@@ -84,10 +84,11 @@ def test_the_report_on_a_job_is_the_one_that_is_written_down(jar):
     }
     names = {operator.name for operator in streamed if operator.why_not is None}
     map_in_arrow = "PythonMapInArrowExec" if rapids_report.SPARK_LINE == "3.5" else "MapInArrowExec"
-    mapped = {f"{map_in_arrow} (rows)", f"{map_in_arrow} (compare_partition)"}
+    mapped = {f"{map_in_arrow} (routed)", f"{map_in_arrow} (compare_partition)"}
     assert mapped | {"FileSourceScanExec", "ShuffleExchangeExec", "BroadcastHashJoinExec"} <= names
     assert "SortExec" not in names, "there are so few tasks that each has a partition of its own"
-    assert {operator.name for operator in streamed if operator.why_not is not None} <= {"RDDScanExec"}
+    on_cpu = {operator.name for operator in streamed if operator.why_not is not None}
+    assert on_cpu <= {"RDDScanExec", "LocalTableScanExec"}
     written = rapids_report.GOLDEN.read_text()
     if f"`{jar.name}`" not in written:
         pytest.skip(f"what is written down is of another release than {jar.name}")
