@@ -21,6 +21,7 @@ from spark_semdedup.pairwise.links import LinkRule, RankedRows
 from spark_semdedup.pairwise.packing import device_bytes
 from spark_semdedup.pairwise.schema import link_fields
 from spark_semdedup.pairwise.task import GroupComparison
+from spark_semdedup.spark.arrow import batches_of
 from spark_semdedup.spark.device import Batch
 
 STATE_KEPT, STATE_UNDECIDED, STATE_REMOVED = 0, 1, 2
@@ -117,4 +118,4 @@ class _Stream:
             if ready is None:
                 continue
             entries = comparison.device.retry_on_oom(partial(self.task.entries, ready), ready.units, batch)
-            yield pa.RecordBatch.from_pandas(entries, self.schema, preserve_index=False)
+            yield from batches_of(entries, self.schema)

@@ -24,6 +24,7 @@ from spark_semdedup.pairwise.packing import device_bytes
 from spark_semdedup.pairwise.ranking import Ranking, rank_order
 from spark_semdedup.pairwise.regions import RegionPlan
 from spark_semdedup.pairwise.schema import FIRST_PROBING_TILE, NO_TILE, link_fields, visits_from
+from spark_semdedup.spark.arrow import batches_of, texts_as_objects
 from spark_semdedup.spark.device import Batch, TaskDevice
 from spark_semdedup.spark.vectors import Decoder, Vectors
 
@@ -93,7 +94,7 @@ class GroupComparison:
         """A group as a pandas UDF gets it."""
         cells = pa.Array.from_pandas(group["cells"]) if "cells" in group else None
         others = group.drop(columns=[self.vectors, "cells"], errors="ignore").reset_index(drop=True)
-        return self._answer_for(others, group[self.vectors], cells)
+        return texts_as_objects(self._answer_for(others, group[self.vectors], cells))
 
     def stream(self, groups: Iterable[pa.Table], schema: T.StructType) -> Iterator[pa.RecordBatch]:
         """The groups of a partition, one after the other (``runs``, ``groups``).
@@ -105,7 +106,7 @@ class GroupComparison:
             cells = group.column("cells").combine_chunks() if "cells" in group.column_names else None
             others = group.drop_columns([name for name in (self.vectors, "cells") if name in group.column_names])
             answer = self._answer_for(others.to_pandas(), group.column(self.vectors), cells)
-            yield pa.RecordBatch.from_pandas(answer, arrow_schema, preserve_index=False)
+            yield from batches_of(answer, arrow_schema)
 
     def _answer_for(self, group: pd.DataFrame, vectors: Vectors, cells: pa.Array | None) -> pd.DataFrame:
         """``group`` has all columns but ``vectors`` and ``cells``."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.pandas.types import from_arrow_schema
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def collect_arrow(df: DataFrame) -> pa.Table:
@@ -23,6 +26,19 @@ def _arrow_schema(df: DataFrame) -> pa.Schema:
     from pyspark.sql.pandas.types import to_arrow_schema
 
     return to_arrow_schema(df.schema)
+
+
+def batches_of(frame: pd.DataFrame, schema: pa.Schema) -> list[pa.RecordBatch]:
+    """The rows of a frame: one batch, or none of no rows. pandas 3 holds texts in several pieces, a batch in one."""
+    return pa.Table.from_pandas(frame, schema, preserve_index=False).combine_chunks().to_batches()
+
+
+def texts_as_objects(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with texts as pandas 2 holds them, of which pyspark makes batches in a grouped pandas UDF."""
+    import pandas as pd
+
+    texts = [name for name, type_ in frame.dtypes.items() if isinstance(type_, pd.StringDtype)]
+    return frame.astype(dict.fromkeys(texts, object)) if texts else frame
 
 
 def codes_of(table: pa.Table, a: str, b: str) -> tuple[pa.Array, tuple[np.ndarray, np.ndarray]]:

@@ -1,12 +1,13 @@
-"""Small tables of the driver's as DataFrames, which no task makes."""
+"""Tables between Arrow, pandas and Spark."""
 
 from __future__ import annotations
 
+import pandas as pd
 import pyarrow as pa
 import pyspark
 import pytest
 
-from spark_semdedup.spark.arrow import local_frame
+from spark_semdedup.spark.arrow import batches_of, local_frame, texts_as_objects
 
 
 def test_a_local_frame_takes_no_task_whatever_the_parallelism(spark):
@@ -16,3 +17,26 @@ def test_a_local_frame_takes_no_task_whatever_the_parallelism(spark):
     if pyspark.__version__ < "4":
         pytest.skip("Spark 3.5 makes it in one task")
     assert "LocalRelation" in df._jdf.queryExecution().optimizedPlan().toString()
+
+
+@pytest.fixture
+def in_pieces() -> pd.DataFrame:
+    """Texts as pandas 3 holds them after several batches."""
+    texts = pd.Series(["a", None, "b"], dtype="str" if pd.__version__ >= "3" else "string[pyarrow]")
+    frame = pd.DataFrame({"text": pd.concat([texts[:1], texts[1:]], ignore_index=True), "n": [1, 2, 3]})
+    assert isinstance(pa.array(frame["text"]), pa.ChunkedArray)
+    return frame
+
+
+def test_texts_in_several_pieces_become_one_batch(in_pieces):
+    (batch,) = batches_of(in_pieces, pa.schema([("text", pa.string()), ("n", pa.int32())]))
+    assert batch.to_pydict() == {"text": ["a", None, "b"], "n": [1, 2, 3]}
+    assert batches_of(in_pieces[:0], batch.schema) == []
+
+
+def test_texts_become_objects_and_nothing_else_changes(in_pieces):
+    frame = texts_as_objects(in_pieces)
+    assert frame["text"].dtype == object
+    assert frame["n"].dtype == in_pieces["n"].dtype
+    assert pa.array(frame["text"], from_pandas=True).to_pylist() == ["a", None, "b"]
+    assert texts_as_objects(frame) is frame
