@@ -12,6 +12,7 @@ import oracle
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from marks import slow
 from program import call, refusal, rows
 from shapes import shapes
 
@@ -82,7 +83,7 @@ def test_batches_in_turn_keep_what_one_run_over_all_rows_keeps(spark, inputs, tm
     assert explained[0] == 0
 
 
-@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("moment", ["before", slow("after")])
 def test_a_run_killed_at_its_append_adds_its_batch_once(spark, inputs, tmp_path, capsys, monkeypatch, moment):
     """Before or after the journal says so; then it is resumed, and once more when all is done."""
     index = first_batch(capsys, inputs, tmp_path)

@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from marks import slow
 from program import call, refusal, rows
 
 from spark_semdedup.cli import main as cli
@@ -140,7 +141,7 @@ def check_resumed(capsys, monkeypatch, data, output, expected, moment) -> bool:
     return True
 
 
-@pytest.mark.parametrize("moment", [5, 19, 30], ids=["replaces", "compares", "keeps"])
+@pytest.mark.parametrize("moment", [slow(5), 19, slow(30)], ids=["replaces", "compares", "keeps"])
 def test_a_run_that_was_killed_goes_on(capsys, spark, monkeypatch, data, tmp_path, expected, moment):
     assert check_resumed(capsys, monkeypatch, data, tmp_path / "out", expected, moment)
 
