@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from py4j.protocol import Py4JError
 from pyspark.errors import PySparkException
@@ -13,6 +13,8 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import types as T
 
 from spark_semdedup.spark.files import escaped
+
+Found = TypeVar("Found")
 
 NANOS_AS_LONG = "spark.sql.legacy.parquet.nanosAsLong"
 VECTORIZED = "spark.sql.parquet.enableVectorizedReader"
@@ -58,13 +60,19 @@ class Footer:
 
 def read_footer(spark: SparkSession, path: str) -> Footer | None:
     """The footer of a file, of any file system; None where it has none that can be read."""
+    return _read(spark, path, lambda reader: _footer(path, reader.getFooter()))
+
+
+def _read(spark: SparkSession, place: Any, take: Callable[[Any], Found]) -> Found | None:
+    """What ``take`` has from the reader of a file's footer; None where there is none that can be read. ``place``: a
+    path, or a URI of the JVM's."""
     jvm: Any = spark._jvm
     conf = spark._jsc.hadoopConfiguration()  # type: ignore[attr-defined]
     try:
-        file = jvm.org.apache.parquet.hadoop.util.HadoopInputFile.fromPath(jvm.org.apache.hadoop.fs.Path(path), conf)
+        file = jvm.org.apache.parquet.hadoop.util.HadoopInputFile.fromPath(jvm.org.apache.hadoop.fs.Path(place), conf)
         reader = jvm.org.apache.parquet.hadoop.ParquetFileReader.open(file)
         try:
-            return _footer(path, reader.getFooter())
+            return take(reader)
         finally:
             reader.close()
     except Py4JError:
@@ -76,7 +84,9 @@ def count_rows(rows: DataFrame) -> int:
     without a job; of more in a job."""
     files = rows.inputFiles() if getattr(rows, "_jdf", None) is not None else ()
     if 0 < len(files) <= _FOOTERS_READ:
-        counts = [_records_in(rows.sparkSession, path) for path in files]
+        spark = rows.sparkSession
+        uri: Any = spark._jvm.java.net.URI  # type: ignore[union-attr]
+        counts = [_read(spark, uri(path), lambda reader: int(reader.getRecordCount())) for path in files]
         if None not in counts:
             return sum(filter(None, counts))
     return rows.count()
@@ -84,23 +94,6 @@ def count_rows(rows: DataFrame) -> int:
 
 _FOOTERS_READ = 4
 """Files, at most: each takes some ten calls of the JVM."""
-
-
-def _records_in(spark: SparkSession, path: str) -> int | None:
-    """The rows of a file, by its footer; None where it has none that can be read."""
-    jvm: Any = spark._jvm
-    try:
-        place = jvm.org.apache.hadoop.fs.Path(jvm.java.net.URI(path))
-        conf = spark._jsc.hadoopConfiguration()  # type: ignore[attr-defined]
-        reader = jvm.org.apache.parquet.hadoop.ParquetFileReader.open(
-            jvm.org.apache.parquet.hadoop.util.HadoopInputFile.fromPath(place, conf)
-        )
-        try:
-            return int(reader.getRecordCount())
-        finally:
-            reader.close()
-    except Py4JError:
-        return None
 
 
 def _footer(path: str, metadata: Any) -> Footer:
