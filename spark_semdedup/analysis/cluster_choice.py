@@ -34,6 +34,8 @@ class ClusterChoice:
     coverage: Coverage
     k: int
     seconds: Mapping[int, float]
+    shuffle_bytes: float
+    """What the comparison with ``k`` clusters is estimated to shuffle."""
 
     def in_words(self) -> str:
         """One line."""
@@ -71,4 +73,5 @@ def least_cost(curve: Curve, default: int, fit: FitCost, *, gpu: bool) -> Cluste
     costs = {k: seconds(curve.at(k), hardware, fit) for k in sorted(candidates)}
     best = min(costs, key=lambda k: (costs[k], k))
     worth_it = default not in costs or costs[best] < _LEAST_GAIN * costs[default]
-    return ClusterChoice(curve.coverage, best if worth_it else default, costs)
+    k = best if worth_it else default
+    return ClusterChoice(curve.coverage, k, costs, curve.at(k).shuffle_bytes)

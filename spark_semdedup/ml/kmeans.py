@@ -34,9 +34,11 @@ from spark_semdedup.clustering.settings import (
 from spark_semdedup.ml.persistence import CentroidsModel, StageReadable
 from spark_semdedup.pairwise.coverage import Coverage
 from spark_semdedup.pairwise.estimate import VISIT_ROWS, FittedEstimate, FittedSample
+from spark_semdedup.pairwise.execute import Accept
 from spark_semdedup.pairwise.ranking import Ranking
 from spark_semdedup.pairwise.rows import estimate_held
 from spark_semdedup.pairwise.schema import ASSIGNED
+from spark_semdedup.pairwise.workload import least_shuffle_bytes
 from spark_semdedup.params import ClusteringParams, HasColumns, HasInvalid, SemDedupStageParams
 from spark_semdedup.spark.backend import resolve_backend
 from spark_semdedup.spark.columns import field, quoted, refuse_shadowed
@@ -80,6 +82,10 @@ class EmbeddingKMeans(Estimator["EmbeddingKMeansModel"], _EmbeddingKMeansParams,
     compared_with: SemDedupStageParams | None = None
     """The Params of that comparison, for which the number of clusters is chosen (``analysis.cluster_choice``)."""
 
+    accept: Accept | None = None
+    """Asked, before the fit, whether what that comparison will shuffle is accepted: as estimated where the number of
+    clusters is chosen, else each row once, which is the least."""
+
     @tells_what_workers_say
     def _fit(self, dataset: DataFrame) -> EmbeddingKMeansModel:
         documents = Documents.of_params(dataset, self)
@@ -109,6 +115,9 @@ class EmbeddingKMeans(Estimator["EmbeddingKMeansModel"], _EmbeddingKMeansParams,
             if k > sample.size:
                 k = number_of_clusters(self, sample.size, valid=True)
                 settings = replace(settings, k=k)
+            if self.accept is not None:
+                least = least_shuffle_bytes(sample.valid_rows, sample.dim)
+                self.accept(choice.shuffle_bytes if choice else least)
             log.info("fitting %d centroids on %d of %d rows with %s", k, sample.size, total, clusterer)
             fit = fit_centroids(clusterer, sample, settings)
             model = EmbeddingKMeansModel.fitted(self, fit.centroids, fit.history)

@@ -66,10 +66,14 @@ class SemDedup(Estimator["SemDedupModel"], SemDedupStageParams, StageReadable, D
     __module__ = "spark_semdedup"  # saved models name it: see ``_moved``
 
     def _fit(self, dataset: DataFrame) -> SemDedupModel:
+        return self.fit_within(dataset, any_size)
+
+    def fit_within(self, dataset: DataFrame, accept: Accept) -> SemDedupModel:
+        """As ``fit``. ``accept``: raises, before centroids are fitted, where so many bytes cannot be shuffled."""
         Ranking.of(self)  # contradictions are refused before any work
         coverage = Coverage.of(self, self.similarity_threshold())
         stage = EmbeddingKMeans(**self.settings(EmbeddingKMeans))
-        stage.compared_by, stage.compared_with = coverage, self
+        stage.compared_by, stage.compared_with, stage.accept = coverage, self, accept
         clustering = stage.fit(dataset)
         model = SemDedupModel.fitted(self, clustering.centroids, clustering.history)
         model.cluster_choice = clustering.cluster_choice

@@ -20,6 +20,11 @@ rank by is one, the cells are another), and string ids. Measured with those of 1
 cluster, 105 where it visits further ones."""
 
 
+def least_shuffle_bytes(rows: float, dim: int) -> float:
+    """What a comparison shuffles of so many rows, each sent to one task."""
+    return rows * (4 * dim + ROW_BYTES)
+
+
 @dataclass(frozen=True)
 class WorkEstimate:
     """Estimates; counts are floats, since they may be of rows yet to come."""

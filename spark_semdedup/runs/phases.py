@@ -19,10 +19,10 @@ from spark_semdedup.duplicates.greedy import decided
 from spark_semdedup.duplicates.groups import component_groups, tree_groups
 from spark_semdedup.duplicates.threshold import without_ids
 from spark_semdedup.errors import AccountingError, shown
-from spark_semdedup.formatting import short
+from spark_semdedup.formatting import short, short_bytes
 from spark_semdedup.ml.incremental import uncompared
 from spark_semdedup.ml.semdedup import SemDedupModel, similarities_of
-from spark_semdedup.pairwise.execute import Compared, any_size
+from spark_semdedup.pairwise.execute import Accept, Compared, any_size
 from spark_semdedup.pairwise.integrity import check_neighbours
 from spark_semdedup.pairwise.pairs import refuse_more_pairs
 from spark_semdedup.pairwise.reference import with_references
@@ -40,6 +40,9 @@ from spark_semdedup.spark.disk import refuse_full_disk
 from spark_semdedup.spark.ids import Ids
 from spark_semdedup.spark.parquet import count_rows
 from spark_semdedup.spark.small import is_small
+
+_MUCH_TO_SHUFFLE = 1 << 30
+"""Bytes from which on a run says before the fit what it will shuffle."""
 
 
 def phases_of(work: Deduplication) -> list[Phase]:
@@ -88,7 +91,8 @@ def fit(work: Deduplication, attempt: Attempt) -> None:
     rows = work.documents
     if work.given is not None:
         preflight.count_ids(rows, work.estimator)  # which a fit does itself
-    model: SemDedupModel = work.with_centroids(work.given) if work.given else work.estimator.fit(rows)
+    accept = partial(_accept_and_say, work)
+    model = work.with_centroids(work.given) if work.given else work.estimator.fit_within(rows, accept)
     if work.texts is None:
         if work.job.files.exists(work.path(RUN_MANIFEST)):  # validate all rows before the earlier result goes
             model.clustering.refuse_invalid(rows)
@@ -126,9 +130,20 @@ def compare(work: Deduplication, attempt: Attempt) -> None:
     attempt.counts |= {"rows": valid, "clusters": metrics["clusters"], "pairs": metrics["pairs"]}
 
 
+def _accepted(work: Deduplication) -> Accept:
+    """What refuses a run that the local disk has no room for."""
+    return any_size if work.target.force else partial(refuse_full_disk, work.job.spark)
+
+
+def _accept_and_say(work: Deduplication, least: float) -> None:
+    """The same before the fit, and a line where much will be shuffled."""
+    _accepted(work)(least)
+    if least >= _MUCH_TO_SHUFFLE:
+        work.job.progress.note(f"the comparison will shuffle at least {short_bytes(least)}")
+
+
 def _planned(work: Deduplication, model: SemDedupModel) -> Compared:
-    accept = any_size if work.target.force else partial(refuse_full_disk, work.job.spark)
-    comparison = model.compared(work.documents, accept)
+    comparison = model.compared(work.documents, _accepted(work))
     work.job.progress.note(comparison.workload.in_words())
     return comparison
 

@@ -42,6 +42,7 @@ def test_the_choice_is_the_candidate_of_least_cost():
         assert set(found.seconds) == {250, 500, 1000, 2000, 4000}
         for k, cost in found.seconds.items():
             assert cost == pytest.approx(seconds(curve.at(k), Hardware.typical(gpu=False), FIT))
+        assert found.shuffle_bytes == curve.at(found.k).shuffle_bytes
         least = min(found.seconds.values())
         assert found.seconds[found.k] == (found.seconds[1000] if least > 0.9 * found.seconds[1000] else least)
 

@@ -57,7 +57,7 @@ def test_run_refuses_and_force_and_resume_run(spark, tmp_path, capsys, monkeypat
     monkeypatch.setattr(LocalDisk, "of", classmethod(lambda cls, spark: LocalDisk(("/scratch",), 10)))
     arguments = ["run", "--input", tmp_path / "in", "--output", tmp_path / "out", "--k", 1]
     assert "(spark.local.dir) has 0 KiB free: set SPARK_LOCAL_DIRS" in refusal(capsys, *arguments, status=1)
-    assert not (tmp_path / "out" / "_manifest.json").exists()
+    assert not (tmp_path / "out" / "centroids").exists()  # refused before the fit
     status, out, _ = call(capsys, "plan", "--input", tmp_path / "in", "--k", 1)
     assert status == 0
     assert "has 0 KiB free; run refuses without --force" in out
