@@ -8,6 +8,7 @@ were halved is known wherever they are made (``halved``), however deep inside th
 from __future__ import annotations
 
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -85,3 +86,21 @@ def released_at_end() -> Iterator[None]:
         yield
     finally:
         release_cached()
+
+
+class AtTaskEnd:
+    """Does the same for a function that Spark calls for one group at a time, and does not tell which is the last.
+
+    The function's closure holds this. pyspark forgets the function, and so this, when the task ends, before the worker
+    waits for another task.
+    """
+
+    def __init__(self, release: Callable[[], object] = release_cached) -> None:
+        self._release = release
+        self._watched = False
+
+    def watch(self) -> None:
+        """From now on, in this process."""
+        if not self._watched:
+            self._watched = True
+            weakref.finalize(self, self._release).atexit = False

@@ -31,6 +31,7 @@ from spark_semdedup.clustering.settings import (
     rows_to_fit,
     size_rows,
 )
+from spark_semdedup.kernels.oom import AtTaskEnd
 from spark_semdedup.ml.persistence import CentroidsModel, StageReadable
 from spark_semdedup.pairwise.coverage import Coverage
 from spark_semdedup.pairwise.estimate import VISIT_ROWS, FittedEstimate, FittedSample
@@ -238,9 +239,12 @@ class EmbeddingKMeansModel(CentroidsModel, _EmbeddingKMeansParams):
         schema = "centroid int, l2_dist_to_cent float, cosine_dist_to_cent float, reason string"
         schema += ", unit array<float>" if units else ""
 
+        task_end = AtTaskEnd()
+
         @pandas_udf(schema)  # type: ignore[call-overload]
         def assignment(embeddings: pd.Series, ids: pd.Series) -> pd.DataFrame:
             prepare_worker()
+            task_end.watch()
             found = assign(list_array(embeddings), ids)
             answer = pd.DataFrame({name: found.spread_nullable(getattr(found, name)) for name in ASSIGNED})
             answer["reason"] = found.reasons

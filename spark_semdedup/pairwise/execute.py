@@ -13,7 +13,7 @@ import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import types as T
 
-from spark_semdedup.kernels.oom import released_at_end
+from spark_semdedup.kernels.oom import AtTaskEnd, released_at_end
 from spark_semdedup.pairwise.coverage import Coverage
 from spark_semdedup.pairwise.estimate import ClusterSizes, VisitSample
 from spark_semdedup.pairwise.links import LinkRule
@@ -253,8 +253,11 @@ def _compared(by_task: DataFrame, plan: Packed, comparison: GroupComparison, par
     # plan does not know, may be beside them.
     split = groups if plan.one_each else runs
 
+    task_end = AtTaskEnd()
+
     def compare_group(group: pd.DataFrame) -> pd.DataFrame:  # Spark wants a function of one argument
         prepare_worker()
+        task_end.watch()
         return comparison(group)
 
     def compare_partition(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

@@ -7,15 +7,20 @@ import json
 import platform
 import subprocess
 import sys
+import time
 import traceback
 import zipfile
 import zipimport
+from functools import partial
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from types import ModuleType
 
+import pandas as pd
 import pyarrow as pa
 import pytest
 
+from spark_semdedup.kernels.oom import AtTaskEnd
 from spark_semdedup.spark import worker as workers
 from spark_semdedup.spark.session import KEEP_FREED_MEMORY
 
@@ -215,3 +220,20 @@ def test_workers_run_under_the_daemon_whose_tracebacks_are_filtered(spark):
             yield pa.RecordBatch.from_pydict({"name": [str(getattr(printer, "__name__", None))] * len(batch)})
 
     assert spark.range(1).mapInArrow(look, "name string").first().name == "_print_unless_closed"
+
+
+def test_what_a_grouped_task_keeps_is_released_at_its_end(spark, tmp_path):
+    """And no earlier: not between two groups. Nothing else runs in that worker before it is released."""
+    released, task_end = tmp_path / "released", AtTaskEnd(partial(Path.touch, tmp_path / "released"))
+
+    def early(group: pd.DataFrame) -> pd.DataFrame:
+        task_end.watch()
+        return pd.DataFrame({"early": [released.exists()]})
+
+    rows = spark.range(40).selectExpr("id % 7 as task").coalesce(1)
+    found = rows.groupBy("task").applyInPandas(early, "early boolean").collect()
+    assert [row.early for row in found] == [False] * 7
+    deadline = time.monotonic() + 30  # the worker ends the task after its last row has arrived
+    while not released.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert released.exists()
