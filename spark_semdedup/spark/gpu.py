@@ -28,15 +28,28 @@ def task_gpu(devices: int) -> int:
     addresses = context.resources()["gpu"].addresses if context and "gpu" in context.resources() else []
     if not addresses:
         return (context.partitionId() if context else 0) % devices
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-    if addresses[0] in visible:
-        return visible.index(addresses[0])
-    if not addresses[0].isdigit():
+    return gpu_at(addresses[0], devices)
+
+
+def gpu_at(address: str, devices: int | None) -> int:
+    """Number, as this process counts its ``devices`` (None: unknown), of the GPU at an address of Spark's.
+
+    Raises ``SemDedupError`` for an address that is neither a number nor in CUDA_VISIBLE_DEVICES.
+    """
+    visible = visible_gpus()
+    if address in visible:
+        return visible.index(address)
+    if not address.isdigit():
         raise SemDedupError(
-            f"GPU address {addresses[0]!r} cannot be used: the discovery script must give a number, or a name that "
+            f"GPU address {address!r} cannot be used: the discovery script must give a number, or a name that "
             "is in CUDA_VISIBLE_DEVICES"
         )
-    return int(addresses[0]) % devices
+    return int(address) % devices if devices else int(address)
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that ``CUDA_VISIBLE_DEVICES`` names; none where it is not set."""
+    return [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
 
 
 def use_task_gpu(cupy: ModuleType) -> None:

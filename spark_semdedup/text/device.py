@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
 from pyspark import TaskContext
 
-from spark_semdedup.errors import SemDedupError
+from spark_semdedup.spark.gpu import gpu_at, visible_gpus
 
 
 @dataclass(frozen=True)
@@ -37,14 +36,7 @@ def gpu_number(addresses: list[str], partition: int) -> int | None:
     Where Spark schedules none, partitions take turns at those that ``CUDA_VISIBLE_DEVICES`` names; where nothing names
     any, the first.
     """
-    visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    visible = visible_gpus()
     if not addresses:
         return partition % len(visible) if visible else 0
-    if addresses[0] in visible:
-        return visible.index(addresses[0])
-    if not addresses[0].isdigit():
-        raise SemDedupError(
-            f"GPU address {addresses[0]!r} cannot be used: the discovery script must give a number, or a name in "
-            "CUDA_VISIBLE_DEVICES"
-        )
-    return int(addresses[0]) % max(1, len(visible)) if visible else int(addresses[0])
+    return gpu_at(addresses[0], len(visible) or None)
