@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import shutil
 import subprocess
+import threading
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -62,6 +63,7 @@ class Device:
         self.blas = Cublas(seed)
         self.launched: list[str] = []
         self.cache_bytes = 50 << 20
+        self._one_at_a_time = threading.Lock()
         self._compiler = compiler
         self._seed = seed
         self._source = source
@@ -83,6 +85,10 @@ class Device:
         launcher.restype = ctypes.c_char_p
 
         def launch(grid: tuple[int, ...], block: tuple[int, ...], arguments: tuple[Any, ...]) -> None:
+            with self._one_at_a_time:  # the emulator's threads of a block are global
+                launch_alone(grid, block, arguments)
+
+        def launch_alone(grid: tuple[int, ...], block: tuple[int, ...], arguments: tuple[Any, ...]) -> None:
             assert block == (cuda._THREADS,)
             assert len(grid) == 1
             assert 0 < grid[0] < 2**31, "CUDA refuses empty grids"
@@ -157,18 +163,18 @@ class Cublas:
 
     def __init__(self, seed: int) -> None:
         self._rng = np.random.default_rng(seed)
-        self._mode = 0
+        self._handle = threading.local()  # CuPy has one for each thread
 
     def getMathMode(self, handle: int) -> int:
-        return self._mode
+        return getattr(self._handle, "mode", 0)
 
     def setMathMode(self, handle: int, mode: int) -> None:
-        self._mode = mode
+        self._handle.mode = mode
 
     def gemmEx(
         self, handle, transa, transb, m, n, k, alpha, a, atype, lda, b, btype, ldb, beta, c, ctype, ldc, compute, algo
     ):  # type: ignore[no-untyped-def]
-        assert self._mode == 16, "partial sums may be rounded to the output's type"
+        assert self.getMathMode(handle) == 16, "partial sums may be rounded to the output's type"
         assert (atype, ctype, compute) in {(2, 2, 68), (0, 0, 69), (1, 1, 70)}
         assert atype == btype
         assert algo == self.CUBLAS_GEMM_DEFAULT

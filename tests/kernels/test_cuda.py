@@ -12,6 +12,7 @@ import importlib.util
 import re
 import sys
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -225,8 +226,66 @@ def test_no_columns_and_no_rows(device):
     assert (scores.dtype, indices.dtype) == (np.float32, np.int64)
 
 
-def test_rows_that_are_not_contiguous(device):
-    check(vectors.make("random", 200, 32)[::2, ::2])
+@pytest.mark.parametrize(
+    "n", [1, *map(slow, (2, 31, 33, 63)), 64, 65, *map(slow, (99, 100)), 101, *map(slow, (127, 128, 129, 200))]
+)
+def test_numbers_of_rows_at_the_edges_of_warps_panels_and_chunks(device, n):
+    for precision in PRECISIONS:
+        check(vectors.make("last_bit", n, 5), precision=precision)
+
+
+@pytest.mark.parametrize("d", [7, 8, *map(slow, (9, 15, 17, 31, 32, 64, 65))])
+def test_dimensions_at_the_edges_of_what_cublas_wants_aligned(device, d):
+    for precision in PRECISIONS:
+        check(vectors.make("near_duplicates", 70, d), precision=precision)
+
+
+@pytest.mark.parametrize("off", [-1, 0, 1])
+def test_limits_at_the_edges_of_blocks(device, off):
+    """Blocks have 64, 128 or 256 columns here."""
+    rows, columns = vectors.make("last_bit", 9, 16), vectors.make("last_bit", 600, 16, seed=1)
+    limits = np.clip(np.array([0, 64, 128, 192, 256, 320, 512, 576, 600]) + off, 0, 600)
+    for precision in PRECISIONS:
+        check(rows, columns, limits, precision=precision)
+
+
+def placed(x: np.ndarray, offset: int) -> np.ndarray:
+    """A copy that begins so many numbers behind an address that 64 bytes divide."""
+    raw = np.zeros(x.size + 32, np.float32)
+    start = -(raw.ctypes.data // 4) % 16 + offset
+    copy = raw[start : start + x.size].reshape(x.shape)
+    copy[...] = x
+    return copy
+
+
+LAYOUTS = {
+    "every second row and number": lambda x: np.repeat(np.repeat(x, 2, axis=0), 2, axis=1)[::2, ::2],
+    "from the last to the first": lambda x: x[::-1].copy()[::-1],
+    "by columns": np.asfortranarray,
+    "a part of longer rows": lambda x: np.hstack([x, x])[:, x.shape[1] :],
+    "the end of an array": lambda x: np.vstack([x, x])[len(x) :],
+    "one number off": lambda x: placed(x, 1),
+    "three numbers off": lambda x: placed(x, 3),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_rows_and_columns_however_they_lie_in_memory(device, layout):
+    rows, columns = vectors.make("random", 100, 33), vectors.make("random", 150, 33, seed=1)
+    limits = np.minimum(np.arange(100) * 2, 150)
+    for precision in PRECISIONS:
+        check(LAYOUTS[layout](rows), LAYOUTS[layout](columns), limits, precision=precision)
+
+
+def test_threads_at_once_have_a_handle_and_a_workspace_each(device):
+    """CuPy has a handle, and its mode, for each thread; all else that calls share is constant."""
+    inputs = [vectors.make(kind, 150, 16, seed=i) for i, kind in enumerate(["random", "last_bit", "equal", "skewed"])]
+    expected = [found(rows) for rows in inputs]
+    with ThreadPoolExecutor(len(inputs)) as pool:
+        for _ in range(3):
+            for (scores, indices), one in zip(pool.map(found, inputs), expected, strict=True):
+                assert oracle.same_bits(scores, one[0])
+                assert oracle.same_bits(indices, one[1])
 
 
 def test_a_zero_score_has_the_sign_of_the_similarity_it_is(device):
@@ -378,9 +437,9 @@ def test_a_stored_product_moves_by_less_than_the_bound_says():
 
 @pytest.fixture(scope="module")
 def nvrtc():
-    spec = importlib.util.find_spec("nvidia") and importlib.util.find_spec("nvidia.cuda_nvrtc")
+    spec = importlib.util.find_spec("nvidia")  # CUDA 12's packages are in nvidia.cuda_nvrtc, 13's in nvidia.cu13
     folders = [Path(folder) for folder in spec.submodule_search_locations] if spec else []
-    libraries = [path for folder in folders for path in folder.glob("lib/libnvrtc.so.*")]
+    libraries = [path for folder in folders for path in folder.glob("cu*/lib/libnvrtc.so.*")]
     names = [ctypes.util.find_library("nvrtc"), *libraries]
     if not any(names):
         pytest.skip("NVIDIA's run-time compiler (libnvrtc) is not installed")
@@ -416,7 +475,7 @@ def supported_architectures(nvrtc) -> list[int]:
     return list(architectures)
 
 
-@pytest.mark.parametrize("number", [70, 75, 80, 90, 100])
+@pytest.mark.parametrize("number", [70, 75, 80, 86, 89, 90, 100, 103, 120])
 def test_nvidias_compiler_takes_the_source_as_cupy_gives_it(nvrtc, number):
     if number not in supported_architectures(nvrtc):
         pytest.skip(f"this release of NVIDIA's compiler does not compile for compute_{number}")
