@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import fields
 from importlib import resources
 from pathlib import Path
@@ -121,8 +122,8 @@ def test_what_cannot_be_used_is_one_line_before_any_work(
     assert not (tmp_path / "new").exists()
 
 
-def test_overwriting_a_run_deletes_the_report_of_the_old_one(source: str, tmp_path: Path):
-    out = str(tmp_path / "out")
-    assert main(["run", "--input", source, "--output", out, "--k", "2", "--report"]) == 0
+def test_overwriting_a_run_deletes_the_report_of_the_old_one(output: Path, source: str, tmp_path: Path):
+    out = str(shutil.copytree(output / "out", tmp_path / "out"))
+    assert (tmp_path / "out" / "report.html").exists()
     assert main(["run", "--input", source, "--output", out, "--k", "2", "--overwrite"]) == 0
     assert not (tmp_path / "out" / "report.html").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -24,13 +25,19 @@ def centroids():
     return some_centroids()
 
 
-@pytest.fixture
-def index(spark, tmp_path, centroids) -> SemDedupIndex:
-    """Three batches of 40 rows."""
-    made = create(spark, tmp_path / "i", centroids)
+@pytest.fixture(scope="module")
+def made(spark, tmp_path_factory, centroids) -> str:
+    """Three batches of 40 rows, made once."""
+    index = create(spark, tmp_path_factory.mktemp("made") / "i", centroids)
     for first in (0, 40, 80):
-        made = made.append(assigned(spark, centroids, first, 40))
-    return made
+        index = index.append(assigned(spark, centroids, first, 40))
+    return index.path
+
+
+@pytest.fixture
+def index(spark, tmp_path, made) -> SemDedupIndex:
+    """A copy of it."""
+    return SemDedupIndex.open(spark, str(shutil.copytree(made, tmp_path / "i")))
 
 
 def parquet_files(index: SemDedupIndex) -> list[str]:

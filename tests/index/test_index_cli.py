@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,15 +13,22 @@ from index_rows import assigned, create, some_centroids
 from program import call, refusal
 
 from spark_semdedup.index import SemDedupIndex
+from spark_semdedup.spark import lock as locking
+
+
+@pytest.fixture(scope="module")
+def made(spark, tmp_path_factory) -> Path:
+    """An index of 60 rows in two batches, made once."""
+    centroids, folder = some_centroids(), tmp_path_factory.mktemp("made") / "i"
+    index = create(spark, folder, centroids)
+    index.append(assigned(spark, centroids, 0, 40)).append(assigned(spark, centroids, 40, 20))
+    return folder
 
 
 @pytest.fixture
-def path(spark, tmp_path) -> str:
-    """An index of 60 rows in two batches."""
-    centroids = some_centroids()
-    index = create(spark, tmp_path / "i", centroids)
-    index.append(assigned(spark, centroids, 0, 40)).append(assigned(spark, centroids, 40, 20))
-    return str(tmp_path / "i")
+def path(tmp_path, made) -> str:
+    """A copy of it."""
+    return str(shutil.copytree(made, tmp_path / "i"))
 
 
 def ids(spark, path: str) -> set:
@@ -96,7 +105,9 @@ def test_bad_input_is_one_line(spark, path, tmp_path, capsys):
     assert len(ids(spark, path)) == 60
 
 
-def test_an_index_that_is_written_to_is_refused(spark, path, capsys):
+def test_an_index_that_is_written_to_is_refused(spark, path, capsys, monkeypatch):
+    monkeypatch.setattr(locking, "BEAT_SECONDS", 0.1)
+    monkeypatch.setattr(locking, "SILENCE_SECONDS", 4.0)
     with SemDedupIndex.open(spark, path)._storage.versions.held():
         line = refusal(capsys, "index", "compact", "--index", path, "--quiet", status=1)
     assert f"index='{path}' is being written by process" in line

@@ -45,17 +45,30 @@ def inputs(tmp_path) -> list[Path]:
     return [write(tmp_path / f"batch{number}.parquet", number == BATCH) for number in range(BATCHES)]
 
 
-def first_batch(capsys, inputs: list[Path], tmp_path: Path, *options: object) -> Path:
-    index = tmp_path / "index"
-    how = options or GREEDY
-    status, _, err = call(capsys, "run", "--input", inputs[0], "--output", tmp_path / "0", "--write-index", index, *how)
-    assert status == 0, err
-    return index
+@pytest.fixture(scope="module")
+def written(tmp_path_factory, spark) -> Path:
+    """An index, made once."""
+    from spark_semdedup.cli import main as cli
+
+    folder = tmp_path_factory.mktemp("index")
+    for number in range(2):
+        write(folder / f"batch{number}.parquet", number == BATCH)
+    (folder / "folder").mkdir()
+    shutil.copy(folder / "batch0.parquet", folder / "folder")
+    place = ["--input", folder / "batch0.parquet", "--output", folder / "0", "--write-index", folder / "index"]
+    assert cli.main(["run", *map(str, [*place, *GREEDY])]) == 0
+    return folder
 
 
-def test_batches_in_turn_keep_what_one_run_over_all_rows_keeps(spark, inputs, tmp_path, capsys):
+@pytest.fixture
+def index(written, tmp_path) -> Path:
+    """An index of the first batch, which the test may change; the run that wrote it is in ``tmp_path / "0"``."""
+    shutil.copytree(written / "0", tmp_path / "0")
+    return shutil.copytree(written / "index", tmp_path / "index")
+
+
+def test_batches_in_turn_keep_what_one_run_over_all_rows_keeps(spark, inputs, index, tmp_path, capsys):
     """One run in that order: ranked by batch, then by id, as ``first`` does."""
-    index = first_batch(capsys, inputs, tmp_path)
     for number in (1, 2):
         place = ("--input", inputs[number], "--output", tmp_path / str(number))
         status, out, err = call(capsys, "run", *place, "--against", index, "--update-index")
@@ -84,9 +97,8 @@ def test_batches_in_turn_keep_what_one_run_over_all_rows_keeps(spark, inputs, tm
 
 
 @pytest.mark.parametrize("moment", ["before", slow("after")])
-def test_a_run_killed_at_its_append_adds_its_batch_once(spark, inputs, tmp_path, capsys, monkeypatch, moment):
+def test_a_run_killed_at_its_append_adds_its_batch_once(spark, inputs, index, tmp_path, capsys, monkeypatch, moment):
     """Before or after the journal says so; then it is resumed, and once more when all is done."""
-    index = first_batch(capsys, inputs, tmp_path)
     commit = Journal.commit
 
     def killed(self, phase, metrics):
@@ -108,8 +120,7 @@ def test_a_run_killed_at_its_append_adds_its_batch_once(spark, inputs, tmp_path,
     assert held.rows().count() == held.rows().select("id").distinct().count() == sum(b.rows for b in held.batches)
 
 
-def test_rows_that_come_again_are_refused_by_name(spark, inputs, tmp_path, capsys):
-    index = first_batch(capsys, inputs, tmp_path)
+def test_rows_that_come_again_are_refused_by_name(spark, inputs, index, tmp_path, capsys):
     place = ("--input", inputs[0], "--output", tmp_path / "again")
     said = refusal(capsys, "run", *place, "--against", index, status=1)
     known = sorted(ids(tmp_path / "0" / "deduplicated"))
@@ -120,7 +131,9 @@ def test_rows_that_come_again_are_refused_by_name(spark, inputs, tmp_path, capsy
 
 def test_reference_only_removes_what_is_in_the_index_whatever_its_id(spark, inputs, tmp_path, capsys):
     """Ids of the two sides are their own: a row is removed by a reference row of its very id, too."""
-    index = first_batch(capsys, inputs, tmp_path, "--eps", 0.05, "--k", 6)
+    index = tmp_path / "index"
+    how = ("--write-index", index, "--eps", 0.05, "--k", 6)
+    assert call(capsys, "run", "--input", inputs[0], "--output", tmp_path / "0", *how)[0] == 0
     held = np.flatnonzero(BATCH == 0)
     new = write(tmp_path / "new.parquet", BATCH != 2)  # with the ids of the index, and others
     place = ("--input", new, "--output", tmp_path / "out", "--against", index, "--reference-only")
@@ -176,21 +189,6 @@ def test_what_cannot_be_is_refused_in_one_line_before_any_work(spark, written, t
     place = ("--input", written / "batch1.parquet", "--output", tmp_path / "out")
     assert said in refusal(capsys, "run", *place, *(names.get(option, option) for option in options))
     assert not (tmp_path / "out").exists() or not any((tmp_path / "out").iterdir())
-
-
-@pytest.fixture(scope="module")
-def written(tmp_path_factory, spark) -> Path:
-    """An index, made once."""
-    from spark_semdedup.cli import main as cli
-
-    folder = tmp_path_factory.mktemp("index")
-    for number in range(2):
-        write(folder / f"batch{number}.parquet", number == BATCH)
-    (folder / "folder").mkdir()
-    shutil.copy(folder / "batch0.parquet", folder / "folder")
-    place = ["--input", folder / "batch0.parquet", "--output", folder / "0", "--write-index", folder / "index"]
-    assert cli.main(["run", *map(str, [*place, *GREEDY])]) == 0
-    return folder
 
 
 @pytest.mark.slow
