@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -16,11 +17,15 @@ os.environ["PYSPARK_PYTHON"] = sys.executable  # Spark's workers are "python3" f
 def spark(tmp_path_factory):
     from spark_semdedup.spark.session import local_session
 
-    # Small data, many queries: compiling each plan's code to the utmost takes longer than running it.
-    # (Its default code cache is too small for so much code, which is swept and compiled again.)
+    # Small data, many queries: generating code for each plan, and compiling it to the utmost, takes longer than running
+    # it. (The default code cache is too small for so much code, which is swept and compiled again.)
     java = "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=256m -XX:+UseSerialGC"
     conf = {
         "spark.sql.shuffle.partitions": "4",
+        "spark.sql.codegen.wholeStage": "false",
+        "spark.sql.codegen.factoryMode": "NO_CODEGEN",
+        "spark.python.daemon.module": "daemon_without_zips",
+        "spark.executorEnv.PYTHONPATH": str(Path(__file__).parent),
         "spark.driver.extraJavaOptions": java,
         "spark.local.dir": str(tmp_path_factory.mktemp("local")),
         "spark.sql.warehouse.dir": tmp_path_factory.mktemp("warehouse").as_uri(),
