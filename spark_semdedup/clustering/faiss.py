@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from spark_semdedup.clustering.openblas import import_faiss
 from spark_semdedup.clustering.rapids import fit_lloyd
 from spark_semdedup.clustering.settings import FIT_ROWS_PER_CENTROID, SCALABLE, Fit, FitSettings, checked, refuse_misfit
 
@@ -43,8 +44,7 @@ def _better(objective: float, than: float, spherical: bool) -> bool:
 
 def _faiss_once(sample: np.ndarray, settings: FitSettings, seed: int) -> tuple[np.ndarray, tuple[float, ...]]:
     """One fit: centroids float32 (k, d) and the mean objective of each iteration."""
-    import faiss
-
+    faiss = import_faiss()
     n, d = sample.shape
     # One fit at a time, not FAISS's nredo: its statistics run on over all fits, so the best one's have no place.
     kmeans = faiss.Kmeans(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spark_semdedup.clustering.openblas import import_faiss
 from spark_semdedup.errors import SemDedupError, shown
 from spark_semdedup.explore import checks
 from spark_semdedup.explore.cells import ArrayCells, FolderCells, is_saved
@@ -331,9 +332,7 @@ def _is_texts(documents: Any) -> bool:
 
 def _fit_centroids(sample: Sample, n_clusters: int, seed: int) -> np.ndarray:
     """Unit centroids by FAISS: float32 (k, d)."""
-    import faiss
-
-    kmeans = faiss.Kmeans(
+    kmeans = import_faiss().Kmeans(
         sample.dim,
         n_clusters,
         niter=20,
