@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -35,7 +36,6 @@ from spark_semdedup.kernels.oom import AtTaskEnd
 from spark_semdedup.ml.persistence import CentroidsModel, StageReadable
 from spark_semdedup.pairwise.coverage import Coverage
 from spark_semdedup.pairwise.estimate import VISIT_ROWS, FittedEstimate, FittedSample
-from spark_semdedup.pairwise.execute import Accept
 from spark_semdedup.pairwise.ranking import Ranking
 from spark_semdedup.pairwise.rows import estimate_held
 from spark_semdedup.pairwise.schema import ASSIGNED
@@ -49,6 +49,10 @@ from spark_semdedup.spark.vectors import list_array, matrix, refuse_invalid
 from spark_semdedup.spark.worker import prepare_worker
 
 log = logging.getLogger("spark_semdedup")
+
+Foresee: TypeAlias = Callable[[float, float | None], None]
+"""Is told what the comparison that will follow a fit shuffles: bytes at the least, and as estimated, which may be off
+by a factor, where the number of clusters was chosen by such estimates. Raises a ``SemDedupError`` to end the fit."""
 
 
 class _EmbeddingKMeansParams(HasColumns, HasInvalid, ClusteringParams):
@@ -83,9 +87,8 @@ class EmbeddingKMeans(Estimator["EmbeddingKMeansModel"], _EmbeddingKMeansParams,
     compared_with: SemDedupStageParams | None = None
     """The Params of that comparison, for which the number of clusters is chosen (``analysis.cluster_choice``)."""
 
-    accept: Accept | None = None
-    """Asked, before the fit, whether what that comparison will shuffle is accepted: as estimated where the number of
-    clusters is chosen, else each row once, which is the least."""
+    foresee: Foresee | None = None
+    """Called before the fit."""
 
     @tells_what_workers_say
     def _fit(self, dataset: DataFrame) -> EmbeddingKMeansModel:
@@ -116,9 +119,9 @@ class EmbeddingKMeans(Estimator["EmbeddingKMeansModel"], _EmbeddingKMeansParams,
             if k > sample.size:
                 k = number_of_clusters(self, sample.size, valid=True)
                 settings = replace(settings, k=k)
-            if self.accept is not None:
+            if self.foresee is not None:
                 least = least_shuffle_bytes(sample.valid_rows, sample.dim)
-                self.accept(choice.shuffle_bytes if choice else least)
+                self.foresee(least, choice.shuffle_bytes if choice else None)
             log.info("fitting %d centroids on %d of %d rows with %s", k, sample.size, total, clusterer)
             fit = fit_centroids(clusterer, sample, settings)
             model = EmbeddingKMeansModel.fitted(self, fit.centroids, fit.history)

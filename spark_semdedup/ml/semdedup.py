@@ -23,7 +23,7 @@ from spark_semdedup.errors import SemDedupError
 from spark_semdedup.index import SemDedupIndex
 from spark_semdedup.ml.duplicates import IdentifyDuplicates
 from spark_semdedup.ml.incremental import add_to_index, create_index, deduplicate_against, refuse_other_index
-from spark_semdedup.ml.kmeans import EmbeddingKMeans, EmbeddingKMeansModel
+from spark_semdedup.ml.kmeans import EmbeddingKMeans, EmbeddingKMeansModel, Foresee
 from spark_semdedup.ml.persistence import CentroidsModel, StageReadable
 from spark_semdedup.ml.report import plots_of, write_report
 from spark_semdedup.pairwise.coverage import Coverage
@@ -66,14 +66,14 @@ class SemDedup(Estimator["SemDedupModel"], SemDedupStageParams, StageReadable, D
     __module__ = "spark_semdedup"  # saved models name it: see ``_moved``
 
     def _fit(self, dataset: DataFrame) -> SemDedupModel:
-        return self.fit_within(dataset, any_size)
+        return self.fit_foreseen(dataset, None)
 
-    def fit_within(self, dataset: DataFrame, accept: Accept) -> SemDedupModel:
-        """As ``fit``. ``accept``: raises, before centroids are fitted, where so many bytes cannot be shuffled."""
+    def fit_foreseen(self, dataset: DataFrame, foresee: Foresee | None) -> SemDedupModel:
+        """As ``fit``. ``foresee``: is told what will be shuffled before centroids are fitted, and may refuse."""
         Ranking.of(self)  # contradictions are refused before any work
         coverage = Coverage.of(self, self.similarity_threshold())
         stage = EmbeddingKMeans(**self.settings(EmbeddingKMeans))
-        stage.compared_by, stage.compared_with, stage.accept = coverage, self, accept
+        stage.compared_by, stage.compared_with, stage.foresee = coverage, self, foresee
         clustering = stage.fit(dataset)
         model = SemDedupModel.fitted(self, clustering.centroids, clustering.history)
         model.cluster_choice = clustering.cluster_choice

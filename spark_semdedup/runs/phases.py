@@ -36,7 +36,7 @@ from spark_semdedup.runs.run import Attempt, Phase
 from spark_semdedup.runs.texts import RunTexts
 from spark_semdedup.spark.columns import id_column
 from spark_semdedup.spark.determinism import reads_only_files
-from spark_semdedup.spark.disk import refuse_full_disk
+from spark_semdedup.spark.disk import LocalDisk, refuse_full_disk
 from spark_semdedup.spark.ids import Ids
 from spark_semdedup.spark.parquet import count_rows
 from spark_semdedup.spark.small import is_small
@@ -91,8 +91,8 @@ def fit(work: Deduplication, attempt: Attempt) -> None:
     rows = work.documents
     if work.given is not None:
         preflight.count_ids(rows, work.estimator)  # which a fit does itself
-    accept = partial(_accept_and_say, work)
-    model = work.with_centroids(work.given) if work.given else work.estimator.fit_within(rows, accept)
+    foresee = partial(_foresee, work)
+    model = work.with_centroids(work.given) if work.given else work.estimator.fit_foreseen(rows, foresee)
     if work.texts is None:
         if work.job.files.exists(work.path(RUN_MANIFEST)):  # validate all rows before the earlier result goes
             model.clustering.refuse_invalid(rows)
@@ -135,11 +135,18 @@ def _accepted(work: Deduplication) -> Accept:
     return any_size if work.target.force else partial(refuse_full_disk, work.job.spark)
 
 
-def _accept_and_say(work: Deduplication, least: float) -> None:
-    """The same before the fit, and a line where much will be shuffled."""
+def _foresee(work: Deduplication, least: float, estimate: float | None) -> None:
+    """Before the fit: refuses a run that the local disk has no room for in any case, and says what is expected.
+
+    Estimates go beyond the clusters that a sample was put into: the run refuses by what it counts, after the fit.
+    """
     _accepted(work)(least)
-    if least >= _MUCH_TO_SHUFFLE:
-        work.job.progress.note(f"the comparison will shuffle at least {short_bytes(least)}")
+    expected, disk = max(least, estimate or 0.0), LocalDisk.of(work.job.spark)
+    lacks = disk.lacks(expected) if disk else None
+    if lacks:
+        work.job.progress.note(f"by an estimate from a sample {lacks}")
+    elif expected >= _MUCH_TO_SHUFFLE:
+        work.job.progress.note(f"the comparison will shuffle about {short_bytes(expected)}")
 
 
 def _planned(work: Deduplication, model: SemDedupModel) -> Compared:

@@ -292,15 +292,16 @@ def test_a_handful_of_rows_that_were_not_fitted_tells_nothing_of_all(spark, monk
     assert sample.scale * len(sample.units) == 60
 
 
-def test_what_will_be_shuffled_is_asked_for_before_the_fit(spark, monkeypatch):
+def test_what_will_be_shuffled_is_foreseen_before_the_fit(spark, monkeypatch):
     df = spark.createDataFrame([(i, [1.0, float(i)]) for i in range(40)], "id int, embedding array<double>")
     monkeypatch.setattr("spark_semdedup.ml.kmeans.fit_centroids", lambda *_: pytest.fail("centroids were fitted"))
 
-    def refuse(needed):
-        raise SemDedupError(f"{needed:.0f} bytes are too many")
+    def refuse(least, estimate):
+        assert estimate is None, "k is given"
+        raise SemDedupError(f"{least:.0f} bytes are too many")
 
     with pytest.raises(SemDedupError, match=f"{40 * (4 * 2 + 100)} bytes are too many"):
-        SemDedup(k=2, backend="cpu").fit_within(df, refuse)
+        SemDedup(k=2, backend="cpu").fit_foreseen(df, refuse)
 
 
 @pytest.mark.parametrize("planned", [[], [7], [0, 3, 7]])

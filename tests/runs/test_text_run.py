@@ -88,7 +88,7 @@ def test_an_interrupted_run_goes_on_without_embedding_again(spark, place, tmp_pa
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(SemDedup, "_fit", fail)
+        patch.setattr(SemDedup, "fit_foreseen", fail)
         assert run(place) == 130
     out = tmp_path / "out"
     before = {part: part.stat().st_mtime_ns for part in (out / "embeddings").glob("part-*")}
