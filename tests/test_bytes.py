@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from marks import slow
 
 from spark_semdedup import PairwiseSimilarity, SemDedup
 from spark_semdedup.cli import main as cli
@@ -32,7 +33,7 @@ def rows(df: Any, *columns: str) -> list[tuple]:
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"coverage": "exact", "execution": "streamed"}, {"keepRule": "greedy"}], ids=str
+    "settings", [slow({}), {"coverage": "exact", "execution": "streamed"}, slow({"keepRule": "greedy"})], ids=str
 )
 def test_a_run_gives_the_answer_of_lists(tables, settings):
     lists, of_bytes, _ = tables

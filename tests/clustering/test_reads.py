@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import vectors
+from marks import slow
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
@@ -57,7 +58,7 @@ def clusterer(request, monkeypatch):
 
 
 @pytest.mark.parametrize("clusterer", ["mllib", "rapids", "faiss"], indirect=True)
-@pytest.mark.parametrize("across", [{}, {"nProbe": 2}], ids=["cluster", "nProbe"])
+@pytest.mark.parametrize("across", [slow({}), {"nProbe": 2}], ids=["cluster", "nProbe"])
 def test_the_sample_is_read_once_for_the_fit_and_for_the_plan(spark, counted, monkeypatch, clusterer, across):
     documents, computed = counted
     monkeypatch.setattr(kmeans, "VISIT_ROWS", SPARE)

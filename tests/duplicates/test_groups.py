@@ -9,6 +9,7 @@ import oracle
 import pyarrow.parquet as pq
 import pytest
 from debian import DEBIAN, PAIRS, needs_debian
+from marks import slow
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from shapes import frame, shapes
@@ -48,7 +49,9 @@ def root(links: dict, id_):
     return id_
 
 
-@pytest.mark.parametrize("how", [{}, {"coverage": "exact", "maxClusterRows": 15}], ids=["cluster", "exact, tiled"])
+@pytest.mark.parametrize(
+    "how", [slow({}), {"coverage": "exact", "maxClusterRows": 15}], ids=["cluster", "exact, tiled"]
+)
 def test_pairs_and_groups_are_those_of_brute_force(spark, how):
     units = shapes(np.random.default_rng(5))
     expected = Expected(units, units[:6], everywhere=bool(how))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import oracle
 import pytest
+from marks import slow
 
 from spark_semdedup import IdentifyDuplicates, PairwiseSimilarity, SemDedupError
 from spark_semdedup.explore import hdbscan
@@ -17,7 +18,7 @@ def dense(debian) -> Clusters:
     return hdbscan(debian.take(np.arange(500)), min_samples=2)
 
 
-@pytest.mark.parametrize("execution", ["grouped", "streamed"])
+@pytest.mark.parametrize("execution", [slow("grouped"), "streamed"])
 def test_clusters_are_compared_and_noise_is_not(spark, dense, execution):
     table = dense.dataframe(spark)
     stage = PairwiseSimilarity(whichToKeep="first", execution=execution, normalize=False)

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import vectors
 from index_rows import DIM, K, assigned, content, create, some_centroids
+from marks import slow
 from pyspark.sql import functions as F
 
 from spark_semdedup.clustering.centroids import Centroids
@@ -52,7 +53,7 @@ def test_invalid_rows_are_left_out_or_refused(spark, centroids):
         rows.collect()
 
 
-@pytest.mark.parametrize("which", ["hard", "first", "random"])
+@pytest.mark.parametrize("which", ["hard", slow("first"), slow("random")])
 def test_what_is_appended_is_read_back(spark, tmp_path, centroids, which):
     index = create(spark, tmp_path / "i", centroids, which=which)
     assert (index.version, index.rows_in, index.next_batch) == (0, 0, 0)

@@ -156,6 +156,7 @@ def test_without_jinja2_one_line_names_the_extra(monkeypatch: pytest.MonkeyPatch
         render(report_data())
 
 
+@pytest.mark.slow
 def test_texts_and_ids_of_any_length_make_no_page_beyond_5_mb():
     from spark_semdedup.report.links import GROUPS_SHOWN, MEMBERS_SHOWN, Group, Groups, Member
     from spark_semdedup.report.pairs import AT_THE_EDGE, IN_A_BAND, Band, Pair, PairGallery

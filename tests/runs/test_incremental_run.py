@@ -96,9 +96,10 @@ def test_batches_in_turn_keep_what_one_run_over_all_rows_keeps(spark, inputs, in
     assert explained[0] == 0
 
 
-@pytest.mark.parametrize("moment", ["before", slow("after")])
+@pytest.mark.parametrize("moment", [slow("before"), slow("after")])
 def test_a_run_killed_at_its_append_adds_its_batch_once(spark, inputs, index, tmp_path, capsys, monkeypatch, moment):
-    """Before or after the journal says so; then it is resumed, and once more when all is done."""
+    """Before or after the journal says so; then it is resumed, and once more when all is done. (Without Spark, at every
+    change to a file: ``index/test_kills.py``.)"""
     commit = Journal.commit
 
     def killed(self, phase, metrics):
