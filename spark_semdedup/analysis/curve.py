@@ -27,11 +27,11 @@ from spark_semdedup.pairwise.screen import Screening, code_bytes, most_codes, pa
 from spark_semdedup.pairwise.workload import WorkEstimate
 from spark_semdedup.params import ClusteringParams, SemDedupStageParams
 
-_MOST_FITTED, _FITTED_NUMBERS = 1000, 1.1e8
+_MOST_FITTED, _FITTED_NUMBERS = 1000, 4e8
 """Clusters at most that are fitted for a plan, so that it takes seconds: their number, and its square times the length
-of vectors, which is what a fit takes (some 7 s of a core)."""
+of vectors, which is what a fit takes (some 6 s of a core)."""
 
-FITTED_FOR_CHOICE = 3e7
+FITTED_FOR_CHOICE = 1e8
 """The same for a choice of k, which is a part of each run (some 2 s of a core)."""
 
 MOST_ROWS = 1e15
