@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 collect_ignore = ["databricks_stand_in.py"]  # it is run before a notebook, and is no module of tests
+
+with suppress(ImportError):  # the kernels' tests run without pyspark and FAISS
+    from spark_semdedup.clustering.openblas import import_faiss
+
+    import_faiss()  # before a module of tests does: other processes fit with the same products
 
 os.environ["PYSPARK_PYTHON"] = sys.executable  # Spark's workers are "python3" from PATH unless told
 

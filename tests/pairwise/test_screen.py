@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import oracle
 import pytest
-from pairwise.test_coverage import RANK_BY, Corpus, check_exact, expected_by, found_by
+from pairwise.corpora import RANK_BY, check_exact, expected_by, found_by
 
 from spark_semdedup import EmbeddingKMeansModel, PairwiseSimilarity, SemDedupModel
 from spark_semdedup.kernels.assignment import Visits
@@ -17,18 +17,6 @@ from spark_semdedup.pairwise.route import HASHES, KeptVisits
 from spark_semdedup.pairwise.screen import Screened, Screening
 
 EPS = 0.05
-
-
-@pytest.fixture(scope="module")
-def corpus() -> Corpus:
-    return Corpus()
-
-
-@pytest.fixture(scope="module")
-def frame(spark, corpus):
-    df = corpus.frame(spark).repartition(3).persist()
-    yield df
-    df.unpersist()
 
 
 @pytest.fixture
