@@ -58,6 +58,7 @@ def test_pairwise_similarity_takes_bytes_of_clusters_made_by_others(tables):
     assert len(answers[0]) == 3350
 
 
+@pytest.mark.slow
 def test_plan_run_report_and_explore(spark, tables, tmp_path, capsys):
     """The commands around a run read such a column by the run's own Params."""
     folder, out = tables[2], str(tmp_path / "out")
@@ -77,6 +78,7 @@ def test_plan_run_report_and_explore(spark, tables, tmp_path, capsys):
     )
 
 
+@pytest.mark.slow
 def test_a_report_of_texts_that_are_json_shows_vectors(spark, tmp_path, capsys):
     """embeddingFormat reaches the page for JSON, too."""
     folder, out = str(tmp_path / "in"), str(tmp_path / "out")

@@ -91,7 +91,8 @@ def test_equals_brute_force_for_every_kind_of_rows(device, kind, batch_size):
         check(rows, batch_size=batch_size, precision=precision)
 
 
-@pytest.mark.parametrize("kind", [slow("random"), "near_duplicates", slow("last_bit")])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["random", "near_duplicates", "last_bit"])
 def test_blocks_of_threads_as_large_as_on_a_gpu(compiler, monkeypatch, kind):
     """Of 256 threads, 32 kB of a row each: a row of 9,000 float32 products takes two of them."""
     emulation.Device(compiler).install(monkeypatch)
@@ -111,7 +112,8 @@ def test_rows_with_more_candidates_than_are_kept(device, kind, capacity):
         assert "bracket" in device.launched
 
 
-@pytest.mark.parametrize("kind", ["equal", slow("last_bit"), slow("collinear")])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["equal", "last_bit", "collinear"])
 def test_thousands_of_rows_that_are_all_candidates(device, kind):
     rows = vectors.make(kind, 1200, 3)
     scores, indices = found(rows, batch_size=1024)

@@ -6,6 +6,7 @@ import numpy as np
 import oracle
 import pytest
 import vectors
+from marks import slow
 
 from spark_semdedup.kernels import max_similarity, ranked_max_similarity, similarity, unit_vectors
 from spark_semdedup.kernels.arrays import minimum_at, to_numpy
@@ -107,13 +108,13 @@ def test_negative_similarities_count_unlike_in_the_first_implementation(xp):
 
 
 @pytest.mark.parametrize("kind", vectors.KINDS)
-@pytest.mark.parametrize("d", [1, 2, 3, 5, 8, 33, 384])
+@pytest.mark.parametrize("d", [1, 2, 3, 5, 8, 33, slow(384)])
 def test_equals_brute_force(xp, kind, d):
     check_ranked(xp, vectors.make(kind, 300, d), [7, 64, 1024])
 
 
 @pytest.mark.parametrize("kind", ["random", "last_bit", "skewed"])
-@pytest.mark.parametrize("d", [768, 1000, 1025, 4096])
+@pytest.mark.parametrize("d", [768, slow(1000), slow(1025), 4096])
 def test_equals_brute_force_in_many_dimensions(xp, kind, d):
     check_ranked(xp, vectors.make(kind, 150, d), [64, 1024])
 

@@ -69,7 +69,7 @@ def test_rows_are_counted_by_footers_or_by_a_job(spark, rows, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, slow({"whichToKeep": "first"}), slow({"keepRule": "greedy"}), {"coverage": "exact"}], ids=str
+    "settings", [{}, *map(slow, ({"whichToKeep": "first"}, {"keepRule": "greedy"}, {"coverage": "exact"}))], ids=str
 )
 def test_small_and_large_ways_give_the_same_files(spark, rows, tmp_path, monkeypatch, settings):
     """Bit for bit: one task or several, ids and the fit's rows read on the driver or by tasks."""
