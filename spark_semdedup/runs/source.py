@@ -39,6 +39,9 @@ from spark_semdedup.spark.parquet import (
 READ_FOR_SCHEMA = frozenset({"csv", "json", "text", "xml", "parquet"})
 """Formats whose files Spark reads to learn their columns: all rows of text, and of Parquet a footer, in a job."""
 
+_LOOKED_AT = 100
+"""Files at most whose footers tell why Spark reads none."""
+
 
 @dataclass(frozen=True)
 class Source:
@@ -168,7 +171,7 @@ class Source:
             return self._why_no_files()
         if "CANNOT_MERGE" in why:
             return self._why_not_merged(why)
-        if "PARQUET_TYPE" in why or "DECIMAL_PRECISION_EXCEEDS" in why:
+        if "PARQUET_TYPE" in why or "DECIMAL_PRECISION_EXCEEDS" in why or "UNSUPPORTED_TIME_TYPE" in why:
             return self._why_not_typed(why)
         if "onflicting" in all_ and "basePath" in all_:
             return (
@@ -196,12 +199,22 @@ class Source:
 
     def _why_no_files(self) -> str:
         below = self._files()
+        broken = self._not_parquet(below[:_LOOKED_AT])
+        if broken:
+            return f"{shown(broken, 400)} is not a Parquet file"
         if below and is_sought(below, self.format):
             return (
                 f"its {len(below)} files lie in subfolders, for example {shown(below[0], 400)}: add {RECURSIVE}, or "
                 "give the subfolders"
             )
         return _arrow_files(below) or "there are no files in it that can be (Spark skips names that begin with _ or .)"
+
+    def _not_parquet(self, files: Sequence[str]) -> str | None:
+        """A file without a footer: from 4.3 on Spark passes over empty ones."""
+        spark = SparkSession.getActiveSession()
+        if spark is None or not self.is_parquet or not is_sought(files, self.format):
+            return None
+        return next((file for file in files if read_footer(spark, file) is None), None)
 
     def _why_not_merged(self, why: str) -> str:
         """Which files do not agree, on which column."""

@@ -150,7 +150,7 @@ def test_the_atlas_has_every_row_with_its_place_and_neighbour(
     scores = {row.id: row for row in similarities}
     for id_, row in found.iterrows():
         alone = scores[id_].max_id == id_
-        assert (row["neighbour"] is None) if alone else (row["neighbour"] == scores[id_].max_id)
+        assert pandas.isna(row["neighbour"]) if alone else (row["neighbour"] == scores[id_].max_id)
         assert row["removed"] == (not alone and scores[id_].cosine_sim_score >= 0.95)
     assert found["cluster"].between(0, 2).all()
 
