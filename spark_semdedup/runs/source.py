@@ -199,7 +199,7 @@ class Source:
 
     def _why_no_files(self) -> str:
         below = self._files()
-        broken = self._not_parquet(below[:_LOOKED_AT])
+        broken = _without_footer(below[:_LOOKED_AT]) if self.is_parquet and is_sought(below, self.format) else None
         if broken:
             return f"{shown(broken, 400)} is not a Parquet file"
         if below and is_sought(below, self.format):
@@ -208,13 +208,6 @@ class Source:
                 "give the subfolders"
             )
         return _arrow_files(below) or "there are no files in it that can be (Spark skips names that begin with _ or .)"
-
-    def _not_parquet(self, files: Sequence[str]) -> str | None:
-        """A file without a footer: from 4.3 on Spark passes over empty ones."""
-        spark = SparkSession.getActiveSession()
-        if spark is None or not self.is_parquet or not is_sought(files, self.format):
-            return None
-        return next((file for file in files if read_footer(spark, file) is None), None)
 
     def _why_not_merged(self, why: str) -> str:
         """Which files do not agree, on which column."""
@@ -258,6 +251,12 @@ def _why_not_read(why: str, files: Sequence[str]) -> str:
         return f"{why}; leave such files out: --input-glob '*.parquet'"
     unknown = "NullPointerException" in why  # of a type that Spark has not heard of: DuckDB's VARIANT
     return f"{why}; write the files again (spark-semdedup convert)" if unknown else why
+
+
+def _without_footer(files: Sequence[str]) -> str | None:
+    """A file that is no Parquet file: from 4.3 on Spark passes over empty ones."""
+    spark = SparkSession.getActiveSession()
+    return next((file for file in files if spark is not None and read_footer(spark, file) is None), None)
 
 
 def _typed(spark: SparkSession, path: str, column: str, type_: str) -> str:
