@@ -730,7 +730,7 @@ FILES = [
         "empty file",
         "0 bytes named .parquet",
         after(lambda p: p.text("in/part-0.parquet"), lambda p: p.run()),
-        "input='in' cannot be read as parquet: …part-0.parquet…is not a Parquet file…",
+        "input='in' cannot be read as parquet: …part-0.parquet is not a Parquet file…",
     ),
     refused(
         "text named .parquet",

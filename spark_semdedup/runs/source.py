@@ -199,10 +199,10 @@ class Source:
 
     def _why_no_files(self) -> str:
         below = self._files()
-        broken = _without_footer(below[:_LOOKED_AT]) if self.is_parquet and is_sought(below, self.format) else None
-        if broken:
-            return f"{shown(broken, 400)} is not a Parquet file"
         if below and is_sought(below, self.format):
+            broken = _without_footer(below[:_LOOKED_AT]) if self.is_parquet else None
+            if broken:
+                return f"{broken} is not a Parquet file"  # as Spark says it of other files
             return (
                 f"its {len(below)} files lie in subfolders, for example {shown(below[0], 400)}: add {RECURSIVE}, or "
                 "give the subfolders"
