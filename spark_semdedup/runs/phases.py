@@ -91,7 +91,7 @@ def fit(work: Deduplication, attempt: Attempt) -> None:
     rows = work.documents
     if work.given is not None:
         preflight.count_ids(rows, work.estimator)  # which a fit does itself
-    foresee = partial(_foresee, work)
+    foresee = None if work.reference_only else partial(_foresee, work)
     model = work.with_centroids(work.given) if work.given else work.estimator.fit_foreseen(rows, foresee)
     if work.texts is None:
         if work.job.files.exists(work.path(RUN_MANIFEST)):  # validate all rows before the earlier result goes
