@@ -41,6 +41,14 @@ def spark(tmp_path_factory):
     session.stop()
 
 
+@pytest.fixture(scope="module")
+def frame(spark, corpus):
+    """The table of the ``corpus`` that a module or folder of tests has, in three partitions."""
+    df = corpus.frame(spark).repartition(3).persist()
+    yield df
+    df.unpersist()
+
+
 @pytest.fixture(autouse=True)
 def _doctest_names(request: pytest.FixtureRequest, doctest_namespace: dict) -> None:
     """Doctests of the Spark stages find a session under the name ``spark``, as in the pyspark shell."""

@@ -66,13 +66,6 @@ def corpus() -> Corpus:
     return Corpus()
 
 
-@pytest.fixture(scope="module")
-def frame(spark, corpus):
-    df = corpus.frame(spark).repartition(3).persist()
-    yield df
-    df.unpersist()
-
-
 # --- 1, 2, 4: whole answers for every rank ------------------------------------------------------------------
 
 

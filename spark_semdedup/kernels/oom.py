@@ -89,7 +89,7 @@ def released_at_end() -> Iterator[None]:
 
 
 class AtTaskEnd:
-    """Does the same for a function that Spark calls for one group at a time, and does not tell which is the last.
+    """Gives it back for a function that Spark calls for one group at a time, and does not tell which is the last.
 
     The function's closure holds this. pyspark forgets the function, and so this, when the task ends, before the worker
     waits for another task.

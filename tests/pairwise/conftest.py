@@ -1,4 +1,4 @@
-"""The corpus that coverages are tried on, and its table."""
+"""The corpus that coverages are tried on."""
 
 from __future__ import annotations
 
@@ -9,10 +9,3 @@ from pairwise.corpora import Corpus
 @pytest.fixture(scope="module")
 def corpus() -> Corpus:
     return Corpus()
-
-
-@pytest.fixture(scope="module")
-def frame(spark, corpus):
-    df = corpus.frame(spark).repartition(3).persist()
-    yield df
-    df.unpersist()
