@@ -45,6 +45,8 @@ pandas := $(if $(filter 4.3.%,$(PYSPARK)),pandas,pandas<3)
 scala := $(if $(filter 3.%,$(PYSPARK)),2.12,2.13)
 rapids_jar := build/jars/rapids-4-spark_$(scala)-$(RAPIDS).jar
 delta_jars := build/jars/delta-spark_$(scala)-$(DELTA).jar build/jars/delta-storage-$(DELTA).jar
+# Python compiles the modules it imports. Compiling all that is installed takes as long as installing it.
+pip_install := $(bin)/python -m pip install --quiet --disable-pip-version-check --no-compile
 requirements := PYTHON='$(PYTHON)' PYSPARK='$(PYSPARK)' sh .ci/check-requirements.sh
 
 .PHONY: demo test test-full lint format audit test-quick test-slow test-gpu gpu-hour test-matrix docs bench bench-1m bench-gpu jars \
@@ -152,20 +154,20 @@ $(bin)/python:
 # A stamp of another kind or version says nothing about what is installed after this, so it goes.
 $(installed): pyproject.toml | $(bin)/python
 	@rm -f $(VENV)/.installed-*
-	$(bin)/python -m pip install --quiet --disable-pip-version-check --editable . 'pyspark==$(PYSPARK)' '$(pandas)'
+	$(pip_install) --editable . 'pyspark==$(PYSPARK)' '$(pandas)'
 	@touch $@
 
 $(installed_dev): pyproject.toml | $(bin)/python
 	@rm -f $(VENV)/.installed-*
-	$(bin)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' 'pyspark==$(PYSPARK)' '$(pandas)'
+	$(pip_install) --editable '.[dev]' 'pyspark==$(PYSPARK)' '$(pandas)'
 	@touch $(installed) $@
 
 $(installed_bench): $(installed)
-	$(bin)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]' 'pyspark==$(PYSPARK)' '$(pandas)'
+	$(pip_install) --editable '.[bench]' 'pyspark==$(PYSPARK)' '$(pandas)'
 	@touch $@
 
 $(installed_docs): $(installed)
-	$(bin)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]' 'pyspark==$(PYSPARK)' '$(pandas)'
+	$(pip_install) --editable '.[docs]' 'pyspark==$(PYSPARK)' '$(pandas)'
 	@touch $@
 
 clean:
