@@ -211,7 +211,8 @@ class ClusteringParams(HasBackend, HasSeed):
     getOversamplingFactor, setOversamplingFactor = accessors(oversamplingFactor)
     maxSamplesPerBatch = param_of(
         "maxSamplesPerBatch",
-        "rows whose distances to all centroids are computed at once in the fit (rapids only)",
+        "rows whose distances to all centroids are computed at once in the fit (rapids), or that move the centres at "
+        "once (minibatch; unset: 4,096)",
         Integer("maxSamplesPerBatch", 1),
     )
     getMaxSamplesPerBatch, setMaxSamplesPerBatch = accessors(maxSamplesPerBatch)

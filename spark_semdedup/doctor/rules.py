@@ -39,7 +39,7 @@ BOUNDS: dict[str, tuple[tuple[int, ...], tuple[float, ...]]] = {
 PANDAS_3_FROM = (4, 3)
 """The first Spark that was tried with pandas 3."""
 
-SHIPPING = "ship an environment with the job (make env-archive; --archives)"
+SHIPPING = "ship the packages with the job (docs/executors.md)"
 
 
 @dataclass(frozen=True)
