@@ -27,11 +27,8 @@ class OnnxModel:
 
     kind = "onnx"
 
-    def __init__(
-        self, session: Any, tokenizer: TextTokenizer, pooling: str = "mean", pad_id: int = 0, prompt: str = ""
-    ) -> None:
-        self._session, self._tokenizer, self._pooling = session, tokenizer, pooling
-        self._pad_id, self._prompt = pad_id, prompt
+    def __init__(self, session: Any, tokenizer: TextTokenizer, pooling: str = "mean", pad_id: int = 0) -> None:
+        self._session, self._tokenizer, self._pooling, self._pad_id = session, tokenizer, pooling, pad_id
         self._inputs = [each.name for each in session.get_inputs()]
         self._output = _output_name(session)
 
@@ -44,7 +41,7 @@ class OnnxModel:
         return self._tokenizer.max_tokens
 
     def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
-        return self._tokenizer.tokenize([self._prompt + text for text in texts])
+        return self._tokenizer.tokenize(texts)
 
     def split(self, text: str) -> list[str]:
         return self._tokenizer.split(text)
@@ -103,7 +100,8 @@ def load_onnx(
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     padding = tokenizer.padding or {}
     limit = max_tokens or own_max_tokens(folder, tokenizer.truncation)
-    return OnnxModel(session, TextTokenizer(tokenizer, limit), pooling_of(folder), padding.get("pad_id", 0), prompt)
+    text_tokenizer = TextTokenizer(tokenizer, limit, prompt=prompt)
+    return OnnxModel(session, text_tokenizer, pooling_of(folder), padding.get("pad_id", 0))
 
 
 def _options(onnxruntime: Any, threads: int) -> Any:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from spark_semdedup.errors import SemDedupError, shown
 from spark_semdedup.text.folder import STATIC_EXTRA, missing_package
 from spark_semdedup.text.tokenizer import TextTokenizer
 from spark_semdedup.text.tokens import Tokens
@@ -22,7 +23,7 @@ class StaticModel:
 
     ``vectors``: float32 (v, d), by token id: what Model2Vec stores in one to three pieces, put together once.
     ``chars_per_token``: of a text longer than ``max_tokens`` times this, only so many characters are tokenized, as
-    Model2Vec does.
+    Model2Vec does; the prompt counts. Raises ``SemDedupError`` where it leaves no character for a text.
     """
 
     kind = "model2vec"
@@ -34,20 +35,26 @@ class StaticModel:
         tokenizer: TextTokenizer,
         unknown_id: int | None = None,
         chars_per_token: int = 6,
-        prompt: str = "",
     ) -> None:
         self._vectors, self._tokenizer, self._unknown_id = vectors, tokenizer, unknown_id
-        self._chars_per_token, self._prompt = chars_per_token, prompt
+        self._most_chars: int | None = None
+        if tokenizer.max_tokens is not None:
+            self._most_chars = tokenizer.max_tokens * chars_per_token - len(tokenizer.prompt)
+            if self._most_chars < 1:
+                raise SemDedupError(
+                    f"prompt={shown(tokenizer.prompt)} has {len(tokenizer.prompt)} characters, and the model reads "
+                    f"{tokenizer.max_tokens * chars_per_token} with maxTokens={tokenizer.max_tokens}: give a shorter "
+                    "prompt, or raise maxTokens"
+                )
 
     @property
     def max_tokens(self) -> int | None:
         return self._tokenizer.max_tokens
 
     def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
-        texts = [self._prompt + text for text in texts]
-        if self.max_tokens is None:
+        most = self._most_chars
+        if most is None:
             return list(map(self._without_unknown, self._tokenizer.tokenize(texts)))
-        most = self.max_tokens * self._chars_per_token
         tokens = self._tokenizer.tokenize([text[:most] for text in texts])
         cut = (len(text) > most for text in texts)
         return [self._without_unknown(each, also_cut) for each, also_cut in zip(tokens, cut, strict=True)]
@@ -58,9 +65,9 @@ class StaticModel:
 
     def split(self, text: str) -> list[str]:
         """Chunks that neither the tokens nor the characters of ``tokenize`` cut."""
-        if self.max_tokens is None:
+        most = self._most_chars
+        if most is None:
             return [text]
-        most = self.max_tokens * self._chars_per_token
         return [
             chunk[start : start + most] for chunk in self._tokenizer.split(text) for start in range(0, len(chunk), most)
         ]
@@ -84,8 +91,8 @@ def load_static(path: str, max_tokens: int | None, prompt: str) -> StaticModel:
         raise missing_package(path, "model2vec", STATIC_EXTRA, error) from None
     model = model2vec.StaticModel.from_pretrained(path)
     limit = max_tokens or model.max_length
-    tokenizer = TextTokenizer(copy.deepcopy(model.tokenizer), limit, special_tokens=False)
-    return StaticModel(_token_vectors(model), tokenizer, model.unk_token_id, model.median_token_length, prompt)
+    tokenizer = TextTokenizer(copy.deepcopy(model.tokenizer), limit, special_tokens=False, prompt=prompt)
+    return StaticModel(_token_vectors(model), tokenizer, model.unk_token_id, model.median_token_length)
 
 
 def _token_vectors(model: Any) -> np.ndarray:

@@ -35,7 +35,7 @@ class TransformerModel:
     def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
         if self._counter is None:
             return [Tokens(text, 1 + len(self._prompt + text) // ESTIMATED_TOKEN_CHARS) for text in texts]
-        counted = self._counter.tokenize([self._prompt + text for text in texts])
+        counted = self._counter.tokenize(texts)
         return [Tokens(text, each.count, each.truncated) for text, each in zip(texts, counted, strict=True)]
 
     def split(self, text: str) -> list[str]:
@@ -79,7 +79,7 @@ def load_transformer(
     if device != "cpu" and precision != "float32":
         model = model.to(getattr(torch, precision))
     model.eval()
-    return TransformerModel(model, _counter(model), prompt)
+    return TransformerModel(model, _counter(model, prompt), prompt)
 
 
 def torch_device(torch: Any, gpu: int | None, *, require_gpu: bool) -> str:
@@ -94,10 +94,10 @@ def torch_device(torch: Any, gpu: int | None, *, require_gpu: bool) -> str:
     return "cpu"
 
 
-def _counter(model: Any) -> TextTokenizer | None:
+def _counter(model: Any, prompt: str) -> TextTokenizer | None:
     """A copy of the model's tokenizer; None where it has no fast one or no limit that it could tell."""
     tokenizer = getattr(model.tokenizer, "backend_tokenizer", None)
     limit = model.max_seq_length
     if tokenizer is None or limit is None:
         return None
-    return TextTokenizer(copy.deepcopy(tokenizer), int(limit))
+    return TextTokenizer(copy.deepcopy(tokenizer), int(limit), prompt=prompt)

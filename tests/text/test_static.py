@@ -9,6 +9,7 @@ pytest.importorskip("model2vec", reason="needs the extra text")
 
 from model2vec import StaticModel
 
+from spark_semdedup.errors import SemDedupError
 from spark_semdedup.text.models import ModelSpec, load_model
 
 TEXTS = [
@@ -45,14 +46,27 @@ def test_max_tokens_and_prompt_change_what_is_read(tmp_path):
     )
 
 
-def test_texts_cut_by_tokens_or_characters_count_as_truncated(tmp_path):
-    model = load_model(ModelSpec(str(text_models.static_model(tmp_path / "model", max_length=4))), 1, None)
-    texts = ["red " * 4, "red " * 5, "x" * 300, "red"]
+def test_a_prompt_longer_than_the_model_reads_is_refused(tmp_path):
+    path = text_models.static_model(tmp_path / "model")
+    with pytest.raises(SemDedupError, match="maxTokens=2 leaves no token for a text"):
+        embedded(path, ["cat"], max_tokens=2, prompt="red green ")
+    with pytest.raises(SemDedupError, match="has 200 characters, and the model reads"):
+        embedded(path, ["cat"], max_tokens=4, prompt="x" * 200)
+
+
+@pytest.mark.parametrize("prompt", ["", "dog ", "dog red "])
+def test_texts_cut_by_tokens_or_characters_count_as_truncated(tmp_path, prompt):
+    spec = ModelSpec(str(text_models.static_model(tmp_path / "model", max_length=4)), prompt=prompt)
+    model = load_model(spec, 1, None)
+    room = 4 - len(prompt.split())
+    texts = ["red " * room, "red " * (room + 1), "x" * 300, "red"]
     assert [tokens.truncated for tokens in model.tokenize(texts)] == [False, True, True, False]
     for text in texts:
         chunks = model.split(text)
         assert "".join(chunks) == text
-        assert not any(tokens.truncated for tokens in model.tokenize(chunks))
+        tokens = model.tokenize(chunks)
+        assert not any(each.truncated for each in tokens)
+        assert sum(each.count for each in tokens) == text.count("red") + len(chunks) * len(prompt.split())
 
 
 @pytest.mark.slow

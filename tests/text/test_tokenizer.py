@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("tokenizers", reason="needs the extra text")
 
+from spark_semdedup.errors import SemDedupError
 from spark_semdedup.text import words
 from spark_semdedup.text.tokenizer import TextTokenizer
 
@@ -18,9 +19,9 @@ def texts():
 
 
 @settings(deadline=None)
-@given(texts(), st.integers(3, 12))
-def test_chunks_joined_are_the_text_and_none_is_truncated(text, most):
-    tokenizer = TextTokenizer(text_models.tokenizer(), most)
+@given(texts(), st.integers(5, 12), st.sampled_from(["", "red: ", "cat tr"]))
+def test_chunks_joined_are_the_text_and_none_is_truncated(text, most, prompt):
+    tokenizer = TextTokenizer(text_models.tokenizer(), most, prompt=prompt)
     chunks = tokenizer.split(text)
     assert "".join(chunks) == text
     assert not any(tokens.truncated for tokens in tokenizer.tokenize(chunks))
@@ -34,6 +35,18 @@ def test_a_text_is_cut_to_the_limit_special_tokens_included():
     assert short.value.tolist() == [words[word] for word in ("[CLS]", "red", "cat", "[SEP]")]
     assert long.value.tolist() == [words[word] for word in ("[CLS]", "red", "green", "blue", "[SEP]")]
     assert (short.count, short.truncated, long.count, long.truncated) == (4, False, 5, True)
+
+
+@pytest.mark.parametrize(
+    ("most", "prompt", "message"),
+    [
+        (2, "", "maxTokens=2 leaves no token for a text: the model adds 2 special tokens; raise maxTokens"),
+        (4, "red cat ", "the model adds 2 special tokens, and prompt='red cat ' has 2; .* or give a shorter prompt"),
+    ],
+)
+def test_a_limit_without_room_for_a_text_is_refused(most, prompt, message):
+    with pytest.raises(SemDedupError, match=message):
+        TextTokenizer(text_models.tokenizer(), most, prompt=prompt)
 
 
 def test_the_tokenizer_s_own_padding_and_limit_do_not_count():

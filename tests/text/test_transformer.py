@@ -79,7 +79,7 @@ def test_texts_are_counted_and_embedded_in_one_pass(folder, torch):
     ((texts, arguments),) = StandIn.made[0].calls
     assert texts == ["cat", "red green blue cat"], "the package cuts and prompts itself"
     assert (arguments["prompt"], arguments["batch_size"], arguments["show_progress_bar"]) == ("red ", 2, False)
-    assert model.split("red green blue cat dog") == ["red green blue cat", " dog"]
+    assert model.split("red green blue cat dog") == ["red green blue", " cat dog"], "the prompt takes one of six"
 
 
 def test_a_limit_of_the_user_s_is_the_model_s(folder, torch):
