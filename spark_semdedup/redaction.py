@@ -1,8 +1,9 @@
 """Secrets hidden in what leaves the program: messages, logs, progress, summaries and manifests.
 
-The program prints the paths and options it was given. Secrets in them are the user-info of a URI, and values of names
-such as ``password`` in a query, a connection string or an option. Running text is not searched for others; Spark
-redacts its own settings (``spark.redaction.regex``). What the program reads or writes to is never altered.
+The program prints the paths and options it was given. Secrets in them are the user-info of a URI, values of names
+such as ``password`` in a query, a connection string or an option, and bearer tokens. Other running text is not
+searched; Spark redacts its own settings (``spark.redaction.regex``). What the program reads or writes to is never
+altered.
 """
 
 from __future__ import annotations
@@ -42,6 +43,9 @@ _NAMED = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 
+_BEARER = re.compile(r"(?P<scheme>\bBearer\s{1,8})(?=[^\s'\"]{0,1000}\d)[^\s'\"]{8,}", re.IGNORECASE)
+"""The header of a request; a token has a digit, which tells it from prose."""
+
 
 def redacted(text: str) -> str:
     """``text`` with ``***`` in place of each secret; a second call changes nothing.
@@ -52,6 +56,7 @@ def redacted(text: str) -> str:
     "hdfs://name-node:8020/user/me@home and idCol='doc id' and --input-option fs.s3a.secret.key=***"
     """
     text = _USER_INFO.sub(lambda uri: f"{uri['s3'] or uri['host'] or uri['oracle']}{HIDDEN}", text)
+    text = _BEARER.sub(lambda header: f"{header['scheme']}{HIDDEN}", text)
     return _NAMED.sub(lambda pair: f"{pair['name']}{pair['quote'] or ''}{HIDDEN}{pair['close'] or ''}", text)
 
 

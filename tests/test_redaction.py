@@ -59,6 +59,8 @@ FORMS = [
     "X-Api-Key: {}",
     "pwd={}",
     "pem_private_key={}",
+    "Bearer 1{}",
+    "UnicodeEncodeError('ascii', 'Bearer 1{}…', 17, 18, 'ordinal not in range(128)')",
 ]
 
 SAFE = [
@@ -78,6 +80,7 @@ SAFE = [
     "assigned=3, design=4, passes=2, bypass 3, authors=7, passenger=8",
     "[2/4] assign and compare ... 63,905 rows, 250 clusters, 8.3 s",
     'No FileSystem for scheme "nosuch"',
+    "a bearer certificate of 2024, and bearer authentication.",
 ]
 
 secrets = st.text("abcXYZ0189/+=_-.~%!$*", min_size=8, max_size=60).map(lambda text: f"q{text}Zq")
@@ -142,6 +145,8 @@ slow = [
     "password ",
     "eyJa-",
     "token=",
+    "Bearer ",
+    "Bearer\n",
 ]
 
 

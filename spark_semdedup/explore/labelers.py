@@ -99,6 +99,8 @@ class OpenAILabeler:
             key = os.environ.get(KEY_VARIABLE)
             if not key:
                 raise SemDedupError(f"{KEY_VARIABLE} is not set: OpenAILabeler reads its key from there alone")
+            if not key.isascii() or not key.isprintable():
+                raise SemDedupError(f"{KEY_VARIABLE} cannot be used: a key has printable ASCII characters alone")
             self._client = openai.OpenAI(
                 api_key=key, base_url=self.base_url, timeout=self.timeout, max_retries=self.retries
             )

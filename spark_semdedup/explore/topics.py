@@ -206,7 +206,7 @@ def _class_tf_idf(
 
 def _best_terms(weights: Any, terms: np.ndarray, wanted: int) -> tuple[tuple[str, ...], tuple[float, ...]]:
     """The terms of the largest weights in one row; of a term and a longer one that contains it, the better alone."""
-    order = np.lexsort((terms[weights.indices].astype(str), -weights.data))
+    order = np.lexsort((weights.indices, -weights.data))  # of equal weights the first by the alphabet, as terms are
     words: list[str] = []
     scores: list[float] = []
     for place in order:
@@ -257,7 +257,9 @@ def _label(
     except Exception as error:  # whatever the caller's function raises
         if is_first and isinstance(error, SemDedupError):
             raise
-        log.warning("labeler failed for cluster %d (%s): its keywords are its label", cluster, shown(error))
+        # What others' errors say may hold what they were working on, such as a key.
+        reason = shown(error) if isinstance(error, SemDedupError) else type(error).__name__
+        log.warning("labeler failed for cluster %d (%s): its keywords are its label", cluster, reason)
         return fallback
     if not isinstance(label, str) or not label.strip():
         log.warning("labeler returned %s for cluster %d: its keywords are its label", shown(label), cluster)

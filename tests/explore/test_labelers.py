@@ -177,6 +177,16 @@ def test_the_key_comes_from_the_environment_alone(server, monkeypatch):
         OpenAILabeler("m", api_key=KEY)
 
 
+@pytest.mark.parametrize("end", ["…", "\n"])
+def test_a_key_that_no_header_can_hold_is_refused_unseen(server, monkeypatch, end, caplog):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY + end)
+    labeler = OpenAILabeler("m", base_url=server.url, retries=0)
+    with pytest.raises(SemDedupError, match="OPENAI_API_KEY cannot be used: a key has printable ASCII") as error:
+        topic_labels(np.eye(2), [0, 1], texts=["cat dog", "fish bird"], labeler=labeler)
+    assert KEY not in str(error.value) + caplog.text
+    assert server.requests == []
+
+
 def test_neither_repr_nor_pickle_holds_the_key(server):
     labeler = OpenAILabeler("m", base_url=server.url)
     labeler(["text"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -32,6 +33,17 @@ def test_weights_are_those_of_the_formula():
         found = dict(zip(topics[cluster].keywords, topics[cluster].weights, strict=True))
         assert found == pytest.approx(expected)
         assert list(topics[cluster].weights) == sorted(topics[cluster].weights, reverse=True)
+
+
+def test_a_long_word_takes_no_more_memory_than_it_is_long():
+    texts = [" ".join(f"word{i}x{j}" for j in range(20)) for i in range(20)]
+    texts[0] += " " + "a" * 20_000
+    tracemalloc.start()
+    found = topic_labels(np.eye(20), [0] * 20, texts=texts)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8e6, "every term at its length would be 64 MB"
+    assert found.topics[0].keywords[:2] == ("a" * 20_000, "word0x0")  # of equal weights by the alphabet
 
 
 def test_labels_are_a_dict_without_noise():
@@ -74,11 +86,12 @@ def test_a_labeler_s_useless_answer_leaves_the_keywords(answer, caplog):
 
 def test_a_labeler_s_failure_leaves_the_keywords(caplog):
     def labeler(documents: list[str]) -> str:
-        raise RuntimeError("out of order")
+        raise RuntimeError("out of order, key 8f3a")
 
     found = topic_labels(VECTORS, LABELS, texts=TEXTS, labeler=labeler, ngram_range=(1, 1))
     assert found[0] == "pear, apple, fruit"
-    assert "labeler failed for cluster 0" in caplog.text
+    assert "labeler failed for cluster 0 (RuntimeError)" in caplog.text
+    assert "8f3a" not in caplog.text  # an error of others may repeat a secret
 
 
 def test_a_server_that_refuses_the_first_cluster_is_an_error_later_ones_keep_what_there_is():
