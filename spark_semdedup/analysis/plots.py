@@ -49,9 +49,12 @@ def scores(ax: Axes, histogram: ScoreHistogram, threshold: float, *, complete_fr
     return ax
 
 
-def removal(ax: Axes, histogram: ScoreHistogram, eps: float, *, complete_eps: float | None = None) -> Axes:
+def removal(
+    ax: Axes, histogram: ScoreHistogram, eps: float, removed: int, *, complete_eps: float | None = None
+) -> Axes:
     """How many rows each ``eps`` would remove, in percent of all valid rows.
 
+    ``removed``: rows that ``eps`` itself removes, which may lie between two steps of the histogram.
     ``complete_eps``: the largest ``eps`` for which scores are complete; beyond it the curve is a lower bound.
     """
     most = min(1.0, max(0.1, np.ceil(eps * 30) / 10))
@@ -63,7 +66,7 @@ def removal(ax: Axes, histogram: ScoreHistogram, eps: float, *, complete_eps: fl
     if not sure.all():
         ax.plot(eps_values[~sure], percent[~sure], color=REMOVED, linestyle=":", linewidth=2, label="at least")
         ax.legend(loc="lower right", frameon=False, labelcolor=INK)
-    here = 100 * histogram.removed(eps) / max(1, histogram.rows)
+    here = 100 * removed / max(1, histogram.rows)
     ax.plot([eps], [here], "o", color=INK, markersize=6, zorder=3)
     left = eps > most * 0.6
     ax.annotate(

@@ -72,7 +72,7 @@ def gather(results: RunResults) -> ReportData:
     threshold = float(facts["threshold"])
     histogram = ScoreHistogram.of(results.similarities)
     groups = groups_of(results.duplicates, int(facts["duplicates"]))
-    pairs = gallery_of(results.similarities, results.duplicates, histogram, threshold)
+    pairs = gallery_of(results.similarities, results.duplicates, threshold)
     texts, sample, picture = cluster_map_of(results, _ids_in(groups, pairs), valid)
     if results.clusters is not None and picture is not None:
         picture = replace(picture, sizes=counted_sizes(results.clusters, len(results.centroids)))

@@ -59,7 +59,7 @@ class MemberView:
     max_id: str
     side: Side
     is_same_text: bool
-    """Whether its text is that of the kept row, so that it need not be shown again."""
+    """Whether its whole text is shown and is that of the kept row, so that it need not be shown again."""
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ class _Writer:
                 score=f"{each.score:.4f}",
                 max_id=shown_id(each.max_id),
                 side=self._beside(each.max_id, each.id)[1],
-                is_same_text=kept is not None and self._data.texts.get(each.id) == kept,
+                is_same_text=kept is not None and not kept.cut and self._data.texts.get(each.id) == kept,
             )
             for each in group.members
         )
@@ -244,19 +244,19 @@ class _Writer:
 
 def _charts(data: ReportData) -> dict[str, Markup]:
     facts, histogram = data.facts, data.histogram
-    threshold, eps = float(facts["threshold"]), float(facts["eps"])
+    threshold, eps, duplicates = float(facts["threshold"]), float(facts["eps"]), int(facts["duplicates"])
     drawn = {
         "scores": chart(
             "scores",
-            f"Histogram of similarity scores. {int(facts['duplicates']):,} rows lie at or above the threshold of "
+            f"Histogram of similarity scores. {duplicates:,} rows lie at or above the threshold of "
             f"{threshold:.4g}. The table below has the numbers.",
             lambda ax: plots.scores(ax, histogram, threshold, complete_from=facts.get("complete_from")),
         ),
         "removal": chart(
             "removal",
             f"Rows removed against eps. At eps {eps:.4g} it is "
-            f"{view.percent(int(facts['duplicates']), histogram.rows)} of the rows. The table below has the numbers.",
-            lambda ax: plots.removal(ax, histogram, eps, complete_eps=facts.get("complete_eps")),
+            f"{view.percent(duplicates, histogram.rows)} of the rows. The table below has the numbers.",
+            lambda ax: plots.removal(ax, histogram, eps, duplicates, complete_eps=facts.get("complete_eps")),
         ),
         "convergence": chart(
             "convergence",

@@ -9,8 +9,6 @@ import numpy as np
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from spark_semdedup.analysis.scores import ScoreHistogram
-
 AT_THE_EDGE = 10
 """Pairs listed on each side of the threshold."""
 IN_A_BAND = 8
@@ -61,18 +59,16 @@ class PairGallery:
     """Per band, the most similar first: the band, its rows, and a sample of them, sorted by score."""
 
 
-def gallery_of(
-    similarities: DataFrame, duplicates: DataFrame, histogram: ScoreHistogram, threshold: float
-) -> PairGallery:
-    """Three jobs over narrow tables; what comes to the driver is bounded."""
+def gallery_of(similarities: DataFrame, duplicates: DataFrame, threshold: float) -> PairGallery:
+    """Four jobs over narrow tables; what comes to the driver is bounded."""
     score = F.col("cosine_sim_score")
     above = duplicates.orderBy(score, "id").limit(AT_THE_EDGE)
-    others = similarities.where((F.col("max_id") != F.col("id")) & ~at_least(threshold))
+    others = similarities.where(_another() & ~at_least(threshold))
     below = others.orderBy(score.desc(), "id").limit(AT_THE_EDGE)
     return PairGallery(
         above=tuple(_pairs(above, threshold)),
         below=tuple(_pairs(below, threshold)),
-        bands=tuple(_sampled(similarities, histogram, threshold)),
+        bands=tuple(_sampled(similarities, threshold)),
     )
 
 
@@ -97,21 +93,24 @@ def _pairs(rows: DataFrame, threshold: float) -> list[Pair]:
     return [Pair(row["id"], row["max_id"], row["cosine_sim_score"], row["removed"]) for row in pairs]
 
 
-def _sampled(
-    similarities: DataFrame, histogram: ScoreHistogram, threshold: float
-) -> list[tuple[Band, int, tuple[Pair, ...]]]:
+def _another() -> Column:
+    """Whether a row has a preferred row, and so a score."""
+    return F.col("max_id") != F.col("id")
+
+
+def _sampled(similarities: DataFrame, threshold: float) -> list[tuple[Band, int, tuple[Pair, ...]]]:
     """Of each band the rows whose ids have the smallest hashes: the same for the same data, in whatever order."""
     bands = bands_of(threshold)
-    score = F.col("cosine_sim_score").cast("double")
+    places = [_another() & _inside(band) for band in bands]
+    counts = list(similarities.agg(*(F.count(F.when(each, 1)) for each in places)).collect()[0])
     place = F.pmod(F.xxhash64(F.col("id").cast("string"), F.lit(1)), F.lit(_SCALE))
-    counts = [_rows_in(histogram, band) for band in bands]
     wanted = F.lit(False)
-    for band, count in zip(bands, counts, strict=True):
+    for each, count in zip(places, counts, strict=True):
         # Ten times as many as are shown: fewer than that many would be a matter of one in a million bands.
         share = min(1.0, 10 * IN_A_BAND / max(1, count))
-        inside = (score >= band.low) & (score < band.high)
-        wanted = wanted | (inside & (place <= F.lit(int(share * _SCALE))))
-    rows = similarities.where((F.col("max_id") != F.col("id")) & wanted)
+        wanted = wanted | (each & (place <= F.lit(int(share * _SCALE))))
+    # The filter bounds what is collected, as hashes are even; the limit would hold if they were not.
+    rows = similarities.where(wanted).limit(40 * IN_A_BAND * len(bands))
     rows = rows.select("id", "max_id", "cosine_sim_score", at_least(threshold).alias("removed"), place.alias("place"))
     candidates = sorted(rows.collect(), key=lambda row: (row["place"], str(row["id"])))
     listed = []
@@ -122,7 +121,6 @@ def _sampled(
     return listed
 
 
-def _rows_in(histogram: ScoreHistogram, band: Band) -> int:
-    """Rows of a band, to the histogram's resolution of 0.001."""
-    inside = (histogram.edges >= band.low - 5e-4) & (histogram.edges < band.high - 5e-4)
-    return int(histogram.counts[inside].sum())
+def _inside(band: Band) -> Column:
+    score = F.col("cosine_sim_score").cast("double")
+    return (score >= F.lit(band.low)) & (score < F.lit(band.high))

@@ -35,7 +35,8 @@ class ResultPlots:
     def removal(self, ax: Axes | None = None) -> Axes:
         """Rows removed, in percent, against ``eps``."""
         facts = self._results.facts
-        return plots.removal(_axes(ax), self._histogram, float(facts["eps"]), complete_eps=facts.get("complete_eps"))
+        complete = facts.get("complete_eps")
+        return plots.removal(_axes(ax), self._histogram, float(facts["eps"]), self._removed, complete_eps=complete)
 
     def clusters(self, ax: Axes | None = None) -> Axes:
         """Rows of the clusters, the largest first."""
@@ -52,6 +53,10 @@ class ResultPlots:
     @cached_property
     def _histogram(self) -> ScoreHistogram:
         return ScoreHistogram.of(self._results.similarities)
+
+    @cached_property
+    def _removed(self) -> int:
+        return self._results.duplicates.count()
 
     @cached_property
     def _picture(self) -> ClusterMap:

@@ -35,7 +35,7 @@ def picture() -> ClusterMap:
 
 CHARTS: dict[str, Callable[[Any], Any]] = {
     "scores": lambda ax: plots.scores(ax, HISTOGRAM, 0.95),
-    "removal": lambda ax: plots.removal(ax, HISTOGRAM, 0.05),
+    "removal": lambda ax: plots.removal(ax, HISTOGRAM, 0.05, 30),
     "clusters": lambda ax: plots.clusters(ax, SIZES),
     "convergence": lambda ax: plots.convergence(ax, [3.0, 2.0, 1.9]),
     "map": lambda ax: plots.cluster_map(ax, picture()),
@@ -66,12 +66,17 @@ def test_bars_show_all_rows_split_at_the_threshold(ax: Any, threshold: float):
 
 
 def test_removal_marks_the_chosen_eps(ax: Any):
-    plots.removal(ax, HISTOGRAM, 0.05)
+    plots.removal(ax, HISTOGRAM, 0.05, 30)
     assert [text.get_text() for text in ax.texts] == ["eps 0.05: 30.0 %"]  # 30 of 100 rows
 
 
+def test_removal_marks_what_an_eps_between_the_steps_removes(ax: Any):
+    plots.removal(ax, HISTOGRAM, 0.0005, 10)
+    assert [text.get_text() for text in ax.texts] == ["eps 0.0005: 10.0 %"]
+
+
 def test_removal_beyond_complete_scores_is_drawn_as_a_bound(ax: Any):
-    plots.removal(ax, HISTOGRAM, 0.05, complete_eps=0.05)
+    plots.removal(ax, HISTOGRAM, 0.05, 30, complete_eps=0.05)
     sure, bound = ax.lines[:2]
     assert max(sure.get_xdata()) == pytest.approx(0.05)
     assert min(bound.get_xdata()) == pytest.approx(0.051)

@@ -9,9 +9,10 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from report.results import HOSTILE, report_data
+from report.results import HOSTILE, report_data, text
 
 from spark_semdedup.report.html import render
+from spark_semdedup.report.rows import Text
 
 pytest.importorskip("jinja2")
 pytest.importorskip("matplotlib")
@@ -177,3 +178,10 @@ def test_texts_and_ids_of_any_length_make_no_page_beyond_5_mb():
         texts=texts,
     )
     assert len(render(data).encode()) < 5_000_000
+
+
+def test_texts_that_differ_beyond_what_is_shown_are_not_called_the_same():
+    cut, whole = Text("the same beginning", 1000), text("the same words")
+    for each, is_same in ((cut, False), (whole, True)):
+        texts = {**report_data().texts, "root": each, "least": each}
+        assert ("(the text of the kept row)" in render(report_data(texts=texts))) is is_same
