@@ -53,11 +53,12 @@ def roots(parents: np.ndarray) -> np.ndarray | None:
     >>> roots(np.array([0, 0, 1, 3])).tolist()
     [0, 0, 0, 3]
     """
+    ends = parents
     for _ in range(len(parents).bit_length() + 1):
-        grandparents = parents[parents]
-        if np.array_equal(grandparents, parents):
-            return parents
-        parents = grandparents
+        farther = ends[ends]
+        if np.array_equal(farther, ends):  # so it is, too, on a cycle as long as a power of two
+            return ends if np.array_equal(parents[ends], ends) else None
+        ends = farther
     return None
 
 

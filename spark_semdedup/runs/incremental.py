@@ -41,6 +41,9 @@ from spark_semdedup.spark.ids import Ids
 INDEX_VERSION = "version of the index"
 """Name, in a run's identity, of the version that the run compares with."""
 
+_EITHER = (frozenset({"eps", "threshold"}), frozenset({"coverage", "nProbe"}))
+"""Params of which one takes the place of the other."""
+
 
 @dataclass(frozen=True)
 class Incremental:
@@ -121,11 +124,11 @@ class Incremental:
                 f"against={shown(self.against, 400)} and {', '.join(fits)} are both set: the index has its centroids; "
                 "leave it out, or index refit"
             )
-        free = frozenset({"eps", "threshold", "coverage", "nProbe"}) if self.reference_only else frozenset()
         names = INDEX_PARAMS & index.settings.keys()
         held = {name: index.settings[name] for name in names if index.settings[name] is not None}
-        if free & settings.keys():
-            held = {name: value for name, value in held.items() if name not in free}
+        for either in _EITHER if self.reference_only else ():
+            if either & settings.keys():
+                held = {name: value for name, value in held.items() if name not in either}
         merged = held | dict(settings)
         if not self.reference_only:
             refuse_other_settings(index, settings_of(SemDedupModel(**merged)))

@@ -279,7 +279,7 @@ def check(work: Deduplication, attempt: Attempt) -> None:
     checks.check_rows(Ids.read(compared["ids"]), Ids.read(kept["ids"]), duplicates, skipped)
     checks.check_skipped(skipped.rows, work.skipped)
     removed = work.read("duplicates")
-    if work.estimator.value("keepRule") == "greedy":
+    if work.estimator.value("keepRule") == "greedy" and not work.reference_only:  # ids of references are their own
         checks.check_representatives(removed)
     if "pairs" in work.wanted:
         checks.check_pairs(work.read("pairs"), removed)

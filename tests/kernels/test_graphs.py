@@ -63,6 +63,14 @@ def test_roots_of_a_chain_and_of_stars():
     assert roots(np.array([0, 0, 2, 2, 0, 5])).tolist() == [0, 0, 2, 2, 0, 5]
 
 
+@pytest.mark.parametrize("length", range(2, 18))
+def test_links_in_circles_have_no_roots(length):
+    circle = np.roll(np.arange(length), 1)
+    assert roots(circle) is None
+    beside_trees = np.concatenate([[0, 0, 1], circle + 3, [3]])  # one vertex leads into the circle
+    assert roots(beside_trees) is None
+
+
 @settings(deadline=None)
 @given(graphs, st.integers(1, 20))
 def test_components_are_those_of_scipy_however_edges_come(graph, at_once):

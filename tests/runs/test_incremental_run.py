@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import debian
 import numpy as np
@@ -17,6 +18,7 @@ from program import call, refusal, rows
 from shapes import shapes
 
 from spark_semdedup import SemDedupIndex
+from spark_semdedup.runs.incremental import Incremental
 from spark_semdedup.runs.journal import Journal
 
 BATCHES = 3
@@ -131,14 +133,16 @@ def test_rows_that_come_again_are_refused_by_name(spark, inputs, index, tmp_path
 
 
 def test_reference_only_removes_what_is_in_the_index_whatever_its_id(spark, inputs, tmp_path, capsys):
-    """Ids of the two sides are their own: a row is removed by a reference row of its very id, too."""
+    """Ids of the two sides are their own: a row is removed by a reference row of its very id, too, and greedily by one
+    of the id of another removed row."""
     index = tmp_path / "index"
     how = ("--write-index", index, "--eps", 0.05, "--k", 6)
     assert call(capsys, "run", "--input", inputs[0], "--output", tmp_path / "0", *how)[0] == 0
     held = np.flatnonzero(BATCH == 0)
     new = write(tmp_path / "new.parquet", BATCH != 2)  # with the ids of the index, and others
     place = ("--input", new, "--output", tmp_path / "out", "--against", index, "--reference-only")
-    status, out, err = call(capsys, "run", *place, "--coverage", "exact", "--eps", 0.05)
+    how = ("--coverage", "exact", "--eps", 0.05, "--keep-rule", "greedy")
+    status, out, err = call(capsys, "run", *place, *how)
     assert status == 0, err
     similarity = oracle.clusters(ROWS, np.zeros(len(ROWS), int))[0].similarity
     both = np.where(np.tri(len(ROWS), k=-1, dtype=bool), similarity, similarity.T)
@@ -190,6 +194,23 @@ def test_what_cannot_be_is_refused_in_one_line_before_any_work(spark, written, t
     place = ("--input", written / "batch1.parquet", "--output", tmp_path / "out")
     assert said in refusal(capsys, "run", *place, *(names.get(option, option) for option in options))
     assert not (tmp_path / "out").exists() or not any((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, {"eps": 0.05, "coverage": "exact"}),
+        ({"eps": 0.1}, {"eps": 0.1, "coverage": "exact"}),
+        ({"threshold": 0.9}, {"threshold": 0.9, "coverage": "exact"}),
+        ({"nProbe": 3}, {"eps": 0.05, "nProbe": 3}),
+        ({"coverage": "cluster", "eps": 0.1}, {"eps": 0.1, "coverage": "cluster"}),
+    ],
+)
+def test_an_index_to_keep_apart_from_gives_what_is_not_set(given, expected):
+    """Of eps and threshold, and of coverage and nProbe, each takes the place of the other."""
+    index = SimpleNamespace(settings={"eps": 0.05, "coverage": "exact", "nProbe": None, "keepRule": "greedy"})
+    asked = Incremental(against="index", reference_only=True)
+    assert asked.settings_with(index, given) == {"keepRule": "greedy"} | expected
 
 
 @pytest.mark.slow
