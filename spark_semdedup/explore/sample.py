@@ -118,6 +118,7 @@ def from_arrow(table: pa.Table, columns: Columns, *, rows: int, seed: int) -> Sa
     """A sample of the columns of an Arrow table; vectors are those of the commonest length."""
     import pyarrow as pa
 
+    from spark_semdedup.spark.arrow import decoded
     from spark_semdedup.spark.vectors import is_bytes, lengths, matrix, refuse_invalid
 
     column = columns.embedding
@@ -137,7 +138,7 @@ def from_arrow(table: pa.Table, columns: Columns, *, rows: int, seed: int) -> Sa
     return Sample(
         np.ascontiguousarray(found, np.float32) if found.dtype == np.float32 else _narrowed(found),
         names[valid],
-        None if columns.text is None else clean_texts(table[columns.text].to_pylist())[valid],
+        None if columns.text is None else clean_texts(decoded(table[columns.text]))[valid],
         rows - int((~valid).sum()) if len(names) == rows else rows,
         seed,
         source="table",

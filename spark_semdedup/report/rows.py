@@ -14,7 +14,7 @@ from pyspark.sql import types as T
 from spark_semdedup.errors import SemDedupError, shown
 from spark_semdedup.kernels import unit_vectors
 from spark_semdedup.report.words import TEXT_SHOWN
-from spark_semdedup.spark.arrow import collect_arrow
+from spark_semdedup.spark.arrow import collect_arrow, decoded
 from spark_semdedup.spark.columns import embedding_column, field, id_column, quoted, shown_type
 from spark_semdedup.spark.vectors import matrix
 
@@ -105,15 +105,20 @@ def look_up(
     vector = columns.vector(rows) if columns.embedding else None
     chosen = rows.where(sampled | listed).select(
         id_.alias("id"),
-        # No collation, no more than is shown: a text may have any length.
-        F.substring(text.cast("string"), 1, TEXT_SHOWN).alias("text"),
-        F.length(text).alias("length"),
+        # No collation, no more than is shown: a text may have any length. Spark reads on past a last character whose
+        # bytes are not all there.
+        F.substring(text.cast("string"), 1, TEXT_SHOWN)
+        .cast("binary")
+        .substr(F.lit(1), F.octet_length(text))
+        .alias("text"),
+        # Of bytes that are not UTF-8, Spark and Python may count other characters.
+        F.greatest(F.length(text) - TEXT_SHOWN, F.lit(0)).alias("cut"),
         *([F.when(sampled, vector).alias("vector")] if vector is not None else []),
     )
     table = collect_arrow(chosen)
     ids = table["id"].to_pylist()
-    texts = zip(ids, table["text"].to_pylist(), table["length"].to_pylist(), strict=True)
-    by_id = {each: Text(text, length) for each, text, length in texts if text is not None}
+    texts = zip(ids, decoded(table["text"]), table["cut"].to_pylist(), strict=True)
+    by_id = {each: Text(text, len(text) + cut) for each, text, cut in texts if text is not None}
     return by_id, None if vector is None else _sample(ids, table["vector"], dim)
 
 

@@ -22,6 +22,13 @@ def collect_arrow(df: DataFrame) -> pa.Table:
     return pa.Table.from_batches(batches) if batches else pa.Table.from_pylist([], _arrow_schema(df))
 
 
+def decoded(column: pa.ChunkedArray) -> list[Any]:
+    """Values for Python, texts with U+FFFD for bytes that are not UTF-8: Spark and Parquet let those pass."""
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        column = column.cast(pa.large_binary())
+    return [each.decode("utf-8", "replace") if isinstance(each, bytes) else each for each in column.to_pylist()]
+
+
 def _arrow_schema(df: DataFrame) -> pa.Schema:
     from pyspark.sql.pandas.types import to_arrow_schema
 

@@ -55,6 +55,12 @@ def test_a_sample_is_bounded_and_seeded(matrix):
     assert draw_sample(one) is one
 
 
+def test_texts_that_are_not_utf8_are_shown_with_replacements(matrix):
+    texts = pa.array([b"a\xff\xfeb", b"c"]).view(pa.string())
+    sample = draw_sample(pa.table({"id": [0, 1], "embedding": list(matrix[:2]), "text": texts}))
+    assert sample.texts.tolist() == ["a\ufffd\ufffdb", "c"]
+
+
 def test_ids_and_texts_follow_their_rows(matrix):
     names = [f"n{i}" for i in range(ROWS)]
     sample = draw_sample(matrix, sample_rows=20, ids=names, texts=[None, *names[1:]])

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas
 import pytest
+from pyspark.sql import functions as F
 from report.results import HOSTILE
 
 from spark_semdedup.analysis.projection import Projection
@@ -19,6 +20,8 @@ from spark_semdedup.errors import SemDedupError
 from spark_semdedup.report.atlas import COLUMNS, atlas_rows, refuse_other_names
 from spark_semdedup.report.data import gather
 from spark_semdedup.report.html import render
+from spark_semdedup.report.rows import Columns, look_up
+from spark_semdedup.report.words import TEXT_SHOWN
 from spark_semdedup.runs.report import results_of
 from spark_semdedup.spark.files import Files
 
@@ -161,6 +164,18 @@ def test_rows_without_a_usable_vector_have_no_place(spark, read: Callable[..., A
     atlas = atlas_rows(replace(whole, rows=whole.rows.unionAll(broken)))
     row = atlas.where("id = 'broken'").first()
     assert (row.x, row.y, row.cluster, row.neighbour, row.removed) == (None, None, None, None, False)
+
+
+def test_texts_that_are_not_utf8_are_shown_with_replacements(spark):
+    # Spark takes the first text's last byte for one of three, and Python for one that is no text.
+    texts = [(1, bytearray(b"a\xff\xfeb\xe2")), (2, bytearray(b"\xff" * (TEXT_SHOWN + 7))), (3, None)]
+    rows = spark.createDataFrame(texts, "id int, text binary").withColumn("text", F.col("text").cast("string"))
+    found, sample = look_up(rows, Columns.of(rows, "id", "embedding", None), [1, 2, 3], 0.0, 1)
+    assert sample is None
+    assert {id_: (text.shown, text.cut) for id_, text in found.items()} == {
+        1: ("a\ufffd\ufffdb\ufffd", 0),
+        2: ("\ufffd" * TEXT_SHOWN, 7),
+    }
 
 
 def test_a_name_that_embedding_atlas_would_not_take_is_refused():

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyspark
 import pytest
 
-from spark_semdedup.spark.arrow import batches_of, local_frame, texts_as_objects
+from spark_semdedup.spark.arrow import batches_of, decoded, local_frame, texts_as_objects
 
 
 def test_a_local_frame_takes_no_task_whatever_the_parallelism(spark):
@@ -40,3 +40,10 @@ def test_texts_become_objects_and_nothing_else_changes(in_pieces):
     assert frame["n"].dtype == in_pieces["n"].dtype
     assert pa.array(frame["text"], from_pandas=True).to_pylist() == ["a", None, "b"]
     assert texts_as_objects(frame) is frame
+
+
+@pytest.mark.parametrize("type_", [pa.string(), pa.large_string()])
+def test_bytes_that_are_not_utf8_are_replaced(type_: pa.DataType):
+    column = pa.chunked_array([pa.array([b"a\xff\xfeb", None, b"\xc3\xa9"]).view(pa.string()).cast(type_)])
+    assert decoded(column) == ["a\ufffd\ufffdb", None, "\u00e9"]
+    assert decoded(pa.chunked_array([[1, None]])) == [1, None]
