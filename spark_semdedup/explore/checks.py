@@ -19,6 +19,13 @@ def whole_number(name: str, value: Any, least: int, most: int | None = None) -> 
     raise SemDedupError(f"{name}={shown(value)} cannot be used: it must be a whole number {allowed}")
 
 
+def seed(value: Any) -> int:
+    """``value`` as an int, which may be negative; a ``SemDedupError`` unless it is a whole number."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise SemDedupError(f"seed={shown(value)} cannot be used: it must be a whole number")
+    return int(value)
+
+
 def number(name: str, value: Any, low: float, high: float) -> float:
     """``value`` as a float; a ``SemDedupError`` unless ``low`` ≤ value ≤ ``high``."""
     fits = isinstance(value, (int, float, np.number)) and not isinstance(value, bool) and math.isfinite(value)

@@ -192,7 +192,7 @@ def choose_k(
     for a k that is not below the number of rows or passes the number of distinct ones.
     """
     ks = _checked_range(k_range)
-    checks.whole_number("n_init", n_init, 1)
+    n_init, seed = checks.whole_number("n_init", n_init, 1), checks.seed(seed)
     eps = checks.number("eps", eps, 1e-6, 1 - 1e-6)
     sample = draw_sample(data, seed=seed, **sampling)
     _check_rows(sample, ks)

@@ -48,8 +48,8 @@ def community_detection(
     does (before, a centre could belong to an earlier community). Similarities are exact: a pair at the threshold lies
     on the same side on every machine. ``data`` and ``sampling`` as in ``draw_sample``.
     """
-    checks.number("threshold", threshold, -1, 1)
-    checks.whole_number("min_community_size", min_community_size, 1)
+    threshold = checks.number("threshold", threshold, -1, 1)
+    min_community_size = checks.whole_number("min_community_size", min_community_size, 1)
     sample = draw_sample(data, seed=seed, **sampling)
     refuse_too_large(len(sample), sample.dim, purpose="community_detection")
     found = detect(neighbours(sample.units, threshold), min_community_size)

@@ -56,8 +56,8 @@ def hdbscan(
     Returns labels (−1 for noise), the number of clusters and of noise rows, and probabilities. Time grows with the
     square of the sampled rows.
     """
-    checks.whole_number("min_cluster_size", min_cluster_size, 2)
-    checks.whole_number("min_samples", min_samples, 1)
+    min_cluster_size = checks.whole_number("min_cluster_size", min_cluster_size, 2)
+    min_samples = checks.whole_number("min_samples", min_samples, 1)
     checks.one_of("metric", metric, METRICS)
     checks.one_of("cluster_selection_method", cluster_selection_method, SELECTION)
     checks.one_of("backend", backend, BACKENDS)

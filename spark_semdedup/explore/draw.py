@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import numpy as np
 
 from spark_semdedup.errors import SemDedupError, shown
+from spark_semdedup.explore import checks
 from spark_semdedup.explore.memory import refuse_too_large
 from spark_semdedup.explore.sample import SEED, Columns, Sample, clean_texts, from_arrow, objects
 
@@ -73,7 +74,7 @@ def draw_sample(
     """
     if isinstance(data, Sample):
         return data
-    _check_options(sample_rows, seed, handle_invalid)
+    sample_rows, seed = _checked_options(sample_rows, seed, handle_invalid)
     columns = Columns(id_col, embedding_col, text_col, handle_invalid)
     if _is_spark(data):
         from spark_semdedup.explore import spark_sample
@@ -84,7 +85,7 @@ def draw_sample(
 
         sample = spark_sample.of_path(os.fspath(data), sample_rows, seed, columns, input=input)
     elif hasattr(data, "column_names") or hasattr(data, "iloc"):
-        sample = _of_table(_arrow(data), sample_rows, seed, columns)
+        sample = _of_table(data, sample_rows, seed, columns)
     else:
         normalize = bool(normalize)
         sample = _of_matrix(data, ids, texts, sample_rows, seed, handle_invalid)
@@ -93,15 +94,15 @@ def draw_sample(
     return replace(sample, vectors=sample.units) if normalize or normalize is None else sample
 
 
-def _check_options(sample_rows: int, seed: int, handle_invalid: str) -> None:
+def _checked_options(sample_rows: int, seed: int, handle_invalid: str) -> tuple[int, int]:
+    """``sample_rows`` and ``seed`` as ints."""
     if isinstance(sample_rows, bool) or not isinstance(sample_rows, (int, np.integer)) or sample_rows < 0:
         raise SemDedupError(
             f"sample_rows={shown(sample_rows)} cannot be used: it must be a whole number, 0 for all rows"
         )
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
-        raise SemDedupError(f"seed={shown(seed)} cannot be used: it must be a whole number")
     if handle_invalid not in ("error", "skip"):
         raise SemDedupError(f"handle_invalid={shown(handle_invalid)} cannot be used: it must be error or skip")
+    return int(sample_rows), checks.seed(seed)
 
 
 def _is_spark(data: Any) -> bool:
@@ -121,26 +122,33 @@ def _of_matrix(
 ) -> Sample:
     matrix = _matrix(data)
     total = len(matrix)
-    for name, values in (("ids", ids), ("texts", texts)):
-        if values is not None and len(values) != total:
-            raise SemDedupError(
-                f"{name} has {len(values)} values, but there are {total} vectors: one for each is needed"
-            )
+    ids = range(total) if ids is None else _by_position("ids", ids, total)
+    texts = None if texts is None else _by_position("texts", texts, total)
     chosen = draw_rows(total, sample_rows, seed)
     refuse_too_large(len(chosen), matrix.shape[1])
     vectors = np.asarray(matrix[chosen], np.float64)
     finite = np.isfinite(vectors).all(axis=1) & (np.abs(vectors) <= np.finfo(np.float32).max).all(axis=1)
     if not finite.all():
-        _refuse_row(chosen[int(np.argmin(finite))], ids, handle_invalid)
+        _refuse_row(int(chosen[np.argmin(finite)]), ids, handle_invalid)
         chosen, vectors = chosen[finite], vectors[finite]
-    names = np.arange(total) if ids is None else ids
     return Sample(
         vectors.astype(np.float32),
-        objects([names[i] for i in chosen.tolist()]),
+        objects([ids[i] for i in chosen.tolist()]),
         None if texts is None else clean_texts([texts[i] for i in chosen.tolist()]),
         total,
         seed,
     )
+
+
+def _by_position(name: str, values: Any, total: int) -> Sequence[Any]:
+    """The values, one for each vector, by position whatever labels they have, and of Python's types."""
+    try:
+        listed = values.tolist() if hasattr(values, "tolist") else list(values)
+    except TypeError:
+        raise SemDedupError(f"{name}={shown(values)} cannot be used: it must have a value for each vector") from None
+    if len(listed) != total:
+        raise SemDedupError(f"{name} has {len(listed)} values, but there are {total} vectors: one for each is needed")
+    return [value.item() if isinstance(value, np.generic) else value for value in listed]
 
 
 def _matrix(data: Any) -> np.ndarray:
@@ -160,32 +168,42 @@ def _matrix(data: Any) -> np.ndarray:
     return matrix
 
 
-def _refuse_row(row: int, ids: Sequence[Any] | None, handle_invalid: str) -> None:
+def _refuse_row(row: int, ids: Sequence[Any], handle_invalid: str) -> None:
     if handle_invalid == "error":
-        name = f"row {row}" if ids is None else f"row with id {shown(ids[row])}"
+        name = f"row {row}" if isinstance(ids, range) else f"row with id {shown(ids[row])}"
         raise SemDedupError(
             f"{name} has a NaN or infinite element: fix it, or set handle_invalid='skip' to leave such rows out"
         )
 
 
-def _arrow(data: Any) -> pa.Table:
+def _of_table(data: Any, sample_rows: int, seed: int, columns: Columns) -> Sample:
+    """Of an Arrow table or a pandas DataFrame."""
     import pyarrow as pa
 
-    if hasattr(data, "column_names"):
-        return data
-    return pa.Table.from_pandas(data, preserve_index=False)
-
-
-def _of_table(table: pa.Table, sample_rows: int, seed: int, columns: Columns) -> Sample:
-    import pyarrow as pa
-
-    columns = columns.of(table.column_names)
+    names = data.column_names if hasattr(data, "column_names") else [str(name) for name in data.columns]
+    columns = columns.of(names)
     for name, param in ((columns.id, "id_col"), (columns.embedding, "embedding_col"), (columns.text, "text_col")):
-        if name is not None and name not in table.column_names:
-            raise SemDedupError(f"{param}={shown(name)} is not among the columns: {', '.join(table.column_names)}")
+        if name is not None and names.count(name) != 1:
+            state = "is more than once" if name in names else "is not"
+            raise SemDedupError(f"{param}={shown(name)} {state} among the columns: {', '.join(names)}")
+    read = {columns.id, columns.embedding, columns.text}
+    table = _arrow(data, [place for place, name in enumerate(names) if name in read])
     refuse_too_large(min(sample_rows or table.num_rows, table.num_rows), _width(table[columns.embedding]))
     chosen = table.take(pa.array(draw_rows(table.num_rows, sample_rows, seed)))
     return from_arrow(chosen, columns, rows=table.num_rows, seed=seed)
+
+
+def _arrow(data: Any, places: list[int]) -> pa.Table:
+    """The columns at ``places``."""
+    import pyarrow as pa
+
+    if hasattr(data, "column_names"):
+        return data.select(places)
+    try:
+        return pa.Table.from_pandas(data.iloc[:, places], preserve_index=False)
+    except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
+        reason = "; ".join(str(part) for part in error.args)
+        raise SemDedupError(f"the table's columns cannot be read, each needs one type: {shown(reason, 400)}") from None
 
 
 def _width(vectors: pa.ChunkedArray) -> int:

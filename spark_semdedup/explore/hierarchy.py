@@ -39,6 +39,7 @@ class Dendrogram(Clusters):
     def cut(self, *, n_clusters: int | None = None, distance_threshold: float | None = None) -> Dendrogram:
         """Another cut through the same tree; nothing is computed again."""
         assert self.merges is not None
+        n_clusters, distance_threshold = _checked_cut(n_clusters, distance_threshold)
         settings = self.parameters | {"n_clusters": n_clusters, "distance_threshold": distance_threshold}
         labels = _cut(self.merges, n_clusters, distance_threshold)
         return Dendrogram(labels, self.sample, self.method, settings, merges=self.merges)
@@ -119,7 +120,7 @@ def agglomerative(
     checks.one_of("metric", metric, METRICS)
     if linkage == "ward" and metric != "euclidean":
         raise SemDedupError("linkage='ward' merges by variance: set metric to euclidean, or another linkage")
-    _check_cut(n_clusters, distance_threshold)
+    n_clusters, distance_threshold = _checked_cut(n_clusters, distance_threshold)
     sample = draw_sample(data, seed=seed, **sampling)
     sample.require_rows(2, "agglomerative")
     if n_clusters is not None and n_clusters > len(sample):
@@ -139,19 +140,17 @@ def agglomerative(
     return Dendrogram(_cut(merges, n_clusters, distance_threshold), sample, "agglomerative", settings, merges=merges)
 
 
-def _check_cut(n_clusters: int | None, distance_threshold: float | None) -> None:
+def _checked_cut(n_clusters: int | None, distance_threshold: float | None) -> tuple[int | None, float | None]:
     if (n_clusters is None) == (distance_threshold is None):
         state = "both unset" if n_clusters is None else "both set"
         raise SemDedupError(f"n_clusters and distance_threshold are {state}: set one of them, which cuts the tree")
     if n_clusters is not None:
-        checks.whole_number("n_clusters", n_clusters, 1)
-    else:
-        checks.number("distance_threshold", distance_threshold, 0, float("inf"))
+        return checks.whole_number("n_clusters", n_clusters, 1), None
+    return None, checks.number("distance_threshold", distance_threshold, 0, float("inf"))
 
 
 def _cut(merges: np.ndarray, n_clusters: int | None, distance_threshold: float | None) -> np.ndarray:
     """Labels of the rows, the largest cluster first: int64 (n,)."""
-    _check_cut(n_clusters, distance_threshold)
     n = len(merges) + 1
     if n_clusters is not None:
         applied = n - min(n_clusters, n)

@@ -38,9 +38,10 @@ def mini_batch_kmeans(
     Each step moves the centres by one batch of ``batch_size`` rows, so rows need not be read as often as Lloyd's
     iteration reads them; its clusters are a little less tight. ``data`` and ``sampling`` as in ``draw_sample``.
     """
-    checks.whole_number("k", k, 1)
-    for name, value in (("batch_size", batch_size), ("max_iter", max_iter), ("n_init", n_init)):
-        checks.whole_number(name, value, 1)
+    k, seed = checks.whole_number("k", k, 1), checks.seed(seed)
+    batch_size = checks.whole_number("batch_size", batch_size, 1)
+    max_iter = checks.whole_number("max_iter", max_iter, 1)
+    n_init = checks.whole_number("n_init", n_init, 1)
     sample = draw_sample(data, seed=seed, **sampling)
     _refuse_too_few(sample, k)
     refuse_too_large(len(sample), sample.dim, purpose="mini_batch_kmeans")
@@ -97,9 +98,9 @@ def spherical_kmeans(
     or when no centre has moved farther than ``tol``. On a GPU it runs on CuPy arrays. ``data`` and ``sampling`` as in
     ``draw_sample``; give ``sample_rows=0`` to fit all rows.
     """
-    checks.whole_number("k", k, 1)
-    checks.whole_number("max_iter", max_iter, 1)
-    checks.number("tol", tol, 0, float("inf"))
+    k, seed = checks.whole_number("k", k, 1), checks.seed(seed)
+    max_iter = checks.whole_number("max_iter", max_iter, 1)
+    tol = checks.number("tol", tol, 0, float("inf"))
     sample = draw_sample(data, seed=seed, **sampling)
     if k > len(sample):
         raise SemDedupError(f"k={k} is larger than the sample's {len(sample):,} rows: lower k, or raise sample_rows")

@@ -156,15 +156,13 @@ class _Placer:
         self._boxes: list[Any] = []
 
     def place(self, text: Any) -> None:
-        canvas = self._axes.figure.canvas
-        renderer = canvas.get_renderer()
         x, y = text.get_position()
-        height = text.get_window_extent(renderer).height
+        height = text.get_window_extent().height
         to_data = self._axes.transData.inverted()
         start = self._axes.transData.transform((x, y))
         for step in self.STEPS:
             text.set_position(to_data.transform((start[0], start[1] + 1.1 * step * height)))
-            box = text.get_window_extent(renderer)
+            box = text.get_window_extent()
             if not any(box.overlaps(other) for other in self._boxes):
                 self._boxes.append(box)
                 return
@@ -211,7 +209,7 @@ def map_2d(
     """
     checks.one_of("metric", metric, METRICS)
     checks.one_of("method", method, METHODS)
-    checks.whole_number("n_neighbors", n_neighbors, 2)
+    n_neighbors, seed = checks.whole_number("n_neighbors", n_neighbors, 2), checks.seed(seed)
     checks.number("min_dist", min_dist, 0, 1)
     sample = draw_sample(data, seed=seed, **sampling)
     sample.require_rows(2, "map_2d")

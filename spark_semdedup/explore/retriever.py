@@ -98,7 +98,7 @@ class ClusterRetriever:
         options. All rows are indexed unless ``sample_rows`` says fewer; rows that memory would not hold are refused.
         ``n_clusters`` spherical centroids are fitted by FAISS on at most 256 rows each.
         """
-        checks.whole_number("n_clusters", n_clusters, 1)
+        n_clusters, seed = checks.whole_number("n_clusters", n_clusters, 1), checks.seed(seed)
         if _is_texts(documents):
             data = self._vectors_of(documents, vectors)
             options: Any = {"texts": documents} | sampling
@@ -246,7 +246,8 @@ class ClusterRetriever:
         """
         from spark_semdedup.explore.retrieval import measure
 
-        checks.whole_number("sample_queries", sample_queries, 1)
+        top_k, seed = checks.whole_number("top_k", top_k, 1), checks.seed(seed)
+        sample_queries = checks.whole_number("sample_queries", sample_queries, 1)
         if queries is None:
             own, vectors = _drawn_queries(self._cells, sample_queries, seed)
         else:

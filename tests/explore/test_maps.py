@@ -105,6 +105,15 @@ def test_labels_do_not_overlap():
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
 
 
+def test_topics_are_drawn_on_axes_of_any_figure(blobs):
+    from matplotlib.figure import Figure
+
+    made = map_2d(*blobs, method="pca", topics={0: "a topic"}, output_file=None)
+    axes = Figure().subplots()
+    made.plot(axes)
+    assert [text.get_text() for text in axes.texts] == ["a topic"]
+
+
 def test_duplicates_are_marked(blobs):
     marks = np.zeros(300, bool)
     marks[[3, 77, 250]] = True

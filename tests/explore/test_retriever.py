@@ -153,6 +153,8 @@ def test_a_model_with_encode_is_an_embedder():
         (lambda: ClusterRetriever(hashed).index(TEXTS, n_clusters=1).search("  "), "query is an empty text"),
         (lambda: ClusterRetriever().index(np.eye(3), n_clusters=1).search(np.eye(3), top_k=0), "top_k=0"),
         (lambda: ClusterRetriever().index(np.eye(3), n_clusters=1).evaluate().clusters_for(2), "recall=2"),
+        (lambda: ClusterRetriever().index(np.eye(3), n_clusters=1).evaluate(top_k=0), "top_k=0"),
+        (lambda: ClusterRetriever().index(np.eye(3), n_clusters=1).evaluate(top_k="3"), "top_k='3'"),
         (lambda: ClusterRetriever().index(np.ones((1, 3)), n_clusters=1).evaluate(), "two rows"),
     ],
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -9,6 +11,7 @@ import pyarrow.parquet
 import pytest
 
 from spark_semdedup.errors import SemDedupError
+from spark_semdedup import explore
 from spark_semdedup.explore import Sample, draw_sample, memory
 
 ROWS, DIM = 500, 32
@@ -67,6 +70,44 @@ def test_ids_and_texts_follow_their_rows(matrix):
     assert sample.ids.tolist() == [text or "n0" for text in sample.texts]
 
 
+def test_a_series_is_taken_by_position():
+    for index in ([3, 2, 1, 0], [5, 6, 7, 8]):
+        values = pd.Series(list("abcd"), index=index)
+        sample = draw_sample(np.eye(4), ids=values, texts=values)
+        assert sample.ids.tolist() == sample.texts.tolist() == list("abcd")
+
+
+def test_columns_that_are_not_read_may_hold_anything():
+    frame = pd.DataFrame({"id": [1, 2], "embedding": [[1.0, 0.0], [0.0, 1.0]], 3: [1, "a"]})
+    assert draw_sample(frame).ids.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("seed", [np.int8(3), np.int32(3), np.int64(3)])
+def test_a_seed_of_numpy_s_draws_as_python_s(matrix, seed):
+    assert draw_sample(matrix, sample_rows=9, seed=seed).ids.tolist() == draw_sample(
+        matrix, sample_rows=9, seed=3
+    ).ids.tolist()  # fmt: skip
+
+
+def test_results_are_of_json_s_types_whatever_numbers_are_given(matrix):
+    two, three, half = np.int64(2), np.int8(3), np.float32(0.5)
+    vectors = matrix[:30]
+    for found in (
+        explore.representatives(vectors, np.arange(30) % 3),
+        explore.representatives(vectors, np.arange(30) % 3, ids=np.arange(30)),
+        explore.mini_batch_kmeans(vectors, k=three, n_init=two, seed=three),
+        explore.spherical_kmeans(vectors, k=three, max_iter=two, tol=half, seed=three),
+        explore.choose_k(vectors, k_range=[two], n_init=two, seed=three),
+        explore.hdbscan(vectors, min_cluster_size=two, min_samples=two, seed=three),
+        explore.agglomerative(vectors, n_clusters=three, seed=three),
+        explore.agglomerative(vectors, n_clusters=2).cut(distance_threshold=half),
+        explore.community_detection(vectors, threshold=half, min_community_size=two),
+        explore.ClusterRetriever().index(vectors, n_clusters=three, seed=three).evaluate(top_k=two, seed=three),
+        explore.map_2d(vectors, method="pca", n_neighbors=two, seed=three, output_file=None),
+    ):
+        json.dumps(found.as_dict())
+
+
 def test_texts_with_lone_surrogates_and_nulls_can_be_used(matrix):
     sample = draw_sample(matrix[:3], texts=["a\ud800b", None, "c"])
     assert [text.encode("utf-8") for text in sample.texts] == [b"a?b", b"", b"c"]
@@ -99,6 +140,10 @@ def test_doubles_beyond_float32_keep_their_direction():
         ([[np.nan, 1.0]], {"handle_invalid": "skip"}, "no row has a vector"),
         ([[0.0, 0.0]], {"normalize": True}, "is zero: it has no direction"),
         ([[1.0]], {"ids": [1, 2]}, "ids has 2 values, but there are 1 vectors"),
+        ([[1.0]], {"ids": 5}, "ids=5 cannot be used"),
+        (pd.DataFrame({"id": [1, "a"], "embedding": [[1.0], [2.0]]}), {}, "cannot be read, each needs one type"),
+        (pd.DataFrame([[1, [1.0], 2]], columns=["id", "embedding", "id"]), {}, "id_col='id' is more than once"),
+        (pa.table([[1], [[1.0]], [2]], names=["id", "embedding", "id"]), {}, "id_col='id' is more than once"),
         ([[1.0]], {"sample_rows": -1}, "sample_rows=-1"),
         ([[1.0]], {"sample_rows": True}, "sample_rows=True"),
         ([[1.0]], {"seed": 1.5}, "seed=1.5"),
