@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from spark_semdedup.errors import SemDedupError
 from spark_semdedup import explore
+from spark_semdedup.errors import SemDedupError
 from spark_semdedup.explore import Sample, draw_sample, memory
 
 ROWS, DIM = 500, 32
