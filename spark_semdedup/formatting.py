@@ -1,4 +1,4 @@
-"""Numbers, bytes, durations and columns of text as people read them."""
+"""Numbers, shares, bytes, durations, others' texts and columns of text as people read them."""
 
 from __future__ import annotations
 
@@ -36,6 +36,40 @@ def duration(seconds: float) -> str:
     if seconds >= 2 * 3600:
         return f"{seconds / 3600:,.1f} h"
     return f"{seconds / 60:,.0f} min" if seconds >= 120 else f"{seconds:,.0f} s"
+
+
+def percent(part: float, whole: float = 1, *, bounds: bool = False) -> str:
+    """A share in percent with one decimal, without the sign: never all for what is less, nor nothing for what is more.
+
+    ``bounds``: say of such shares that they lie beyond the number.
+
+    >>> percent(1, 3), percent(0, 5), percent(5, 5), percent(1, 0), percent(1999, 2000), percent(1, 100_000)
+    ('33.3', '0', '100', '0', '99.9', '0.1')
+    >>> percent(1999, 2000, bounds=True), percent(1, 100_000, bounds=True)
+    ('>99.9', '<0.1')
+    """
+    if part <= 0 or not whole:
+        return "0"
+    if part >= whole:
+        return "100"
+    text = f"{100 * part / whole:.1f}"
+    if text == "0.0":
+        return "<0.1" if bounds else "0.1"
+    return (">99.9" if bounds else "99.9") if text == "100.0" else text
+
+
+def one_line(value: object, limit: int | None = None) -> str:
+    """An id or a text from the data in one line, of at most ``limit`` characters, that a terminal obeys in nothing.
+
+    >>> one_line("a\\n  b \\x1b[2J\\u202ec"), one_line("a long text", 7)
+    ('a b \ufffd[2J\ufffdc', 'a long…')
+    """
+    line = _OBEYED.sub("\N{REPLACEMENT CHARACTER}", " ".join(str(value).split()))
+    return line if limit is None or len(line) <= limit else line[: limit - 1].rstrip() + "…"
+
+
+_OBEYED = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters, those that turn the direction of what follows, and halves of characters."""
 
 
 def aligned(lines: Iterable[tuple[str, str]], *, right: bool = False) -> str:

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from spark_semdedup.errors import shown
-from spark_semdedup.formatting import aligned
+from spark_semdedup.formatting import aligned, one_line, percent
 from spark_semdedup.redaction import redacted
 
 CHANGED = ": the input is not the run's, or one of them was changed"
@@ -130,7 +130,7 @@ class Evaluation:
         return "\n\n".join(block for block in blocks if block)
 
     def _counts(self) -> str:
-        share = f"  {100 * self.to_remove / self.sample_rows:5.1f} %"
+        share = f"  {percent(self.to_remove, self.sample_rows, bounds=True):>5} %"
         counts = {
             "rows": self.rows,
             "sampled rows": self.sample_rows,
@@ -159,39 +159,23 @@ class Evaluation:
             most = 100 * min(1.0, 3 / self.sample_rows)
             return f"unknown: no sampled row has a duplicate (at most {most:.3g} % of all rows do, 95 % confidence)"
         if self.is_whole:
-            return f"{_percent(self.recall)} % (all rows were looked at: no estimate)"
+            return f"{percent(self.recall)} % (all rows were looked at: no estimate)"
         low, high = self.interval
-        return f"{_percent(self.recall)} % ({_percent(low)}-{_percent(high)}, 95 % Wilson)"
+        return f"{percent(self.recall)} % ({percent(low)}-{percent(high)}, 95 % Wilson)"
 
     def _precision_text(self) -> str:
         if self.precision is None:
             return "unknown: no sampled row was removed"
-        return f"{_percent(self.precision)} % ({self.found:,} of the {self.removed:,} sampled rows that were removed)"
+        return f"{percent(self.precision)} % ({self.found:,} of the {self.removed:,} sampled rows that were removed)"
 
     def _missed_table(self) -> str:
         if not self.missed:
             return ""
         table = [("similarity", "missed row", "cluster", "most similar preferred row", "cluster")]
         for pair in self.missed:
-            names = _short(pair.id), str(pair.centroid), _short(pair.max_id), str(pair.max_centroid)
+            names = one_line(pair.id, 40), str(pair.centroid), one_line(pair.max_id, 40), str(pair.max_centroid)
             table.append((f"{pair.cosine_sim_score:.6f}", *names))
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         rows = (zip(row, "><><>", widths, strict=True) for row in table)
         lines = ("  ".join(f"{text:{side}{width}}" for text, side, width in row) for row in rows)
         return "\n".join(f"  {line}".rstrip() for line in lines)
-
-
-def _percent(share: float) -> str:
-    """One decimal, and never 100.0 for what is less, nor 0.0 for what is more."""
-    text = f"{100 * share:.1f}"
-    if text == "100.0":
-        return "100" if share == 1 else "99.9"
-    return "0.1" if text == "0.0" and share > 0 else text
-
-
-def _short(id_: Any, limit: int = 40) -> str:
-    # A control character in an id could move a terminal's cursor, or more.
-    text = " ".join(
-        "".join(c if c.isprintable() or c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in str(id_)).split()
-    )
-    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -13,7 +13,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from spark_semdedup.errors import SemDedupError, shown
-from spark_semdedup.formatting import aligned
+from spark_semdedup.formatting import aligned, one_line
 from spark_semdedup.kernels import exact_dots
 
 NO_REFERENCES, SOME_REFERENCES, REFERENCES_ALONE = "none", "some", "alone"
@@ -36,6 +36,15 @@ class ExplainedRow:
     text: str | None = None
     is_reference: bool = False
     """Whether it is a row of an index, or of a table to keep apart from."""
+
+    @property
+    def name(self) -> str:
+        """The id as it is printed."""
+        return one_line(self.id)
+
+    @property
+    def max_name(self) -> str:
+        return one_line(self.max_id)
 
 
 @dataclass(frozen=True)
@@ -76,25 +85,25 @@ class Explanation:
         if not first.removed:
             return self._why_kept(first)
         line = (
-            f"{first.id} was removed: its similarity to {first.max_id}, which precedes it, is "
+            f"{first.name} was removed: its similarity to {first.max_name}, which precedes it, is "
             f"{first.cosine_sim_score:.6g}, and duplicates begin at {self.threshold:.6g}."
         )
         if self.is_cut:
-            return f"{line} {first.max_id} was removed as well; the chain continues beyond {last.id}."
+            return f"{line} {first.max_name} was removed as well; the chain continues beyond {last.name}."
         if len(self.rows) == 2:
-            return f"{line} {last.id} {_fate(last)}."
-        line += f" {first.max_id} was removed as well; the links end at {last.id}, which {_fate(last)}."
+            return f"{line} {last.name} {_fate(last)}."
+        line += f" {first.max_name} was removed as well; the links end at {last.name}, which {_fate(last)}."
         if self.similarity_to_last is not None:
-            line += f" The similarity of {first.id} itself to {last.id} is {self.similarity_to_last:.6g}."
+            line += f" The similarity of {first.name} itself to {last.name} is {self.similarity_to_last:.6g}."
         return line
 
     def _why_kept(self, row: ExplainedRow) -> str:
         if row.max_id == row.id:
             kind = "kept row" if self.keep_rule == "greedy" else "row"
-            return f"{row.id} was kept: no {kind} that it was compared with precedes it and is similar to it."
+            return f"{row.name} was kept: no {kind} that it was compared with precedes it and is similar to it."
         below, least = self.threshold - row.cosine_sim_score, self.complete_from
         line = (
-            f"{row.id} was kept: the most similar row that precedes it, {row.max_id}, has a similarity of "
+            f"{row.name} was kept: the most similar row that precedes it, {row.max_name}, has a similarity of "
             f"{row.cosine_sim_score:.6g}, {below:.3g} below {self.threshold:.6g}, where duplicates begin."
         )
         if least is not None and row.cosine_sim_score < least:
@@ -105,26 +114,28 @@ class Explanation:
         lines = []
         for place, row in enumerate(self.rows):
             state = "removed" if row.removed else "index" if row.is_reference else "kept"
-            similar = "" if row.max_id == row.id else f"{row.cosine_sim_score:.6g} to {row.max_id}"
+            similar = "" if row.max_id == row.id else f"{row.cosine_sim_score:.6g} to {row.max_name}"
             if place and not row.removed:
                 similar = ""
-            lines.append((f"{row.id}", f"{state:<7}  {similar}"))
+            lines.append((row.name, f"{state:<7}  {similar}"))
         return aligned(lines)
 
     def _facts(self) -> str:
         names = list(self.rows[0].facts)
         if not names:
             return ""
-        lines = [("", "  ".join(f"{row.id!s:>16.16}" for row in self.rows))]
-        lines += [(name, "  ".join(f"{_shown(row.facts.get(name)):>16.16}" for row in self.rows)) for name in names]
-        return "\n".join([aligned(lines), *([f"  preferred: {self.ranking}"] if self.ranking else [])])
+        lines = [("", "  ".join(f"{row.name:>16.16}" for row in self.rows))]
+        lines += [
+            (one_line(name), "  ".join(f"{_shown(row.facts.get(name)):>16.16}" for row in self.rows)) for name in names
+        ]
+        return "\n".join([aligned(lines), *([f"  preferred: {one_line(self.ranking)}"] if self.ranking else [])])
 
     def _texts(self) -> str:
         first, last = self.rows[0], self.rows[-1]
         if first.text is None or last.text is None or first is last:
-            return "" if first.text is None else aligned([(str(first.id), " ".join(first.text.split()))])
-        mine, theirs = mark_differences(first.text, last.text)
-        return aligned([(str(first.id), mine), (str(last.id), theirs)])
+            return "" if first.text is None else aligned([(first.name, one_line(first.text))])
+        mine, theirs = map(one_line, mark_differences(first.text, last.text))
+        return aligned([(first.name, mine), (last.name, theirs)])
 
 
 def _fate(row: ExplainedRow) -> str:
@@ -132,7 +143,7 @@ def _fate(row: ExplainedRow) -> str:
 
 
 def _shown(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    return f"{value:.6g}" if isinstance(value, float) else one_line(value)
 
 
 def mark_differences(a: str, b: str) -> tuple[str, str]:

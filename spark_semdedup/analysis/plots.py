@@ -14,6 +14,7 @@ import numpy as np
 from spark_semdedup.analysis.projection import ClusterMap
 from spark_semdedup.analysis.scores import BINS_PER_UNIT, ScoreHistogram
 from spark_semdedup.analysis.sizes import ClusterSizes
+from spark_semdedup.formatting import percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -59,18 +60,18 @@ def removal(
     """
     most = min(1.0, max(0.1, np.ceil(eps * 30) / 10))
     eps_values, rows = histogram.removal_curve(most)
-    percent = 100 * rows / max(1, histogram.rows)
+    shares = 100 * rows / max(1, histogram.rows)
     sure = eps_values <= (1.0 if complete_eps is None else complete_eps) + 1e-9
-    ax.fill_between(eps_values[sure], percent[sure], color=REMOVED, alpha=0.16, linewidth=0)
-    ax.plot(eps_values[sure], percent[sure], color=REMOVED, linewidth=2)
+    ax.fill_between(eps_values[sure], shares[sure], color=REMOVED, alpha=0.16, linewidth=0)
+    ax.plot(eps_values[sure], shares[sure], color=REMOVED, linewidth=2)
     if not sure.all():
-        ax.plot(eps_values[~sure], percent[~sure], color=REMOVED, linestyle=":", linewidth=2, label="at least")
+        ax.plot(eps_values[~sure], shares[~sure], color=REMOVED, linestyle=":", linewidth=2, label="at least")
         ax.legend(loc="lower right", frameon=False, labelcolor=INK)
     here = 100 * removed / max(1, histogram.rows)
     ax.plot([eps], [here], "o", color=INK, markersize=6, zorder=3)
     left = eps > most * 0.6
     ax.annotate(
-        f"eps {eps:.4g}: {here:.1f} %",
+        f"eps {eps:.4g}: {percent(removed, histogram.rows, bounds=True)} %",
         (eps, here),
         xytext=(-8 if left else 8, 8 if left else -12),
         textcoords="offset points",
@@ -78,7 +79,7 @@ def removal(
         ha="right" if left else "left",
     )
     ax.set_xlim(0, most)
-    ax.set_ylim(0, max(percent.max(initial=0) * 1.12, 1e-3))
+    ax.set_ylim(0, max(shares.max(initial=0) * 1.12, 1e-3))
     _label(ax, "Rows removed, by eps", "eps (1 − similarity)", "rows removed, %")
     return ax
 

@@ -19,7 +19,7 @@ from pyspark.sql import functions as F
 
 from spark_semdedup.duplicates.threshold import check_similarities
 from spark_semdedup.errors import SemDedupError, shown
-from spark_semdedup.formatting import aligned
+from spark_semdedup.formatting import aligned, one_line, percent
 from spark_semdedup.spark.columns import field, id_column, quoted
 
 GRID = (0.01, 0.02, 0.03, 0.05, 0.07, 0.1)
@@ -27,6 +27,8 @@ GRID = (0.01, 0.02, 0.03, 0.05, 0.07, 0.1)
 
 EXAMPLES = 2
 """Pairs on either side of each threshold."""
+
+_TEXT_SHOWN = 160
 
 
 @dataclass(frozen=True)
@@ -72,9 +74,9 @@ class Sweep:
         """A table of all steps, then the pairs around each threshold."""
         lines = [f"  {'eps':>8}  {'similarity':>10}  {'removed':>10}  {'of all':>7}  {'groups':>9}"]
         for step in self.steps:
-            share = 100 * step.removed / max(self.rows, 1)
+            share = percent(step.removed, self.rows, bounds=True)
             lines.append(
-                f"  {step.eps:>8.6g}  {step.threshold:>10.6g}  {step.removed:>10,}  {share:>5.1f} %  {step.groups:>9,}"
+                f"  {step.eps:>8.6g}  {step.threshold:>10.6g}  {step.removed:>10,}  {share:>5} %  {step.groups:>9,}"
             )
         blocks = ["\n".join(lines)]
         for step in self.steps:
@@ -86,16 +88,10 @@ class Sweep:
 
 
 def _pair_text(pair: PairExample) -> str:
-    lines = [f"  {pair.cosine_sim_score:.4f}  {pair.id}  ~  {pair.max_id}"]
-    texts = [
-        (str(id_), " ".join(text.split())) for id_, text in ((pair.id, pair.text), (pair.max_id, pair.max_text)) if text
-    ]
-    lines += ["  " + line for line in aligned((id_, _cut(text)) for id_, text in texts).splitlines()]
-    return "\n".join(lines)
-
-
-def _cut(text: str, most: int = 160) -> str:
-    return text if len(text) <= most else text[: most - 1] + "…"
+    id_, max_id = one_line(pair.id), one_line(pair.max_id)
+    lines = [f"  {pair.cosine_sim_score:.4f}  {id_}  ~  {max_id}"]
+    texts = [(name, one_line(text, _TEXT_SHOWN)) for name, text in ((id_, pair.text), (max_id, pair.max_text)) if text]
+    return "\n".join([*lines, *("  " + line for line in aligned(texts).splitlines())])
 
 
 def sweep(

@@ -14,6 +14,7 @@ import numpy as np
 
 from spark_semdedup.errors import SemDedupError, shown
 from spark_semdedup.explore.optional import require
+from spark_semdedup.formatting import one_line
 
 DPI = 150
 """Of files."""
@@ -92,12 +93,6 @@ def plain(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-def shorten(text: str, limit: int) -> str:
-    """One line of at most ``limit`` characters."""
-    line = " ".join(text.split())
-    return line if len(line) <= limit else line[: limit - 1].rstrip() + "…"
-
-
 def shorten_terms(label: str, limit: int) -> str:
     """A label of several terms, ``a, b, c``, without the last ones if it is longer than ``limit`` characters.
 
@@ -107,7 +102,7 @@ def shorten_terms(label: str, limit: int) -> str:
     terms = label.split(", ")
     while len(terms) > 1 and len(", ".join(terms)) > limit:
         terms.pop()
-    return shorten(", ".join(terms), limit)
+    return one_line(", ".join(terms), limit)
 
 
 # --- colours ------------------------------------------------------------------------------------------------

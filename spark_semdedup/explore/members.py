@@ -12,6 +12,7 @@ from spark_semdedup.explore import checks, figures
 from spark_semdedup.explore.draw import draw_sample
 from spark_semdedup.explore.labels import checked_labels, cluster_means
 from spark_semdedup.explore.sample import SEED, Sample
+from spark_semdedup.formatting import one_line
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -64,8 +65,8 @@ class Members:
         for cluster, members in list(self.by_cluster.items())[:clusters]:
             lines.append(f"  cluster {cluster}, {int((self.labels == cluster).sum()):,} rows")
             for m in members:
-                text = "" if m.text is None else "  " + figures.shorten(m.text, width)
-                lines.append(f"    {m.similarity:.3f}  {m.id}{text}")
+                text = "" if m.text is None else "  " + one_line(m.text, width)
+                lines.append(f"    {m.similarity:.3f}  {one_line(m.id)}{text}")
         return "\n".join(lines)
 
     def plot(self, axes: Any = None, *, output_file: str | os.PathLike[str] | None = None) -> Any:

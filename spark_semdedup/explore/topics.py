@@ -23,6 +23,7 @@ from spark_semdedup.explore.labels import NOISE, checked_labels
 from spark_semdedup.explore.members import similarity_to_centre
 from spark_semdedup.explore.optional import require
 from spark_semdedup.explore.sample import SEED, Sample
+from spark_semdedup.formatting import one_line
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -85,10 +86,10 @@ class TopicLabels(dict[int, str]):
         """The largest topics for a person: label, keywords, the most central document."""
         lines = [f"{len(self):,} topics of {self.sample.describe()}"]
         for topic in list(self.topics.values())[:clusters]:
-            lines.append(f"  {topic.cluster:>4}  {topic.size:>6,} rows  {topic.label}")
-            lines.append(f"        keywords: {', '.join(topic.keywords)}")
+            lines.append(f"  {topic.cluster:>4}  {topic.size:>6,} rows  {one_line(topic.label)}")
+            lines.append(f"        keywords: {one_line(', '.join(topic.keywords))}")
             if topic.documents:
-                lines.append(f"        document: {figures.shorten(topic.documents[0], width)}")
+                lines.append(f"        document: {one_line(topic.documents[0], width)}")
         return "\n".join(lines)
 
     def plot(self, *, clusters: int = 9, keywords: int = 6, output_file: str | os.PathLike[str] | None = None) -> Any:
@@ -108,7 +109,7 @@ class TopicLabels(dict[int, str]):
 
 
 def _paint_topic(axes: Any, topic: Topic, keywords: int) -> None:
-    names = [figures.plain(figures.shorten(word, 24)) for word in topic.keywords[:keywords]][::-1]
+    names = [figures.plain(one_line(word, 24)) for word in topic.keywords[:keywords]][::-1]
     axes.barh(range(len(names)), topic.weights[:keywords][::-1], color=figures.LINE, height=0.7)
     axes.set_yticks(range(len(names)), names, fontsize=9)
     axes.set_xticks([])

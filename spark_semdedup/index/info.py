@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from spark_semdedup.formatting import percent
 from spark_semdedup.index.changes import worth_merging
 from spark_semdedup.index.drift import Drift
 from spark_semdedup.index.version import ALL, Batch, Version
@@ -83,9 +84,8 @@ class IndexInfo:
         drift = self.drift
         if drift is None:
             return []
-        since = (
-            f"{drift.rows_since_fit:,} rows since the fit, {100 * drift.far_share:.1f} % of them far (1 % at the fit)"
-        )
+        far = percent(drift.far_share, bounds=True)
+        since = f"{drift.rows_since_fit:,} rows since the fit, {far} % of them far (1 % at the fit)"
         lines = [f"  drift        {since}; largest cluster {drift.largest_growth:.1f} x its share"]
         return [*lines, "  the centroids fit badly: index refit"] if drift.is_large else lines
 
@@ -97,6 +97,6 @@ class IndexInfo:
         lines = ["", "  batch         rows         kept    far  begun"]
         lines += [f"  … {left_out:,} earlier ones"] if left_out else []
         for each in shown:
-            far = f"{100 * each.far / each.rows:.1f} %" if each.rows else "-"
+            far = f"{percent(each.far, each.rows, bounds=True)} %" if each.rows else "-"
             lines.append(f"  {each.batch:5} {each.rows:12,} {each.kept:12,} {far:>6}  {each.begun}")
         return [*lines, ""]

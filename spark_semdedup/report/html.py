@@ -203,7 +203,7 @@ class _Writer:
         listed = []
         for cluster in plots.largest(picture, CLUSTERS_SHOWN):
             removed = picture.removed_share(int(cluster))
-            share = "" if np.isnan(removed) else f"{100 * removed:.0f} % removed"
+            share = "" if np.isnan(removed) else f"{view.percent(removed, 1)} removed"
             rows = f"{sizes}{view.short_count(round(float(picture.sizes.rows[cluster])))}"
             listed.append(ClusterView(int(cluster), rows, share, tuple(self._central(picture, int(cluster)))))
         return listed

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from spark_semdedup import formatting
 from spark_semdedup.analysis.scores import ScoreHistogram
-from spark_semdedup.formatting import short
 from spark_semdedup.params import DEFAULTS
 from spark_semdedup.report.data import ReportData
 from spark_semdedup.report.links import Groups
@@ -38,17 +38,10 @@ class Alternative:
 def percent(part: float, whole: float) -> str:
     """A share with one decimal, never rounded to all or nothing.
 
-    >>> percent(1, 3), percent(0, 5), percent(5, 5), percent(1, 100_000), percent(99_999, 100_000)
-    ('33.3 %', '0 %', '100 %', '< 0.1 %', '> 99.9 %')
+    >>> percent(1, 3), percent(5, 5), percent(1, 100_000), percent(1999, 2000)
+    ('33.3 %', '100 %', '<0.1 %', '>99.9 %')
     """
-    if part <= 0 or not whole:
-        return "0 %"
-    share = 100 * part / whole
-    if share < 0.05:
-        return "< 0.1 %"
-    if part < whole and share > 99.95:
-        return "> 99.9 %"
-    return "100 %" if part == whole else f"{share:.1f} %"
+    return f"{formatting.percent(part, whole, bounds=True)} %"
 
 
 def headline(facts: Mapping[str, Any]) -> str:
@@ -73,13 +66,11 @@ def certainty(facts: Mapping[str, Any], evaluation: Mapping[str, Any] | None) ->
     """The recall, and what it was measured by."""
     if evaluation is not None and evaluation.get("recall") is not None:
         low, high = evaluation["recall_interval_95"]
-        recall = f"{100 * evaluation['recall']:.1f} % of the rows that have a duplicate were found"
+        recall = f"{percent(evaluation['recall'], 1)} of the rows that have a duplicate were found"
         if evaluation["sample_rows"] == evaluation["rows"]:
             return f"{recall}; all rows were evaluated."
-        return (
-            f"{recall} (95 % interval {100 * low:.1f} – {100 * high:.1f} %), by {evaluation['sample_rows']:,} sampled "
-            "rows compared with all rows."
-        )
+        interval = f"95 % interval {formatting.percent(low)} – {formatting.percent(high)} %"
+        return f"{recall} ({interval}), by {evaluation['sample_rows']:,} sampled rows compared with all rows."
     if facts.get("coverage") == "exact":
         return (
             f"Every pair of similarity {float(facts['threshold']):.6g} or more was compared: no duplicate was missed."
@@ -138,7 +129,7 @@ def _group_note(groups: Groups) -> str:
 
 
 def short_count(number: int) -> str:
-    return f"{number:,}" if number < 10_000_000 else short(number)
+    return f"{number:,}" if number < 10_000_000 else formatting.short(number)
 
 
 def duration(seconds: float) -> str:

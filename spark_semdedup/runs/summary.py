@@ -13,7 +13,7 @@ from importlib import metadata
 from typing import Any
 
 from spark_semdedup import _version
-from spark_semdedup.formatting import aligned
+from spark_semdedup.formatting import aligned, percent
 from spark_semdedup.redaction import COLUMN_PARAMS, redacted, redacted_values
 
 SCHEMA_VERSION = 1
@@ -107,7 +107,7 @@ class Summary:
 
     def _count(self, name: str) -> str:
         count, rows = self.counts[name], self.counts.get("rows_in", 0)
-        share = f"  {100 * count / rows:5.1f} %" if rows and name in ("duplicates", "kept") else " " * 9
+        share = f"  {percent(count, rows, bounds=True):>5} %" if rows and name in ("duplicates", "kept") else " " * 9
         return f"{count:,}{share}"
 
     def _decisions(self) -> list[tuple[str, str]]:

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 from program import call, refusal
 
-from spark_semdedup.analysis.explain import Explanation, follow, mark_differences
-from spark_semdedup.analysis.sweep import check_grid, sweep
+from spark_semdedup.analysis.explain import ExplainedRow, Explanation, follow, mark_differences
+from spark_semdedup.analysis.sweep import PairExample, Sweep, SweepStep, check_grid, sweep
 from spark_semdedup.errors import SemDedupError
 
 
@@ -104,6 +104,21 @@ def test_differing_words_are_marked():
     assert mark_differences("a b c d", "a x c") == ("a [b] c [d]", "a [x] c")
     assert mark_differences("", "a") == ("", "[a]")
     assert mark_differences("same words", "same words") == ("same words", "same words")
+
+
+def test_no_id_or_text_reaches_the_terminal_as_a_command():
+    id_, max_id, text = "a\x1b[2J", "b\x9b31m\n", "words \x1b]0;title\x07 \u202e\x7f"
+    step = SweepStep(0.05, 0.95, 1, 1, (PairExample(id_, max_id, 0.96, text, text),))
+    rows = (ExplainedRow(id_, max_id, 0.97, True, {id_: text}, text), ExplainedRow(max_id, max_id, 0, False, {}, text))
+    kept = (ExplainedRow(id_, max_id, 0.9, False, text=text), rows[1])
+    said = [
+        Sweep(1, (step,)),
+        *(Explanation(id_, 0.95, "ranked", each, ranking=text) for each in (rows, kept, kept[:1])),
+    ]
+    for each in said:
+        lines = each.as_text().splitlines()
+        assert all(line.isprintable() for line in lines)
+        assert any("a\N{REPLACEMENT CHARACTER}[2J" in line for line in lines)
 
 
 def test_sweep_explain_and_groups_of_a_run(spark, capsys, tmp_path):

@@ -190,6 +190,12 @@ def test_representatives_are_nearest_and_outliers_farthest(debian):
     assert len(near.rows) == 9
 
 
+def test_no_id_or_text_reaches_the_terminal_as_a_command():
+    found = representatives(np.eye(2), [0, 0], ids=["a\x1b[31m\n", "b"], texts=["t\x1b[2J", "u\x9b1m"])
+    assert all(line.isprintable() for line in found.as_text().splitlines())
+    assert "a\N{REPLACEMENT CHARACTER}[31m  t\N{REPLACEMENT CHARACTER}[2J" in found.as_text()
+
+
 def test_the_members_plot_marks_them(debian, tmp_path):
     found = outliers(debian, np.zeros(len(debian), int), per_cluster=4)
     axes = found.plot(output_file=tmp_path / "o.png").axes[0]

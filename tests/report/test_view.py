@@ -34,6 +34,14 @@ def test_certainty_follows_coverage_and_evaluation():
     assert "not measured yet" in view.certainty(FACTS, {"recall": None})
 
 
+def test_shares_are_never_rounded_to_all():
+    assert view.percent(1999, 2000) == ">99.9 %"
+    evaluation = {"recall": 0.9997, "recall_interval_95": [0.999, 0.9998], "sample_rows": 1000, "rows": 63_905}
+    text = view.certainty(FACTS, evaluation)
+    assert text.startswith(">99.9 % of the rows")
+    assert "99.9 – 99.9 %" in text
+
+
 def test_what_was_not_compared_counts_pairs_and_invalid_rows():
     terms = dict(view.not_compared({**FACTS, "invalid": 10}, report_data().histogram))
     assert terms["Pairs"] == "120,000 of 489,555 pairs were compared (24.5 %)."  # 990 valid rows
