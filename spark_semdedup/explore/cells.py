@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +35,12 @@ class Cell:
     """Sequence of m ids, by position."""
     documents: Any
     """Sequence of m texts, or None."""
+
+    @cached_property
+    def nbytes(self) -> int:
+        """Bytes of memory that vectors, ids and texts take."""
+        lists = [self.ids, [] if self.documents is None else self.documents]
+        return int(self.units.nbytes) + sum(8 + sys.getsizeof(value) for values in lists for value in values)
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,9 +82,9 @@ class ArrayCells:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes a folder: ``units.npy``, which is mapped when loaded, ``centroids.npy``, ``starts.npy``,
         ``rows.parquet`` (id, document), and ``retriever.json``, last. A folder with anything in it is refused."""
-        import pyarrow as pa
         from pyarrow import parquet
 
+        rows = self._rows()  # before anything is written: ids of mixed types have no column
         folder = Path(path)
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -82,10 +92,7 @@ class ArrayCells:
                 raise SemDedupError(f"path={shown(str(folder), 400)} is not empty: give a new folder")
             for name in ("units", "centroids", "starts"):
                 np.save(folder / f"{name}.npy", getattr(self, name), allow_pickle=False)
-            columns = {"id": pa.array(self.ids.tolist())}
-            if self.documents is not None:
-                columns["document"] = pa.array(self.documents.tolist(), pa.string())
-            parquet.write_table(pa.table(columns), folder / "rows.parquet")
+            parquet.write_table(rows, folder / "rows.parquet")
             facts = {
                 "holds": _HOLDS,
                 "rows": len(self.units),
@@ -97,6 +104,17 @@ class ArrayCells:
             raise SemDedupError(
                 f"path={shown(str(folder), 400)} cannot be written: {error.strerror or error}"
             ) from None
+
+    def _rows(self) -> pa.Table:
+        import pyarrow as pa
+
+        try:
+            columns = {"id": pa.array(self.ids.tolist())}
+        except (pa.ArrowException, OverflowError) as error:
+            raise SemDedupError(f"ids cannot be saved, they must be of one type: {_first_line(error)}") from None
+        if self.documents is not None:
+            columns["document"] = pa.array(self.documents.tolist(), pa.string())
+        return pa.table(columns)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> ArrayCells:
@@ -113,7 +131,7 @@ class ArrayCells:
             )
             rows = parquet.read_table(folder / "rows.parquet")
         except (OSError, ValueError) as error:
-            raise SemDedupError(f"{place} cannot be loaded: {str(error).splitlines()[0]}") from None
+            raise SemDedupError(f"{place} cannot be loaded: {_first_line(error)}") from None
         shapes = units.shape, centroids.shape, starts.shape, rows.num_rows
         n, k, d = facts["rows"], facts["clusters"], facts["dim"]
         if shapes != ((n, d), (k, d), (k + 1,), n) or starts[0] != 0 or starts[-1] != n or (np.diff(starts) < 0).any():
@@ -142,6 +160,10 @@ def _manifest(folder: Path, place: str) -> dict[str, Any]:
     return dict(facts)
 
 
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
 def _objects(column: pa.ChunkedArray) -> np.ndarray:
     values = np.empty(len(column), object)
     values[:] = column.to_pylist()
@@ -160,7 +182,8 @@ def _texts(column: pa.ChunkedArray) -> np.ndarray:
 class FolderCells:
     """The folder that ``spark-semdedup cluster`` writes, ``centroid=N/`` Parquet: a query reads the clusters it visits.
 
-    Nothing is copied but the cells read last, up to ``CACHE_BYTES``. Vectors are used as they are stored: unit vectors.
+    Nothing is copied but the cells read last: up to ``CACHE_BYTES``, or one if it is larger. Vectors are used as they
+    are stored: unit vectors.
     """
 
     spherical = True
@@ -187,21 +210,19 @@ class FolderCells:
         files = self._files()
         sizes = np.zeros(max(files) + 1, np.int64)
         names: set[str] = set()
-        for cluster, fragments in files.items():
-            for fragment in fragments:
-                sizes[cluster] += fragment.count_rows()
-                names = names or set(fragment.physical_schema.names)
+        with self._reading():
+            for cluster, fragments in files.items():
+                for fragment in fragments:
+                    sizes[cluster] += fragment.count_rows()
+                    names = names or set(fragment.physical_schema.names)
         return names, sizes
 
     def _files(self) -> dict[int, list[Any]]:
         from pyarrow import dataset
 
-        try:
+        with self._reading():
             found = dataset.dataset(self._path, format="parquet", partitioning="hive")
             keys = [(dataset.get_partition_keys(f.partition_expression), f) for f in found.get_fragments()]
-        except (OSError, ValueError, TypeError) as error:
-            reason = str(error).splitlines()[0]
-            raise SemDedupError(f"{shown(self._path, 400)} cannot be read as clusters: {reason}") from None
         files: dict[int, list[Any]] = {}
         for key, fragment in keys:
             if not isinstance(key.get("centroid"), int):
@@ -214,6 +235,16 @@ class FolderCells:
         if not files:
             raise SemDedupError(f"{shown(self._path, 400)} holds no rows in clusters")
         return files
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Faults of the files as one line."""
+        import pyarrow as pa
+
+        try:
+            yield
+        except (OSError, ValueError, TypeError, pa.ArrowException) as error:
+            raise SemDedupError(f"{shown(self._path, 400)} cannot be read as clusters: {_first_line(error)}") from None
 
     def _means(self) -> np.ndarray:
         """The mean of each cluster's rows, of unit length; one pass over the vectors. Of no rows: zero."""
@@ -231,7 +262,7 @@ class FolderCells:
             return self._cache[cluster]
         cell = self._read(cluster)
         self._cache[cluster] = cell
-        while len(self._cache) > 1 and sum(kept.units.nbytes for kept in self._cache.values()) > CACHE_BYTES:
+        while len(self._cache) > 1 and sum(kept.nbytes for kept in self._cache.values()) > CACHE_BYTES:
             self._cache.popitem(last=False)
         return cell
 
@@ -240,9 +271,10 @@ class FolderCells:
 
         from spark_semdedup.explore.sample import Columns, from_arrow
 
-        folder = dataset.dataset(self._path, format="parquet", partitioning="hive")
         names = list(dict.fromkeys(self._columns.values()))
-        table = folder.to_table(columns=names, filter=dataset.field("centroid") == cluster)
+        with self._reading():
+            folder = dataset.dataset(self._path, format="parquet", partitioning="hive")
+            table = folder.to_table(columns=names, filter=dataset.field("centroid") == cluster)
         columns = Columns(self._columns["id"], self._columns["embedding"], self._columns.get("document"))
         sample = from_arrow(table, columns, rows=table.num_rows, seed=0)
         return Cell(sample.units, sample.ids, sample.texts)

@@ -188,7 +188,9 @@ def _of_table(data: Any, sample_rows: int, seed: int, columns: Columns) -> Sampl
             raise SemDedupError(f"{param}={shown(name)} {state} among the columns: {', '.join(names)}")
     read = {columns.id, columns.embedding, columns.text}
     table = _arrow(data, [place for place, name in enumerate(names) if name in read])
-    refuse_too_large(min(sample_rows or table.num_rows, table.num_rows), _width(table[columns.embedding]))
+    wanted = min(sample_rows or table.num_rows, table.num_rows)
+    texts = 0 if columns.text is None else table[columns.text].nbytes * wanted / max(table.num_rows, 1)
+    refuse_too_large(wanted, _width(table[columns.embedding]), text_bytes=texts)
     chosen = table.take(pa.array(draw_rows(table.num_rows, sample_rows, seed)))
     return from_arrow(chosen, columns, rows=table.num_rows, seed=seed)
 

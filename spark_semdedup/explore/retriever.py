@@ -33,9 +33,6 @@ Embedder = Callable[[list[str]], Any]
 PRODUCT_BYTES = 64 << 20
 """Of the products of a cell with the queries that visit it, at once."""
 
-SPARE = 8
-"""Candidates beyond ``top_k`` whose similarity is computed exactly: float32 products may order near-ties otherwise."""
-
 FIT_ROWS_PER_CLUSTER = 256
 """Rows that centroids are fitted on."""
 
@@ -222,7 +219,8 @@ class ClusterRetriever:
             step = max(1, PRODUCT_BYTES // (4 * len(units)))
             for start in range(0, len(visiting), step):
                 rows = visiting[start : start + step]
-                best.update(rows, cluster, *_best_in_cell(units, queries[rows], wanted))
+                found = _best_in_cell(units, queries[rows], wanted, best.scores[rows, -1])
+                best.update(rows, cluster, *found)
         return best.found()
 
     def cluster_order(self, queries: np.ndarray) -> np.ndarray:
@@ -308,16 +306,30 @@ class _Best:
         return NearestRows(self.places, self.clusters, self.scores)
 
 
-def _best_in_cell(units: np.ndarray, queries: np.ndarray, wanted: int) -> tuple[np.ndarray, np.ndarray]:
-    """Exact scores and places of each query's best rows of a cell and a few more: (m, min(wanted + SPARE, rows))."""
-    from spark_semdedup.kernels.arithmetic import exact_pair_dots
+def _best_in_cell(
+    units: np.ndarray, queries: np.ndarray, wanted: int, floor: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Exact scores and places of each query's best rows of a cell, the lowest places of equal ones: (m, wanted or
+    fewer), −∞ and −1 where no more rows reach the query's ``floor``, float32 (m,).
+
+    Products only screen. With e their error, ``wanted`` rows have a product of at least p, so exact scores of at least
+    p − e, and what scores as much has a product of at least p − 2e.
+    """
+    from spark_semdedup.kernels.arithmetic import FLOAT32_ROUNDING, exact_pair_dots, screening_error
 
     products = queries @ units.T
-    some = min(wanted + SPARE, len(units))
-    places = np.argpartition(-products, some - 1, axis=1)[:, :some]
-    query = np.repeat(np.arange(len(queries)), some)
-    exact = exact_pair_dots(queries, units, query, places.ravel()).reshape(places.shape)
-    return exact, places
+    wanted = min(wanted, len(units))
+    error = screening_error(units.shape[1]) + FLOAT32_ROUNDING  # of the subtraction
+    least = np.partition(products, -wanted, axis=1)[:, -wanted] - 2 * error
+    query, place = np.nonzero(products >= np.maximum(least, floor - error)[:, None])
+    exact = exact_pair_dots(queries, units, query, place)
+    order = np.lexsort((place, -exact, query))
+    rank = np.arange(len(order)) - np.searchsorted(query, query)  # queries come in ascending order
+    order, rank = order[rank < wanted], rank[rank < wanted]
+    scores = np.full((len(queries), wanted), -np.inf, np.float32)
+    places = np.full(scores.shape, -1)
+    scores[query[order], rank], places[query[order], rank] = exact[order], place[order]
+    return scores, places
 
 
 def _is_texts(documents: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 
 
 def of_dataframe(df: DataFrame, sample_rows: int, seed: int, columns: Columns) -> Sample:
-    """The rows of ``df`` with the smallest ``xxhash64(id, seed)``: one job that counts, one that collects them."""
+    """The rows of ``df`` with the smallest ``xxhash64(id, seed)``: one job that counts, one that collects them,
+    and between them, for texts, one that adds up their lengths."""
     from pyspark.sql import functions as F
 
     from spark_semdedup.spark.arrow import collect_arrow
@@ -36,7 +38,10 @@ def of_dataframe(df: DataFrame, sample_rows: int, seed: int, columns: Columns) -
     if columns.text is not None:
         _refuse_no_text(field(df, columns.text, "text_col"), columns.text)
         selected.append(quoted(columns.text).cast("string").alias("text"))
-    table = collect_arrow(_lowest(df.select(*selected), wanted, total))
+    rows = _lowest(df.select(*selected), wanted, total)
+    if columns.text is not None:
+        _refuse_long_texts(rows, wanted)
+    table = collect_arrow(rows)
     order = np.argsort(table["hash"].to_numpy(), kind="stable")[:wanted]
     read = columns._replace(id="id", embedding="embedding", text=None if columns.text is None else "text")
     return from_arrow(table.take(pa.array(order)), read, rows=total, seed=seed)
@@ -47,6 +52,15 @@ def _refuse_no_text(field: Any, name: str) -> None:
 
     if not isinstance(field.dataType, (T.StringType, T.VarcharType, T.CharType)):
         raise SemDedupError(f"text_col={shown(name)} is of type {field.dataType.simpleString()}: it must be string")
+
+
+def _refuse_long_texts(rows: DataFrame, wanted: int) -> None:
+    """A ``SemDedupError`` where memory would not hold the texts of ``wanted`` of the rows; of their lengths alone."""
+    from pyspark.sql import functions as F
+
+    found = rows.agg(F.count(F.lit(1)).alias("rows"), F.sum(F.octet_length("text")).alias("bytes")).first()
+    if found and found["bytes"]:
+        refuse_too_large(wanted, 0, text_bytes=found["bytes"] * wanted / found["rows"], purpose="the texts of a sample")
 
 
 def _lowest(rows: DataFrame, wanted: int, total: int) -> DataFrame:
@@ -127,7 +141,11 @@ def of_run(
 
 
 def _input(spark: SparkSession, input: Any) -> DataFrame:
-    return read_parquet(spark, input) if isinstance(input, str) else input
+    if isinstance(input, (str, os.PathLike)):
+        return read_parquet(spark, os.fspath(input))
+    if not hasattr(input, "sparkSession"):
+        raise SemDedupError(f"input={shown(input)} cannot be used: it must be a path or a Spark DataFrame")
+    return input
 
 
 def _removed(spark: SparkSession, path: str, ids: np.ndarray) -> np.ndarray:

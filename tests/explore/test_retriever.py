@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from spark_semdedup.errors import SemDedupError
-from spark_semdedup.explore import ClusterRetriever, Hit
+from spark_semdedup.explore import ClusterRetriever, Hit, draw_sample
 from spark_semdedup.explore import cells as cells_module
 from spark_semdedup.kernels import exact_dots
 
@@ -60,6 +60,21 @@ def test_visiting_some_clusters_is_brute_force_within_them(debian, retriever):
         assert [hit.score for hit in hits] == [score for score, _ in expected]
         assert {hit.cluster for hit in hits} <= set(visited.tolist())
         assert all(hit.document == debian.texts[debian.ids.tolist().index(hit.id)] for hit in hits)
+
+
+@pytest.mark.parametrize("noise", [0, 1e-7], ids=["equal", "nearly equal"])
+def test_of_equal_rows_the_first_are_found_and_near_ties_are_ordered_exactly(noise):
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(600, 48))
+    alike = np.sort(rng.choice(600, 100, replace=False))
+    vectors[alike] = vectors[alike[0]] + noise * rng.normal(size=(100, 48))
+    sample = draw_sample(vectors)
+    found = ClusterRetriever().index(sample, n_clusters=1)
+    queries = vectors[alike[0]] + 0.1 * rng.normal(size=(20, 48))
+    for query, hits in zip(draw_sample(queries).units, found.search(queries, top_k=3), strict=True):
+        expected = brute_force(sample.units, query, 3)
+        assert [hit.score for hit in hits] == [score for score, _ in expected]
+        assert noise or [hit.id for hit in hits] == alike[:3].tolist()
 
 
 def test_batches_give_what_single_queries_give(debian, retriever, monkeypatch):
@@ -201,6 +216,14 @@ def test_no_pickle_is_loaded(retriever, tmp_path):
         ClusterRetriever.load(tmp_path)
 
 
+def test_ids_of_mixed_types_are_refused_before_anything_is_written(tmp_path):
+    mixed = ClusterRetriever().index(np.eye(4), ids=[1, "a", 2, "b"], n_clusters=2)
+    with pytest.raises(SemDedupError, match="ids cannot be saved, they must be of one type") as error:
+        mixed.save(tmp_path / "index")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "index").exists()
+
+
 # --- a run's own files --------------------------------------------------------------------------------------
 
 
@@ -234,6 +257,34 @@ def test_a_run_s_clusters_are_served_where_they_lie(debian, clusters_folder, mon
     assert len(reads) == 2  # the clusters visited, once each
     with pytest.raises(SemDedupError, match="there is nothing to save"):
         fresh.save(clusters_folder / "copy")
+
+
+@pytest.fixture
+def small_folder(tmp_path) -> Path:
+    """Three clusters of two rows, each row with a text of 10,000 characters."""
+    for number in range(3):
+        folder = tmp_path / f"centroid={number}"
+        folder.mkdir()
+        vectors = pa.array([np.eye(3)[number]] * 2, pa.list_(pa.float32()))
+        table = pa.table({"id": [2 * number, 2 * number + 1], "embedding": vectors, "text": ["x" * 10_000] * 2})
+        pq.write_table(table, folder / "part.parquet")
+    return tmp_path
+
+
+def test_texts_count_among_what_is_kept(small_folder, monkeypatch):
+    monkeypatch.setattr(cells_module, "CACHE_BYTES", 50_000)
+    served = ClusterRetriever.load(small_folder)
+    assert len(served.search([1.0, 0.5, 0.2], n_clusters=3)) == 6
+    assert len(served._cells._cache) == 2
+
+
+def test_a_broken_file_is_one_line(small_folder):
+    served = ClusterRetriever.load(small_folder)
+    (small_folder / "centroid=1" / "part.parquet").write_bytes(b"PAR1garbage")
+    for call in (lambda: served.search([0.0, 1.0, 0.0]), lambda: ClusterRetriever.load(small_folder)):
+        with pytest.raises(SemDedupError, match="cannot be read as clusters: ") as error:
+            call()
+        assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(

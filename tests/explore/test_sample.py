@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,7 +14,7 @@ import pytest
 
 from spark_semdedup import explore
 from spark_semdedup.errors import SemDedupError
-from spark_semdedup.explore import Sample, draw_sample, memory
+from spark_semdedup.explore import Sample, draw_sample, memory, spark_sample
 
 ROWS, DIM = 500, 32
 
@@ -168,6 +170,21 @@ def test_a_sample_larger_than_memory_is_refused_before_it_is_drawn(matrix, monke
     assert len(draw_sample(matrix, sample_rows=19)) == 19
 
 
+def test_texts_count_as_memory(monkeypatch):
+    table = pa.table({"id": range(20), "embedding": [[1.0, 0.5]] * 20, "text": ["x" * 10_000] * 20})
+    monkeypatch.setattr(memory, "available_memory", lambda: 1_000_000)
+    with pytest.raises(SemDedupError, match="lower sample_rows to 12 or less"):
+        draw_sample(table)
+    assert len(draw_sample(table, sample_rows=12)) == 12
+
+
+def test_the_input_of_a_run_is_a_path_or_a_dataframe(monkeypatch):
+    monkeypatch.setattr(spark_sample, "read_parquet", lambda spark, path: path)
+    assert spark_sample._input(None, Path("in") / "x.parquet") == os.path.join("in", "x.parquet")
+    with pytest.raises(SemDedupError, match="input=5 cannot be used: it must be a path"):
+        spark_sample._input(None, 5)
+
+
 # --- Spark --------------------------------------------------------------------------------------------------
 
 
@@ -183,6 +200,14 @@ def test_a_dataframe_gives_the_rows_of_smallest_hash_in_any_partitioning(spark, 
     assert np.array_equal(one.units, draw_sample(frame).units[position])
     assert one.texts.tolist() == [f"text {i}" for i in position]
     assert len(draw_sample(df, sample_rows=0)) == ROWS
+
+
+def test_texts_of_a_dataframe_count_as_memory(spark, monkeypatch):
+    df = spark.range(20).selectExpr("id", "array(1.0F, 0.5F) AS embedding", "repeat('x', 10000) AS text")
+    monkeypatch.setattr(memory, "available_memory", lambda: 1_000_000)
+    with pytest.raises(SemDedupError, match=r"the texts of a sample of 20 rows .* lower sample_rows to 12 or less"):
+        draw_sample(df)
+    assert len(draw_sample(df, sample_rows=12)) == 12
 
 
 def test_a_dataframe_s_faults_are_named(spark):
