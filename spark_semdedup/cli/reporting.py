@@ -39,7 +39,8 @@ def reported(args: argparse.Namespace, source: Source, run: Callable[[Job], Summ
         atlas=args.export_atlas,
         text_col=args.text_col,
         page=args.report,
-        overwrite=args.overwrite or args.resume,
+        overwrite=args.overwrite,
+        resume=args.resume,
     )
 
     def step(job: Job) -> Summary:

@@ -83,6 +83,12 @@ class Versions:
         """Whether the folder is an index, or was to become one."""
         return self.files.exists(join(self.path, VERSIONS))
 
+    def is_taken(self) -> bool:
+        """Whether other files than an index's are there."""
+        if self.is_begun() or not self.files.exists(self.path):
+            return False
+        return not all(map(is_lock, self.files.names(self.path)))
+
     def _read(self, number: int) -> Version | None:
         """None where a kill has cut off the JSON. A store that cannot be read now is an error: its version may be
         whole, and a writer would replace it."""
@@ -138,7 +144,7 @@ class Versions:
             raise ResultExistsError(
                 f"{self.place} is an index of {newest.rows} rows already: append to it, or give another folder"
             )
-        if not self.is_begun() and any(not is_lock(name) for name in self.files.names(self.path)):
+        if self.is_taken():
             raise ResultExistsError(f"{self.place} has files that are no index's: give another folder")
         self.files.write_text(join(self.path, VERSIONS, _BEGUN), "")
         for number in self.numbers():  # the newest last: until then what remains is whole

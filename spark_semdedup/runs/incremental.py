@@ -13,6 +13,7 @@ from pyspark.sql import functions as F
 from spark_semdedup.errors import ResultExistsError, SemDedupError, shown
 from spark_semdedup.index import SemDedupIndex
 from spark_semdedup.index.version import ALL, KEPT
+from spark_semdedup.index.versions import Versions
 from spark_semdedup.ml.incremental import (
     INDEX_PARAMS,
     RANK_PARAMS,
@@ -35,7 +36,6 @@ from spark_semdedup.runs.preflight import FIT_PARAMS, Job, SavedCentroids, Setti
 from spark_semdedup.runs.source import Source
 from spark_semdedup.runs.target import Target
 from spark_semdedup.runs.wanted import Wanted
-from spark_semdedup.spark.files import join
 from spark_semdedup.spark.ids import Ids
 
 INDEX_VERSION = "version of the index"
@@ -186,9 +186,15 @@ class RunReferences:
             )
 
     def refuse_existing(self, run: str | None) -> None:
-        """``ResultExistsError`` where the index to write exists, unless the very ``run`` that is resumed wrote it."""
+        """``ResultExistsError`` where the index to write exists, unless the very ``run`` that is resumed wrote it, and
+        where something else does."""
         path = self.asked.write_to
-        if path is None or not self.job.files.exists(join(path, "_versions")):
+        if path is None:
+            return
+        versions = Versions(self.job.files, path)
+        if versions.is_taken():
+            raise ResultExistsError(f"writeIndex={shown(path, 400)} exists and is no index: give another folder")
+        if not versions.is_begun():
             return
         try:
             written = SemDedupIndex.open(self.job.spark, path)

@@ -16,10 +16,22 @@ from spark_semdedup.report.data import RunResults, gather
 from spark_semdedup.report.html import is_report, render, require_libraries
 from spark_semdedup.report.rows import Columns, refuse_no_text
 from spark_semdedup.runs.deduplication import COMPARED
-from spark_semdedup.runs.manifest import EVALUATION, REPORT, RUN_RESULTS, read_run_manifest
+from spark_semdedup.runs.manifest import (
+    EVALUATION,
+    REPORT,
+    RUN_RESULTS,
+    UNFINISHED,
+    delete_dataset,
+    read_manifest,
+    read_run_manifest,
+)
 from spark_semdedup.runs.preflight import Job
+from spark_semdedup.runs.results import write_dataset
 from spark_semdedup.runs.source import Source
 from spark_semdedup.spark.files import Files, is_within, join
+
+ATLAS = "rows for Embedding Atlas"
+"""What the manifest of such a folder says that it holds."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +49,8 @@ class ReportTarget:
     """Whether to write an HTML file."""
     overwrite: bool = False
     """Whether another file or folder may be replaced; an earlier report always may."""
+    resume: bool = False
+    """Whether a killed run may have left the page or the rows for Embedding Atlas, not whole, which are replaced."""
 
     @property
     def file(self) -> str:
@@ -60,27 +74,43 @@ class ReportTarget:
     def check_paths(self, job: Job, texts: Source | None) -> None:
         """Raises ``SemDedupError`` where something else is in the way, or would be overwritten as it is read."""
         files = job.files
-        if self.page and files.exists(self.file) and not self.overwrite and not is_report(files.read_text(self.file)):
+        replaces = self.overwrite or self.resume
+        if self.page and files.exists(self.file) and not replaces and not is_report(files.read_text(self.file)):
             raise ResultExistsError(
                 f"output={shown(self.file, 400)} exists already and is no report: give another file, or --overwrite"
             )
         if self.atlas is not None:
             refuse_other_names(self.atlas)
             self._refuse_overlap(files, self.atlas, texts)
-            if not self.overwrite and not files.is_vacant(self.atlas):
-                raise ResultExistsError(
-                    f"exportAtlas={shown(self.atlas, 400)} exists already: give another path, or --overwrite"
-                )
+            self.refuse_existing_atlas(files, self.atlas)
+
+    def refuse_existing_atlas(self, files: Files, atlas: str) -> None:
+        """Raises ``ResultExistsError`` for a folder that may not be replaced."""
+        may_replace = self.overwrite or (self.resume and _is_atlas(files, atlas))
+        if not may_replace and not files.is_vacant(atlas):
+            raise ResultExistsError(
+                f"exportAtlas={shown(atlas, 400)} exists already: give another path, or --overwrite"
+            )
 
     def _refuse_overlap(self, files: Files, atlas: str, texts: Source | None) -> None:
         target = files.real(atlas)
         results = [join(self.folder, name) for name in RUN_RESULTS]
         for path in (self.folder, *results, *(texts.paths if texts else ())):
-            for place in map(files.real, files.matches(path)):
+            for place in map(files.real, (path, *files.matches(path))):  # a run has yet to write its results
                 if is_within(place, target) or (path != self.folder and is_within(target, place)):
                     raise SemDedupError(
                         f"exportAtlas={shown(atlas, 400)} overlaps {shown(path, 400)}, which is read: give another path"
                     )
+
+
+def _is_atlas(files: Files, path: str) -> bool:
+    """Whether rows for Embedding Atlas are there, or were begun."""
+    if files.exists(join(path, UNFINISHED)):
+        return True
+    try:
+        return files.exists(path) and read_manifest(files, path, "exportAtlas", ATLAS) is not None
+    except SemDedupError:  # another step wrote it
+        return False
 
 
 def check_text_column(job: Job, texts: Source, text_col: str | None) -> None:
@@ -108,8 +138,10 @@ def write_report(job: Job, target: ReportTarget, texts: Source | None) -> dict[s
         written["report"] = target.file
     if target.atlas is not None:
         with job.progress.phase("write rows for Embedding Atlas"):
-            mode = "overwrite" if target.overwrite else "errorifexists"
-            atlas_rows(results).write.mode(mode).parquet(target.atlas)
+            rows_placed = atlas_rows(results)
+            target.refuse_existing_atlas(job.files, target.atlas)  # again: the first look was hours ago, perhaps
+            delete_dataset(job.files, target.atlas)
+            write_dataset(job.files, rows_placed, target.atlas, {"holds": ATLAS, "result": target.folder})
         written["atlas"] = target.atlas
     return written
 

@@ -183,7 +183,7 @@ def _refuse_overlap(files: Files, output: str, reads: Mapping[str, Sequence[str]
     target = files.real(output)
     for name, patterns in reads.items():
         for pattern in patterns:
-            for place in map(files.real, files.matches(pattern)):
+            for place in map(files.real, (pattern, *files.matches(pattern))):  # it may have yet to be written
                 if is_within(place, target) or is_within(target, place):
                     raise SemDedupError(
                         f"output={shown(output, 400)} and {name}={shown(pattern, 400)} overlap: what is read would be "

@@ -9,6 +9,7 @@ from importlib import resources
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from spark_semdedup.cli.main import main
@@ -85,11 +86,32 @@ def test_a_report_replaces_an_earlier_one_and_nothing_else(
     assert "Texts of kept rows only" in mine.read_text("utf-8")
 
 
-def test_a_finished_run_that_is_resumed_writes_its_report(output: Path, source: str):
+def test_a_finished_run_that_is_resumed_writes_its_report_and_rows(output: Path, source: str):
+    """The rows for Embedding Atlas in place of earlier ones, whole or not."""
     (output / "out" / "report.html").unlink()
+    atlas = output / "rows.parquet"
+    (atlas / "_semdedup.json").unlink()
+    (atlas / "_semdedup.unfinished").touch()
+    (atlas / "part-of-a-killed-run.parquet").touch()
     arguments = ["run", "--input", source, "--output", str(output / "out"), "--k", "2", "--resume", "--report"]
-    assert main(arguments) == 0
+    assert main([*arguments, "--export-atlas", str(atlas)]) == 0
     assert (output / "out" / "report.html").exists()
+    assert pq.read_table(atlas).num_rows == json.loads((atlas / "_semdedup.json").read_text())["rows"] == 32
+
+
+def test_resume_replaces_no_folder_of_the_users(
+    capsys: pytest.CaptureFixture[str], output: Path, source: str, tmp_path: Path
+):
+    mine = tmp_path / "mine.parquet"
+    mine.mkdir()
+    (mine / "data.parquet").write_text("mine")
+    run = ("run", "--input", source, "--k", "2", "--resume", "--export-atlas", mine)
+    for out in (tmp_path / "new", output / "out"):
+        assert f"exportAtlas='{mine}' exists already" in refusal(capsys, *run, "--output", out)
+    (mine / "_semdedup.json").write_text('{"holds": "similarities"}')  # another step's result
+    assert f"exportAtlas='{mine}' exists already" in refusal(capsys, *run, "--output", tmp_path / "new")
+    assert (mine / "data.parquet").read_text() == "mine"
+    assert not (tmp_path / "new").exists()
 
 
 def test_quiet_writes_no_progress(capsys: pytest.CaptureFixture[str], output: Path):
@@ -113,6 +135,8 @@ def test_what_cannot_be_used_is_one_line_before_any_work(
     assert "must end in .parquet" in refusal(capsys, "report", out, "--export-atlas", tmp_path / "rows")
     inside = out / "duplicates" / "rows.parquet"
     assert "overlaps" in refusal(capsys, "report", out, "--export-atlas", inside)
+    place = ("run", "--input", source, "--output", tmp_path / "new", "--export-atlas")
+    assert "overlaps" in refusal(capsys, *place, tmp_path / "new" / "duplicates" / "rows.parquet")
     run = ["run", "--input", source, "--output", tmp_path / "new"]
     assert "--model is missing: give the model to embed the texts with, or --report" in refusal(
         capsys, *run, "--text-col", "text"

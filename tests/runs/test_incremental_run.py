@@ -179,6 +179,10 @@ def test_a_table_to_keep_apart_from(spark, inputs, tmp_path, capsys):
         (("--against", "INPUT"), "is not an index"),
         (("--against", "NOWHERE"), "does not exist"),
         (("--write-index", "INDEX"), "is an index already"),
+        (("--write-index", "OUT"), "overlap: what is read"),
+        (("--write-index", "OUT/deduplicated"), "overlap: what is read"),
+        (("--write-index", "INPUT"), "exists and is no index"),
+        (("--write-index", "INPUT/batch0.parquet"), "exists and is no index"),
         (("--write-index", "NEW", "--index-rows", "kept"), "keepRule='ranked' are both set"),
         (("--write-index", "NEW", "--index-rows", "some"), "it must be kept or all"),
         (("--update-index",), "updateIndex and no against"),
@@ -191,6 +195,8 @@ def test_a_table_to_keep_apart_from(spark, inputs, tmp_path, capsys):
 )
 def test_what_cannot_be_is_refused_in_one_line_before_any_work(spark, written, tmp_path, capsys, options, said):
     names = {"INDEX": written / "index", "INPUT": written / "folder", "NEW": tmp_path / "new", "NOWHERE": "nowhere"}
+    names |= {"OUT": tmp_path / "out", "OUT/deduplicated": tmp_path / "out" / "deduplicated"}
+    names |= {"INPUT/batch0.parquet": written / "folder" / "batch0.parquet"}
     place = ("--input", written / "batch1.parquet", "--output", tmp_path / "out")
     assert said in refusal(capsys, "run", *place, *(names.get(option, option) for option in options))
     assert not (tmp_path / "out").exists() or not any((tmp_path / "out").iterdir())
