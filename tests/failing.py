@@ -211,6 +211,9 @@ def start(master: str, folder: str, executors: int, conf: Mapping[str, str], env
         "spark.executor.memory": "640m",
         "spark.executor.cores": "1",
         "spark.executor.extraJavaOptions": fast,
+        "spark.python.daemon.module": "daemon_without_zips",
+        "spark.sql.codegen.wholeStage": "false",  # as in the suite's session: a few rows, many queries
+        "spark.sql.codegen.factoryMode": "NO_CODEGEN",
         f"spark.executorEnv.{FOLDER}": folder,
         "spark.local.dir": f"{place}/local",
         "spark.ui.enabled": "false",

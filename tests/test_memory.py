@@ -188,7 +188,7 @@ def test_a_run_on_gpus_with_too_little_memory_gives_the_same_answer(spark, small
     for what in ("batchSize=256", "rows assigned at once="):
         told = "".join(path.read_text() for path in folder.glob(f"{what.split('=')[0]} *"))
         assert what in told
-        assert "takes more GPU memory than this task has at deviceMemoryFraction=0.4: going on with" in told
+        assert "takes more GPU memory than this task has at deviceMemoryFraction=0.4: continuing with" in told
 
 
 def answer(model: SemDedupModel, rows) -> list:

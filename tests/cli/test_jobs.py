@@ -70,7 +70,7 @@ def package_zip(folder: Path) -> Path:
     """The package as ``--py-files`` takes it."""
     root = Path(spark_semdedup.__file__).parent
     with zipfile.ZipFile(folder / "spark_semdedup.zip", "w") as archive:
-        for path in root.rglob("*.py"):
+        for path in (path for path in root.rglob("*.*") if "__pycache__" not in path.parts):
             archive.write(path, path.relative_to(root.parent))
     return folder / "spark_semdedup.zip"
 
@@ -99,7 +99,7 @@ def test_spark_submit_gives_the_rows_that_the_command_gives(spark, tmp_path):
 
     py_files = package_zip(tmp_path)
     ended = submit("semdedup", *arguments, "--output", "submitted", py_files=py_files, cwd=tmp_path)
-    assert ended.returncode == 0, ended.stderr
+    assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "[4/5] write the kept rows ... " in ended.stdout  # where spark-submit sends both streams
     for name in ("similarities", "duplicates", "deduplicated"):
         one, other = (pq.read_table(tmp_path / place / name).sort_by("id") for place in ("command", "submitted"))

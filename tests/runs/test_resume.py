@@ -487,10 +487,10 @@ def test_two_runs_into_one_output(capsys, spark, monkeypatch, data, tmp_path, ex
     monkeypatch.setattr(locking, "SILENCE_SECONDS", 5.0)
     compared, refusals = SemDedupModel.compared, []
 
-    def compared_meanwhile(model, dataset):
+    def compared_meanwhile(*args):
         command = ["run", "--input", data, "--output", output, *ARGUMENTS]
         refusals.extend(refusal(capsys, *command, *more) for more in ([], ["--resume"], ["--overwrite"]))
-        return compared(model, dataset)
+        return compared(*args)
 
     with monkeypatch.context() as patched:
         patched.setattr(SemDedupModel, "compared", compared_meanwhile)
@@ -509,8 +509,8 @@ def test_input_that_changes_while_it_is_read_gives_no_result(capsys, spark, monk
     pq.write_table(corpus(), source / "part-0.parquet")
     compared = SemDedupModel.compared
 
-    def compared_then_changed(model, dataset):
-        found = compared(model, dataset)
+    def compared_then_changed(*args):
+        found = compared(*args)
         times = (source / "part-0.parquet").stat()
         if change == "a file more":
             pq.write_table(corpus(5), source / "part-1.parquet")
