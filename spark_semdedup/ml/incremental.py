@@ -154,12 +154,26 @@ def refuse_known_ids(index: SemDedupIndex, documents: Documents) -> None:
         )
 
 
+def naming_own_rows(compared: DataFrame, against: SemDedupIndex | ReferenceRows, k: int) -> DataFrame:
+    """The entries that rows ``against`` and others gave, where those of reference rows name no row. ``k``: clusters."""
+    names = compared.where(F.col("reason").isNull() & (F.col("max_id") != F.col("id"))).select("max_id").distinct()
+    if isinstance(against, SemDedupIndex):
+        known = against.contains(names)
+    else:
+        known = against.rows(np.arange(k)).select("id").join(names.toDF("id"), "id", "left_semi").distinct()
+    joined = compared.join(known.toDF("reference_id"), F.col("max_id") == F.col("reference_id"), "left")
+    own = F.when(F.col("reference_id").isNull(), F.col("max_id")).otherwise(F.col("id"))
+    return joined.withColumn("max_id", own).drop("reference_id")
+
+
 # --- writing ---
 
 
-def refuse_other_index(index: SemDedupIndex, compared_with: SemDedupIndex | None) -> None:
+def refuse_other_index(index: SemDedupIndex, compared_with: SemDedupIndex | ReferenceRows | None) -> None:
     """Raises ``SemDedupError`` where rows are to be added to an index whose rows they were not compared with."""
-    known = None if compared_with is None else (compared_with.path, compared_with.state.content)
+    known = None
+    if isinstance(compared_with, SemDedupIndex):
+        known = compared_with.path, compared_with.state.content
     if index.rows_in and known != (index.path, index.state.content):
         raise SemDedupError(
             f"the rows were not compared with version {index.version} of the index {shown(index.path, 400)}: "

@@ -29,6 +29,7 @@ def write_report(result: SemDedupResult, path: str, text_col: str | None) -> Non
     facts = {
         **_decision(result.model),
         **_counts(result),
+        **({} if result.against is None else {"against": {"reference_only": False}}),
         "versions": {"spark_semdedup": __version__, "spark": spark.version},
     }
     Files(spark).write_text(path, render(gather(_results(result, facts, text_col))))

@@ -22,7 +22,13 @@ from spark_semdedup.duplicates.threshold import without_ids
 from spark_semdedup.errors import SemDedupError
 from spark_semdedup.index import SemDedupIndex
 from spark_semdedup.ml.duplicates import IdentifyDuplicates
-from spark_semdedup.ml.incremental import add_to_index, create_index, deduplicate_against, refuse_other_index
+from spark_semdedup.ml.incremental import (
+    add_to_index,
+    create_index,
+    deduplicate_against,
+    naming_own_rows,
+    refuse_other_index,
+)
 from spark_semdedup.ml.kmeans import EmbeddingKMeans, EmbeddingKMeansModel, Foresee
 from spark_semdedup.ml.persistence import CentroidsModel, StageReadable
 from spark_semdedup.ml.report import plots_of, write_report
@@ -172,8 +178,7 @@ class SemDedupModel(CentroidsModel, SemDedupStageParams):
         """
         if against is None:
             return self._result(dataset, persist=True)
-        result = self.result_of(dataset, deduplicate_against(self, dataset, against))
-        return replace(result, against=against if isinstance(against, SemDedupIndex) else None)
+        return replace(self.result_of(dataset, deduplicate_against(self, dataset, against)), against=against)
 
     def plan(self, dataset: DataFrame, *, rows: float | None = None, hardware: Hardware | None = None) -> Sizing:
         """What deduplicating ``dataset`` with these centroids will cost with each coverage; see ``analysis.cost``."""
@@ -195,6 +200,8 @@ class SemDedupModel(CentroidsModel, SemDedupStageParams):
         check_counts(sample_rows, missed)
         if self.value("keepRule") == "greedy":
             raise SemDedupError("keepRule='greedy' keeps rows that 'ranked' removes: evaluate a result of 'ranked'")
+        if result.against is not None:
+            raise SemDedupError("against: no sample of the dataset has reference rows: evaluate a result without them")
         coverage = Coverage.of(self, self.similarity_threshold())
         evaluator = Evaluator(
             similarities=result.similarities,
@@ -303,8 +310,8 @@ class SemDedupResult:
     dataset: DataFrame = field(repr=False)
     """The rows that were deduplicated."""
     model: SemDedupModel = field(repr=False)
-    against: SemDedupIndex | None = field(default=None, repr=False)
-    """The index that the rows were compared with, too."""
+    against: SemDedupIndex | ReferenceRows | None = field(default=None, repr=False)
+    """The rows that precede them, which they were compared with, too."""
 
     @cached_property
     def plot(self) -> ResultPlots:
@@ -345,9 +352,13 @@ class SemDedupResult:
         return add_to_index(self.model, self.dataset, self.duplicates, index, run=run)
 
     def check(self) -> None:
-        """Raises ``AccountingError`` unless ids are unique and each ``max_id`` is the row's own or that of a valid row
-        which precedes it; a few small jobs over ids and rank keys. (The program checks so at the end of every run.)"""
+        """Raises ``AccountingError`` unless ids are unique and each ``max_id`` is the row's own, a reference row's, or
+        that of a valid row which precedes it; a few small jobs over ids and rank keys. (The program checks so at the
+        end of every run.)"""
         entries = self._entries
+        if self.against is not None:
+            own = naming_own_rows(entries.df, self.against, len(self.model.centroids))
+            entries = replace(entries, df=own)
         check_neighbours(entries, entries.counts())
 
     def counts(self) -> dict[str, int]:

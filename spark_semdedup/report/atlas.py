@@ -21,13 +21,14 @@ from spark_semdedup.analysis.projection import Projection, nearest
 from spark_semdedup.errors import SemDedupError, shown
 from spark_semdedup.kernels import unit_vectors
 from spark_semdedup.report.data import RunResults
+from spark_semdedup.report.references import has_neighbour
 from spark_semdedup.report.rows import look_up, sample_share
 from spark_semdedup.spark.columns import id_column, quoted
 from spark_semdedup.spark.vectors import matrix
 
 COLUMNS = ("id", "text", "x", "y", "cluster", "neighbour", "score", "removed")
 """``x`` and ``y``: principal components; ``cluster``: the nearest centroid; ``neighbour``: the most similar preferred
-row, null for a row without one; ``score``: the similarity to it."""
+row, which may be a reference row, null for a row without one; ``score``: the similarity to it."""
 
 
 def refuse_other_names(path: str) -> None:
@@ -61,15 +62,17 @@ def atlas_rows(results: RunResults) -> DataFrame:
     schema = T.StructType([*chosen.schema.fields[:2], *_PLACE_FIELDS])
     placed = chosen.mapInArrow(place.of_batches, schema)
     threshold = float(results.facts["threshold"])
+    named = has_neighbour(results.facts)
     scored = results.similarities.select(
         F.col("id").alias("scored_id"),
-        F.when(F.col("max_id") != F.col("id"), F.col("max_id")).alias("neighbour"),
-        F.when(F.col("max_id") != F.col("id"), F.col("cosine_sim_score")).alias("score"),
+        *(F.when(named, F.col(column)).alias(alias) for alias, column in _NEIGHBOUR.items()),
     )
     joined = placed.join(scored, placed["id"] == F.col("scored_id"), "left")
     removed = F.coalesce(F.col("score").cast("double") >= F.lit(threshold), F.lit(False))
     return joined.withColumn("removed", removed).select(*COLUMNS)
 
+
+_NEIGHBOUR = {"neighbour": "max_id", "score": "cosine_sim_score"}
 
 _PLACE_FIELDS = (
     T.StructField("x", T.FloatType()),

@@ -19,6 +19,7 @@ from spark_semdedup.analysis.scores import ScoreHistogram
 from spark_semdedup.analysis.sizes import ClusterSizes
 from spark_semdedup.report.links import Groups, groups_of
 from spark_semdedup.report.pairs import PairGallery, gallery_of
+from spark_semdedup.report.references import naming_references
 from spark_semdedup.report.rows import Columns, RowSample, Text, is_sampled, look_up, sample_share
 
 
@@ -67,6 +68,7 @@ class ReportData:
 
 def gather(results: RunResults) -> ReportData:
     """Reads what a report shows."""
+    results = naming_references(results)
     facts = results.facts
     valid = int(facts["rows_in"]) - int(facts.get("invalid", 0))
     threshold = float(facts["threshold"])

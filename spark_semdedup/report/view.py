@@ -11,6 +11,7 @@ from spark_semdedup.analysis.scores import ScoreHistogram
 from spark_semdedup.params import DEFAULTS
 from spark_semdedup.report.data import ReportData
 from spark_semdedup.report.links import Groups
+from spark_semdedup.report.references import by_references_alone
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,9 @@ def eps_sentence(facts: Mapping[str, Any]) -> str:
     """What decides, and where the number comes from."""
     eps, default = float(facts["eps"]), float(DEFAULTS["eps"])
     origin = "the program's default" if eps == default else f"set for this run; the default is {default:g}"
+    preferred = "reference" if by_references_alone(facts) else "preferred"
     return (
-        f"A row is removed when its cosine similarity to a preferred row is {float(facts['threshold']):.6g} or more "
+        f"A row is removed when its cosine similarity to a {preferred} row is {float(facts['threshold']):.6g} or more "
         f"(eps {eps:.6g}, {origin})."
     )
 
@@ -72,9 +74,11 @@ def certainty(facts: Mapping[str, Any], evaluation: Mapping[str, Any] | None) ->
         interval = f"95 % interval {formatting.percent(low)} – {formatting.percent(high)} %"
         return f"{recall} ({interval}), by {evaluation['sample_rows']:,} sampled rows compared with all rows."
     if facts.get("coverage") == "exact":
-        return (
-            f"Every pair of similarity {float(facts['threshold']):.6g} or more was compared: no duplicate was missed."
-        )
+        of = "with a reference row " if by_references_alone(facts) else ""
+        pair = f"Every pair {of}of similarity {float(facts['threshold']):.6g} or more"
+        return f"{pair} was compared: no duplicate was missed."
+    if facts.get("against"):
+        return "Duplicates across clusters may have been missed; how many is not measured."
     return (
         "Duplicates across clusters may have been missed; how many is not measured yet: spark-semdedup evaluate "
         "estimates it from a sample."
@@ -89,7 +93,14 @@ def not_compared(facts: Mapping[str, Any], histogram: ScoreHistogram) -> list[tu
     rule = facts.get("coverage_in_words") or ""
     terms = [("Rule", f"{rule[:1].upper()}{rule[1:]}.")] if rule else []
     share = percent(min(compared, pairs), pairs)
-    terms.append(("Pairs", f"{compared:,} of {pairs:,} pairs were compared ({share})."))
+    if facts.get("against"):
+        terms.append(
+            ("Reference rows", "Rows were compared with those of an index or table, whose texts are not here.")
+        )
+    if by_references_alone(facts):
+        terms.append(("Pairs", "Rows of the input were not compared with one another."))
+    else:
+        terms.append(("Pairs", f"{compared:,} of {pairs:,} pairs were compared ({share})."))
     complete = facts.get("complete_from")
     if complete is not None:
         text = f"Pairs below {float(complete):.6g} were left out where no duplicate can be lost by it; scores below it "
@@ -100,6 +111,8 @@ def not_compared(facts: Mapping[str, Any], histogram: ScoreHistogram) -> list[tu
     terms.append(("Invalid rows", text))
     if histogram.alone:
         text = f"{histogram.alone:,} rows rank first among the rows compared with them: no preferred row, no score."
+        if by_references_alone(facts):
+            text = f"Of {histogram.alone:,} rows no reference row was found that is similar enough."
         terms.append(("Rows without a score", text))
     return terms
 

@@ -55,6 +55,11 @@ def evaluator_of_run(dataset: DataFrame, result: str, settings: Settings) -> Eva
     spark = dataset.sparkSession
     files = Files(spark)
     manifest = read_run_manifest(files, result, "result")
+    if manifest.get("against"):
+        raise SemDedupError(
+            f"result={shown(result, 400)} was compared with reference rows, which no sample of the input has: evaluate "
+            "a run without them"
+        )
     if manifest.get("keep_rule") == "greedy":
         raise SemDedupError(
             f"result={shown(result, 400)} was decided with keepRule='greedy', which keeps rows that 'ranked' removes: "

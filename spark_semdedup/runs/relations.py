@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from spark_semdedup.duplicates.groups import tree_groups
 from spark_semdedup.duplicates.threshold import count_similarities
-from spark_semdedup.errors import SemDedupError
+from spark_semdedup.errors import SemDedupError, shown
 from spark_semdedup.formatting import short
 from spark_semdedup.ml.semdedup import SemDedup, SemDedupModel
 from spark_semdedup.pairwise.pairs import refuse_more_pairs
@@ -69,6 +69,11 @@ def groups(job: Job, similarities: str, duplicates: str, target: Target) -> Summ
     preflight.check_paths(job, target, reads={"similarities": [similarities], "duplicates": [duplicates]})
     read = StepResult.read(job, similarities, "similarities", "similarities")
     removed = StepResult.read(job, duplicates, "duplicates", "duplicates")
+    if read.manifest.get("against") or removed.manifest.get("against"):
+        raise SemDedupError(
+            f"similarities={shown(similarities, 400)} were made with reference rows, of which groups would have none: "
+            "give those of a run without them"
+        )
     if read.rows.schema["id"].dataType != removed.rows.schema["id"].dataType:
         raise SemDedupError("similarities and duplicates have ids of different types: give those of one run")
     total = read.check_count(count_similarities(read.rows))

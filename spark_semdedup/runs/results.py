@@ -39,7 +39,10 @@ Held = Callable[[], None]
 Check = Callable[[int], None]
 """Raises for a wrong number of rows, before the folder that has them becomes valid."""
 
-ABOUT_COVERAGE = ("coverage", "coverage_in_words", "complete_eps", "complete_from", "keep_rule", "kept_from")
+ABOUT_COVERAGE = (
+    *("coverage", "coverage_in_words", "complete_eps", "complete_from", "keep_rule", "kept_from"),
+    "against",
+)
 """What manifests of similarities and duplicates say of the pairs that were compared."""
 
 ROWS_PER_FILE = 2_000_000

@@ -13,6 +13,7 @@ from pyspark.sql import functions as F
 from shapes import frame, quality, shapes
 
 from spark_semdedup import RemoveSimilar, SemDedupError, SemDedupIndex, SemDedupModel, index_model
+from spark_semdedup.errors import AccountingError
 from spark_semdedup.ml.incremental import compare_with, found_references
 from spark_semdedup.pairwise import reference_plan
 from spark_semdedup.pairwise.reference import RankOrder, TableReferences
@@ -162,6 +163,12 @@ def test_an_index_knows_the_model_that_made_it(spark, halves, tmp_path):
     result = model.run(rows.where("id >= 60"), against=index)
     expected = removed_one_by_one(units, np.arange(len(units)), greedy=True, together=lambda i, j: True)
     assert {row.id for row in result.duplicates.collect()} == {i for i in expected if i >= 60}
+    result.check()
+    lost = F.when(F.col("id") == 60, F.lit(9999)).otherwise(F.col("max_id"))
+    with pytest.raises(AccountingError, match="60 has a max_id that is no row's"):
+        replace(result, compared=result.compared.withColumn("max_id", lost)).check()
+    with pytest.raises(SemDedupError, match="evaluate a result without"):
+        index_model(index, keepRule="ranked").evaluate(rows.where("id >= 60"), result)
     after = result.update_index(index)
     assert after.rows_in == len(units) - len(expected)
     with pytest.raises(SemDedupError, match="changed by another process"):

@@ -154,6 +154,10 @@ def test_reference_only_removes_what_is_in_the_index_whatever_its_id(spark, inpu
     status, out, _ = call(capsys, "explain", tmp_path / "out", "--id", held[0])
     assert status == 0
     assert f"{held[0]} is a reference row" in out
+    for step in (("groups",), ("evaluate", "--input", new, "--result")):
+        said = refusal(capsys, *step, tmp_path / "out", "--output", tmp_path / "more")
+        assert "reference rows" in said
+        assert not (tmp_path / "more").exists()
 
 
 def test_a_table_to_keep_apart_from(spark, inputs, tmp_path, capsys):
