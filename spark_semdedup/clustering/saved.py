@@ -17,6 +17,7 @@ from spark_semdedup.errors import SemDedupError, shown
 from spark_semdedup.spark.arrow import collect_arrow, local_frame
 from spark_semdedup.spark.columns import is_float_array
 from spark_semdedup.spark.files import escaped
+from spark_semdedup.spark.parquet import own_reader
 from spark_semdedup.spark.vectors import ordered_matrix, packed_rows
 
 MOST_NUMBERS = 2**31
@@ -67,7 +68,7 @@ def read_centroids(spark: SparkSession, path: str) -> np.ndarray:
     Raises ``SemDedupError`` for what ``write_centroids`` has not written.
     """
     place = f"{shown(path, 400)} holds no centroids that can be used"
-    rows = spark.read.parquet(escaped(path))
+    rows = own_reader(spark).parquet(escaped(path))
     types = {field.name: field.dataType for field in rows.schema.fields}
     if not isinstance(types.get("centroid"), T.IntegerType) or not is_float_array(types.get("vector", T.NullType())):
         raise SemDedupError(f"{place}: it must have the columns centroid int and vector array<float>")
@@ -87,7 +88,7 @@ def read_matrix(spark: SparkSession, path: str, shape: tuple[int, int]) -> np.nd
     Raises ``SemDedupError`` for a matrix of another shape.
     """
     place = f"{shown(path, 400)} cannot be used"
-    rows = spark.read.schema("centroid int, vector array<float>").parquet(escaped(path))
+    rows = own_reader(spark).schema("centroid int, vector array<float>").parquet(escaped(path))
     matrix = _ordered(rows, shape[0], place)
     if matrix.shape != shape:
         raise SemDedupError(f"{place}: it holds a matrix of shape {matrix.shape}, not {shape}: files were replaced")

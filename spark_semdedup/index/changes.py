@@ -63,8 +63,8 @@ def compact(storage: Storage, seen: Version, *, retain_hours: float) -> Version:
         small = worth_merging(version.files, version.dim)
         if not small:
             return None
+        expected = storage.count_files(version, small)
         rows = storage.rows(version, small)
-        expected = storage.count(rows)
         written = storage.write(rows, storage.versions.rows_folder(version.version + 1), expected.rows, version)
         written.require(expected)
         files = (*(file for file in version.files if file not in small), *written.files)
@@ -89,7 +89,7 @@ def remove(storage: Storage, seen: Version, ids: Any, *, retain_hours: float) ->
         paths = {match.path for match in matches}
         touched = [file for file in version.files if file.path in paths]
         rows = storage.rows(version, touched)
-        expected = storage.count(rows)
+        expected = storage.count_files(version, touched)
         for match in matches:
             expected = Ids(expected.rows - match.rows, expected.hashes ^ match.hashes)
         folder = storage.versions.rows_folder(version.version + 1)
@@ -119,6 +119,7 @@ def refit(storage: Storage, seen: Version, *, k: int | None, retain_hours: float
 
     def make(version: Version) -> Version:
         number = version.version + 1
+        expected = storage.count_files(version, version.files)
         centroids = storage.fit(version, k)
         folder = versions.centroids_folder(number)
         storage.save_centroids(centroids, folder)
@@ -126,9 +127,7 @@ def refit(storage: Storage, seen: Version, *, k: int | None, retain_hours: float
         fitted = replace(
             version, k=centroids.k, cells=empty, fit=None, margins=None, centroids=folder, history=centroids.history
         )
-        rows = storage.rows(version)
-        expected = storage.count(rows)
-        assigned = storage.reassigned(rows, centroids, version)
+        assigned = storage.reassigned(storage.rows(version), centroids, version)
         written = storage.write(assigned, versions.rows_folder(number), expected.rows, fitted)
         written.require(expected)
         fit = FitFacts(storage.percentile(written), written.cells, version.next_batch)

@@ -20,6 +20,7 @@ from spark_semdedup.pairwise.ranking import Ranking
 from spark_semdedup.spark.arrow import collect_arrow, local_frame
 from spark_semdedup.spark.files import escaped
 from spark_semdedup.spark.ids import Ids
+from spark_semdedup.spark.parquet import own_reader
 
 FILE_BYTES = 96 << 20
 """Of a file, about."""
@@ -107,7 +108,7 @@ def read_back(
     spark: SparkSession, path: str, folder: str, schema: T.StructType, *, k: int, p99: float | None
 ) -> Written:
     """Counts the rows in ``folder``, relative to the index at ``path``. One job, which reads no vectors."""
-    rows = spark.read.schema(schema).parquet(escaped(f"{path.rstrip('/')}/{folder}"))
+    rows = own_reader(spark).schema(schema).parquet(escaped(f"{path.rstrip('/')}/{folder}"))
     far = F.lit(False) if p99 is None else F.col("l2_dist_to_cent") > F.lit(p99)
     located = rows.select("id", "centroid", "kept", "l2_dist_to_cent", *file_columns("file_name", "file_size"))
     found = collect_arrow(
@@ -149,7 +150,11 @@ def _row_files(found: pa.Table, folder: str) -> tuple[RowFile, ...]:
 def percentile99(spark: SparkSession, path: str, written: Written) -> float:
     """99th percentile of ``l2_dist_to_cent`` in new files. One job, which reads that column alone."""
     column = T.StructType([T.StructField("l2_dist_to_cent", T.FloatType())])
-    rows = spark.read.schema(column).parquet(*(escaped(f"{path.rstrip('/')}/{file.path}") for file in written.files))
+    rows = (
+        own_reader(spark)
+        .schema(column)
+        .parquet(*(escaped(f"{path.rstrip('/')}/{file.path}") for file in written.files))
+    )
     found = rows.agg(F.percentile_approx("l2_dist_to_cent", 0.99, 10_000).alias("p99")).first()
     assert found is not None  # an aggregate without groups always gives one row
     return float(found["p99"])

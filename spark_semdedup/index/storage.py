@@ -12,6 +12,7 @@ from pyspark.sql import functions as F
 
 from spark_semdedup.clustering.centroids import Centroids
 from spark_semdedup.clustering.saved import read_matrix, write_centroids
+from spark_semdedup.errors import AccountingError
 from spark_semdedup.index.files import Written, file_columns, percentile99, read_back, write_rows
 from spark_semdedup.index.refitting import fit_rows
 from spark_semdedup.index.rows import cell_margins, reassigned
@@ -22,6 +23,7 @@ from spark_semdedup.spark.arrow import collect_arrow
 from spark_semdedup.spark.device import TaskDevice
 from spark_semdedup.spark.files import escaped, join
 from spark_semdedup.spark.ids import Ids
+from spark_semdedup.spark.parquet import own_reader
 from spark_semdedup.spark.vectors import ordered_matrix
 
 
@@ -51,11 +53,21 @@ class Storage:
         if not wanted:
             return self.spark.createDataFrame([], version.schema)
         paths = [escaped(join(self.versions.path, file.path)) for file in wanted]
-        return self.spark.read.schema(version.schema).parquet(*paths)
+        return own_reader(self.spark).schema(version.schema).parquet(*paths)
 
     def count(self, rows: DataFrame) -> Ids:
         """One job. Of rows in files, it reads ids alone."""
         return Ids.count(rows, F.col("id"))
+
+    def count_files(self, version: Version, files: Sequence[RowFile]) -> Ids:
+        """The ids in these files. Raises ``AccountingError`` where these have not the rows that were written."""
+        found, written = self.count(self.rows(version, files)), sum(file.rows for file in files)
+        if found.rows != written:
+            raise AccountingError(
+                f"{self.versions.place}: {len(files)} of its files have {found.rows} rows, but {written} were written: "
+                "files were lost or replaced; the index is as it was"
+            )
+        return found
 
     def write(self, rows: DataFrame, folder: str, count: int, version: Version) -> Written:
         """Writes rows, ``count`` of them, to a folder relative to the index, and reads back what came of it.

@@ -13,6 +13,7 @@ from spark_semdedup.ml.persistence import StageReadable
 from spark_semdedup.params import DecisionParams, HasDuplicatesPath, HasIdCol
 from spark_semdedup.spark.columns import by_its_bytes, field
 from spark_semdedup.spark.determinism import require_deterministic
+from spark_semdedup.spark.parquet import own_reader
 
 
 class IdentifyDuplicates(Transformer, DecisionParams, StageReadable, DefaultParamsWritable):
@@ -81,4 +82,4 @@ class RemoveDuplicates(Transformer, HasIdCol, HasDuplicatesPath, StageReadable, 
         if (path is None) == (self._duplicates is None):
             both = "both set; set one of them" if path else "both unset; set one of them"
             raise SemDedupError(f"duplicatesPath={shown(path)} and setDuplicates are {both}")
-        return self._duplicates if self._duplicates is not None else dataset.sparkSession.read.parquet(path)
+        return self._duplicates if self._duplicates is not None else own_reader(dataset.sparkSession).parquet(path)

@@ -30,6 +30,7 @@ from spark_semdedup.runs.texts import DocumentEmbedder, RunTexts
 from spark_semdedup.runs.wanted import Wanted
 from spark_semdedup.spark.files import join
 from spark_semdedup.spark.ids import Ids
+from spark_semdedup.spark.parquet import own_reader
 from spark_semdedup.spark.small import in_one_task
 
 COMPARED = join(STAGES, "compared")
@@ -235,7 +236,7 @@ class Deduplication:
 
     def read(self, name: str) -> DataFrame:
         """A result that this run, or the one it continues, has written."""
-        reader, schema = self.job.spark.read, self.schemas.get(name)
+        reader, schema = own_reader(self.job.spark), self.schemas.get(name)
         rows = (reader if schema is None else reader.schema(schema)).parquet(self.path(self.place(name)))
         self.schemas.setdefault(name, rows.schema)
         return in_one_task(rows)

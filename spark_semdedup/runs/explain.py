@@ -31,6 +31,7 @@ from spark_semdedup.runs.sweep import active_session
 from spark_semdedup.spark.columns import quoted
 from spark_semdedup.spark.documents import Documents
 from spark_semdedup.spark.files import Files, join
+from spark_semdedup.spark.parquet import own_reader
 
 
 def explain(
@@ -53,7 +54,7 @@ def explain(
     files = Files(spark)
     manifest = read_run_manifest(files, result, "result")
     about = read_manifest(files, join(result, "similarities"), "result", "similarities")
-    similarities = spark.read.parquet(join(result, "similarities"))
+    similarities = own_reader(spark).parquet(join(result, "similarities"))
     rows, is_cut = follow(similarities, id, manifest["threshold"], _references(manifest))
     explanation = Explanation(
         rows[0].id,

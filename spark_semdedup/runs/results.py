@@ -28,7 +28,7 @@ from spark_semdedup.spark.files import Files
 from spark_semdedup.spark.hardware import hardware_of
 from spark_semdedup.spark.ids import Ids
 from spark_semdedup.spark.lock import Lock
-from spark_semdedup.spark.parquet import count_rows
+from spark_semdedup.spark.parquet import OWN_FILES, count_rows, own_reader
 from spark_semdedup.spark.small import in_one_task
 
 log = logging.getLogger("spark_semdedup")
@@ -65,7 +65,8 @@ class StepResult:
         manifest = read_manifest(job.files, path, param, holds)
         if manifest is None:
             log.warning("%s has no %s: taken as another program's data, whole and as it is", path, MANIFEST)
-        return cls(path, param, Source((path,)).read(job.spark), manifest or {})
+        options = {} if manifest is None else OWN_FILES
+        return cls(path, param, Source((path,), options=options).read(job.spark), manifest or {})
 
     def check_count(self, rows: int) -> int:
         """Raises ``SemDedupError`` where files were added or lost since the step wrote the folder."""
@@ -119,7 +120,7 @@ def _dataset(files: Files, path: str, manifest: Mapping[str, Any]) -> Iterator[d
 def _write_parquet(rows: DataFrame, path: str) -> DataFrame:
     """Writes rows. Returns them as they are read back."""
     rows.write.mode("append").parquet(path)
-    return in_one_task(rows.sparkSession.read.schema(rows.schema).parquet(path))
+    return in_one_task(own_reader(rows.sparkSession).schema(rows.schema).parquet(path))
 
 
 def _ids_in(rows: DataFrame, id_col: str) -> Ids:

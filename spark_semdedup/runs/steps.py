@@ -42,6 +42,7 @@ from spark_semdedup.runs.wanted import Wanted
 from spark_semdedup.spark.backend import resolve_backend
 from spark_semdedup.spark.columns import by_its_bytes, field, id_column
 from spark_semdedup.spark.files import join
+from spark_semdedup.spark.parquet import own_reader
 
 log = logging.getLogger("spark_semdedup")
 
@@ -167,9 +168,8 @@ def _write_clusters(
     valid, invalid = model.clustered(rows, ranking)
     # By centroid, so that each folder gets one file, not one from every task.
     valid.repartition("centroid").write.mode("append").partitionBy("centroid").parquet(folder)
-    counts = results.count_clusters(
-        job.spark.read.schema(valid.schema).parquet(folder)
-    )  # there may be no file to read it from
+    read = own_reader(job.spark).schema(valid.schema).parquet(folder)  # there may be no file to read a schema from
+    counts = results.count_clusters(read)
     handle_invalid, lost = model.value("handleInvalid"), total - counts["rows"]
     check_read(total, counts["rows"], may_lose=handle_invalid != "error")
     summary.counts = {"rows_in": total, "invalid": lost, "clusters": counts["clusters"]}

@@ -11,6 +11,7 @@ from spark_semdedup.analysis.sweep import sweep as sweep_similarities
 from spark_semdedup.errors import SemDedupError, shown
 from spark_semdedup.runs.manifest import read_manifest, read_run_manifest
 from spark_semdedup.spark.files import Files, join
+from spark_semdedup.spark.parquet import own_reader
 
 
 def sweep(
@@ -48,7 +49,7 @@ def sweep(
     similarities = join(result, "similarities")
     read_manifest(files, similarities, "result", "similarities")
     return sweep_similarities(
-        spark.read.parquet(similarities),
+        own_reader(spark).parquet(similarities),
         eps,
         complete_eps=manifest.get("complete_eps"),
         examples=examples,

@@ -21,6 +21,7 @@ from spark_semdedup.runs.summary import versions
 from spark_semdedup.spark.backend import slots
 from spark_semdedup.spark.columns import field, id_column, quoted, refuse_shadowed, text_column
 from spark_semdedup.spark.files import Files
+from spark_semdedup.spark.parquet import own_reader
 from spark_semdedup.spark.vectors import NULL_EMBEDDING
 from spark_semdedup.text.task import ModelFacts
 from spark_semdedup.text_params import HasTextModel
@@ -121,7 +122,8 @@ class DocumentEmbedder:
         dealt = self._needed(rows, columns, carried).repartition(_tasks(rows), F.xxhash64(text))
         embedded = stage.transform(dealt).select(*map(quoted, [*names, embedding_col]))
         total = write_dataset(files, embedded, path, about, check)
-        missing = rows.sparkSession.read.schema(embedded.schema).parquet(path).where(_is_null(embedding_col)).count()
+        read = own_reader(rows.sparkSession).schema(embedded.schema).parquet(path)
+        missing = read.where(_is_null(embedding_col)).count()
         counts = stage.counts()
         return {"rows": total, "invalid": missing, "embedded": counts.embedded, "truncated": counts.truncated}
 

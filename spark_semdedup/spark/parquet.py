@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from py4j.protocol import Py4JError
 from pyspark.errors import PySparkException
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame, DataFrameReader, SparkSession
 from pyspark.sql import types as T
 
 from spark_semdedup.spark.files import escaped
@@ -56,6 +56,16 @@ class Footer:
                 if re.search(pattern, type_):
                     return column, name
         return None
+
+
+def own_reader(spark: SparkSession) -> DataFrameReader:
+    """Reads files that this program has written: one that is broken or gone fails the query, whatever the session says.
+    (A user may let Spark pass over such files of the input; of ours, rows would be lost without a word.)"""
+    return spark.read.options(**OWN_FILES)
+
+
+OWN_FILES = {"ignoreCorruptFiles": "false", "ignoreMissingFiles": "false"}
+"""Options of a reader."""
 
 
 def read_footer(spark: SparkSession, path: str) -> Footer | None:

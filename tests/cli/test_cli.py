@@ -719,6 +719,19 @@ def test_a_folder_that_lost_rows_is_refused(capsys, spark, done, data, tmp_path,
     assert not (tmp_path / "out").exists()
 
 
+def test_duplicates_in_a_broken_file_are_not_kept_where_the_session_passes_over_such(
+    capsys, spark, done, data, tmp_path
+):
+    (file,) = copied(done / "duplicates", tmp_path / "copy").glob("*.parquet")
+    file.write_bytes(b"PAR1" + bytes(200) + file.read_bytes()[204:])  # its footer, which says how many rows, is whole
+    spark.conf.set("spark.sql.files.ignoreCorruptFiles", "true")
+    try:
+        arguments = "--duplicates", tmp_path / "copy", "--output", tmp_path / "out"
+        assert file.name in refusal(capsys, "remove", "--input", data, *arguments, status=1)
+    finally:
+        spark.conf.unset("spark.sql.files.ignoreCorruptFiles")
+
+
 @pytest.mark.slow
 def test_pairwise_refuses_a_folder_that_lost_rows(capsys, spark, exact, tmp_path):
     shutil.copytree(exact / "clusters", tmp_path / "clusters")

@@ -6,11 +6,12 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from index_rows import DIM, K, assigned, content, create, some_centroids
 from pyspark.sql import functions as F
 
-from spark_semdedup.errors import SemDedupError
+from spark_semdedup.errors import AccountingError, SemDedupError
 from spark_semdedup.index import SemDedupIndex, files
 from spark_semdedup.index.drift import Drift
 from spark_semdedup.kernels.assignment import nearest_centroids
@@ -109,6 +110,40 @@ def test_removing_what_is_not_in_it_changes_nothing(spark, index):
     assert (after.version, unknown) == (index.version, 1)
     with pytest.raises(SemDedupError, match="has ids of type bigint, but those given are string: cast them"):
         index.remove(spark.createDataFrame([("1",)], "id string"))
+
+
+def changed(index: SemDedupIndex, how: str) -> None:
+    """By a change after which no earlier version can be read."""
+    if how == "remove":
+        index.remove(index.rows().sparkSession.createDataFrame([(41,)], "id long"), retain_hours=0)
+    else:
+        getattr(index, how)(retain_hours=0)
+
+
+@pytest.mark.parametrize("how", ["compact", "remove", "refit"])
+def test_no_rows_are_lost_with_a_broken_file_that_the_session_would_pass_over(spark, index, how):
+    broken = Path(index.path, index.state.files[1].path)
+    broken.write_bytes(broken.read_bytes()[:-100])
+    broken.with_name(f".{broken.name}.crc").unlink()
+    spark.conf.set("spark.sql.files.ignoreCorruptFiles", "true")
+    try:
+        with pytest.raises(Exception, match=broken.name):
+            changed(index, how)
+    finally:
+        spark.conf.unset("spark.sql.files.ignoreCorruptFiles")
+    assert reopened(spark, index).version == index.version
+
+
+@pytest.mark.parametrize(
+    ("how", "found"), [("compact", "3 .* 119 rows, but 120"), ("remove", "1 .* 39 rows, but 40"), ("refit", "3 .* 119")]
+)
+def test_a_file_that_has_lost_rows_is_not_written_again(spark, index, how, found):
+    short = Path(index.path, index.state.files[1].path)
+    pq.write_table(pq.read_table(short).slice(1), short)
+    short.with_name(f".{short.name}.crc").unlink()
+    with pytest.raises(AccountingError, match=found):
+        changed(index, how)
+    assert reopened(spark, index).version == index.version
 
 
 def test_everything_can_be_removed_and_rows_be_added_again(spark, index, centroids):
