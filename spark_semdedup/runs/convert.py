@@ -229,7 +229,7 @@ def _plan(name: str, files: Sequence[_File], schemas: Sequence[pa.Schema], id_co
     if is_bits:
         if not all(_is_list(type_) and pa.types.is_integer(type_.value_type) for type_ in types):
             raise SemDedupError(f"column {shown(name)} is of type {before}: bits of float16 come as lists of integers")
-        return _Column(before, pa.list_(pa.float32()), float16_from_bits)
+        return _Column(before, pa.list_(pa.float32()), lambda values: _from_bits(values, name))
     if any(map(_is_uuid, types)) or (name == id_col and all(_holds_16_bytes(type_) for type_ in types)):
         return _Column(before, pa.string(), _uuid_text)
     if name == id_col and all(map(_is_binary, types)):
@@ -335,7 +335,19 @@ def _cast(values: pa.Array, type_: pa.DataType) -> pa.Array:
         lengths = pc.fill_null(pc.list_value_length(values), 0).to_numpy(zero_copy_only=False)
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
         return pa.ListArray.from_arrays(pa.array(offsets), numbers, type=type_, mask=values.is_null())
-    return values.cast(type_, safe=not pa.types.is_timestamp(type_))
+    return values.cast(type_, safe=not _has_timestamp(type_))  # whose nanoseconds are cut
+
+
+def _has_timestamp(type_: pa.DataType) -> bool:
+    """In it, or itself."""
+    return pa.types.is_timestamp(type_) or any(_has_timestamp(type_.field(i).type) for i in range(type_.num_fields))
+
+
+def _from_bits(values: pa.Array, name: str) -> pa.Array:
+    try:
+        return float16_from_bits(values)
+    except SemDedupError as error:
+        raise SemDedupError(f"column {shown(name)}: {error}") from None
 
 
 def _uuid_text(values: pa.Array) -> pa.Array:

@@ -98,10 +98,19 @@ _WHY = {
 
 
 def float16_from_bits(bits: ListArray) -> pa.Array:
-    """Integer lists that hold float16 bits → float32 lists (NeMo Curator stores embeddings so)."""
-    values = bits.flatten().to_numpy(zero_copy_only=False).astype(np.uint16).view(np.float16).astype(np.float32)
+    """Integer lists that hold float16 bits → float32 lists (NeMo Curator stores embeddings so); nulls stay.
+
+    Raises ``SemDedupError`` for numbers that are not of 16 bits, signed or not.
+    """
+    values = bits.flatten()
+    absent = pc.is_null(values, nan_is_null=True).to_numpy(zero_copy_only=False)  # pandas has NaN for them
+    numbers = np.where(absent, 0, pc.fill_null(values, 0).to_numpy(zero_copy_only=False))
+    wide = (numbers < -(2**15)) | (numbers >= 2**16)
+    if wide.any():
+        raise SemDedupError(f"{numbers[wide][0]} is not the bits of a float16: they are from -32768 to 65535")
+    numbers = numbers.astype(np.int32).astype(np.uint16).view(np.float16).astype(np.float32)
     offsets = np.concatenate([[0], np.cumsum(np.maximum(lengths(bits), 0))]).astype(np.int32)
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values), mask=bits.is_null())
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(numbers, mask=absent), mask=bits.is_null())
 
 
 def packed(numbers: np.ndarray, counts: np.ndarray, *, lists: bool = False) -> pa.Array:
@@ -204,8 +213,9 @@ def array_decoder(name: str, *, stored: bool, float16: bool) -> Decoder:
         lists = vectors if isinstance(vectors, pa.Array) else pa.array(vectors, from_pandas=True)
         if pa.types.is_null(lists.type):
             raise _refusal(name, ids, 0, NULL_EMBEDDING)
-        dim = int(lengths(lists).max())
-        valid, rows, reasons = matrix(float16_from_bits(lists) if float16 else lists, max(dim, 1))
+        if float16:
+            lists = _decoded(lists, name)
+        valid, rows, reasons = matrix(lists, max(int(lengths(lists).max()), 1))
         if not valid.all():
             first = int(np.flatnonzero(~valid)[0])
             raise _refusal(name, ids, first, reasons[first])
@@ -225,6 +235,13 @@ def array_decoder(name: str, *, stored: bool, float16: bool) -> Decoder:
         return unit_vectors(rows) if float16 else rows.astype(np.float32)
 
     return decode
+
+
+def _decoded(bits: ListArray, name: str) -> pa.Array:
+    try:
+        return float16_from_bits(bits)
+    except SemDedupError as error:
+        raise InvalidRowsError(f"embeddingCol={shown(name)}: {error}") from None
 
 
 def _refusal(name: str, ids: pd.Series | pa.Array, row: int, why: str) -> InvalidRowsError:

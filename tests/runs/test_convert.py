@@ -134,6 +134,22 @@ def test_arrow_files_and_streams_are_read(tmp_path):
     assert converted(tmp_path)[0].to_pydict() == {"id": ["a", "a"], "embedding": [[1.0], [1.0]]}
 
 
+def test_nanoseconds_are_cut_wherever_they_are(tmp_path):
+    at = pa.timestamp("ns")
+    written(
+        tmp_path,
+        record=pa.array([{"at": 1001}, None], pa.struct([("at", at)])),
+        map=pa.array([[("a", 2001)], []], pa.map_(pa.string(), at)),
+        records=pa.array([[{"at": [3001]}, None], None], pa.list_(pa.struct([("at", pa.list_(at))]))),
+    )
+    one, two, three = (datetime.datetime(1970, 1, 1, microsecond=count) for count in (1, 2, 3))
+    assert converted(tmp_path)[0].to_pydict() == {
+        "record": [{"at": one}, None],
+        "map": [[("a", two)], []],
+        "records": [[{"at": [three]}, None], None],
+    }
+
+
 def test_bits_of_float16_become_numbers(tmp_path):
     x = np.array([[1.5, -2.0], [0.1, 3.0]], np.float16)
     written(tmp_path, id=["a", "b"], embedding=pa.array(list(x.view(np.uint16)), pa.list_(pa.uint16())))
@@ -161,6 +177,13 @@ def test_what_cannot_be_converted_is_named_and_nothing_stays(tmp_path, options, 
     with pytest.raises(SemDedupError, match=said):
         converted(tmp_path, **options)
     assert not (tmp_path / "out").exists()
+
+
+def test_numbers_that_are_no_bits_of_float16_are_refused_and_no_file_stays(tmp_path):
+    written(tmp_path, id=["a"], wide=[[70000]])
+    with pytest.raises(SemDedupError, match="column 'wide': 70000 is not the bits of a float16"):
+        converted(tmp_path, float16_bits=["wide"])
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_no_files_a_text_file_and_an_output_that_exists_are_refused(tmp_path):

@@ -130,6 +130,11 @@ def test_float16_bits_as_integers():
         decoded = float16_from_bits(pa.array([values[0], None, [], *values[1:]], pa.list_(type_)))
         assert decoded.type == pa.list_(pa.float32())
         assert decoded.to_pylist() == [[1.0, -0.5], None, [], numbers[1].tolist(), [INF, -0.0]]
+    gaps = [pa.array([[15360, None], [None]], pa.list_(pa.int32())), pa.array([[15360, np.nan], [np.nan]])]
+    assert [float16_from_bits(bits).to_pylist() for bits in gaps] == [[[1.0, None], [None]]] * 2
+    for wide in (65536, -32769):
+        with pytest.raises(SemDedupError, match=f"^{wide} is not the bits of a float16: they are from -32768 to 65535"):
+            float16_from_bits(pa.array([[1, wide]], pa.list_(pa.int32())))
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 5), (5, 1)])
