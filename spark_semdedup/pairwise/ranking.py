@@ -141,10 +141,9 @@ def _sortable(found: T.StructField) -> tuple[Column, Column]:
         return F.unix_micros(column), F.lit(0).cast("long")
     if isinstance(type_, T.TimestampNTZType):
         # By its own clock: through the session's time zone an hour would come twice in autumn.
-        clock = F.hour(column) * 3600 + F.minute(column) * 60
-        micros = (F.date_format(column, "ss").cast("long") * 1_000_000) + F.date_format(column, "SSSSSS").cast("long")
-        days = F.unix_date(F.to_date(column)).cast("long")
-        return (days * 86_400 + clock) * 1_000_000 + micros, F.lit(0).cast("long")
+        minutes = F.unix_date(F.to_date(column)).cast("long") * 1440 + F.hour(column) * 60 + F.minute(column)
+        seconds = F.extract(F.lit("SECOND"), column)  # a decimal, with microseconds
+        return minutes * 60_000_000 + (seconds * 1_000_000).cast("long"), F.lit(0).cast("long")
     raise SemDedupError(
         f"rankBy={shown(found.name)} is of type {shown_type(type_)}: it must be a number, boolean, string, binary, "
         "decimal, date or timestamp"

@@ -157,6 +157,23 @@ def test_a_clock_without_time_zone_does_not_jump(spark):
     assert [found[c] for c in range(len(pairs))] == [int(values[j] < values[i]) for i, j in pairs]
 
 
+def test_a_clock_without_time_zone_is_exact_under_any_policy_of_parsing_time(spark):
+    values = [
+        TIME.replace(microsecond=900),
+        TIME.replace(microsecond=100),
+        *COLUMNS["timestamp_ntz"][4:],
+        dt.datetime.min,
+    ]
+    df = spark.createDataFrame([(value,) for value in values], "t timestamp_ntz").coalesce(1)
+    _, key = Ranking(by=(("t", True),)).key_columns(df, F.col("t"))
+    spark.conf.set("spark.sql.legacy.timeParserPolicy", "LEGACY")
+    try:
+        found = [row[0] for row in df.select(key).collect()]
+    finally:
+        spark.conf.unset("spark.sql.legacy.timeParserPolicy")
+    assert found == [(value - dt.datetime(1970, 1, 1)) // dt.timedelta(microseconds=1) for value in values]
+
+
 def test_several_columns_each_with_its_direction(spark):
     rows = list(itertools.product([1.0, None], ["x", "ä"], [True, False]))
     table, pairs = pairs_of(rows)
