@@ -78,6 +78,9 @@ class FakeStorage:
     def count(self, rows: Rows) -> Ids:
         return Ids(len(rows), hash_of(rows))
 
+    def count_files(self, version: Version, files: list[RowFile]) -> Ids:
+        return self.count(self.rows(version, files))
+
     def write(self, rows: Rows, folder: str, count: int, version: Version) -> Written:
         parts = [{id_: v for id_, v in rows.items() if v[0] == cell} for cell in range(version.k)]
         for number, part in enumerate(parts):
