@@ -16,9 +16,12 @@ import re
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
-from typing import NoReturn
+from contextlib import suppress
+from typing import Any, NoReturn
 
+from py4j.protocol import Py4JNetworkError
 from pyspark.sql import SparkSession
 
 from spark_semdedup._version import __version__
@@ -104,9 +107,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="replace")  # a user's text may have what the terminal cannot show
     verbose = "--verbose" in arguments
     _set_up_logging(verbose)
-    session = _Session()
+    session, failed = _Session(), True
     try:
-        return _run(arguments, session)
+        status = _run(arguments, session)
+        failed = False
+        return status
     except KeyboardInterrupt:
         _say("interrupted")
         return 130
@@ -117,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _say(f"error: {one_line(error)}{hint}")
         return 1 if session.began_work or not is_expected(error) else 2
     finally:
-        session.end()
+        session.end(failed=failed)
 
 
 def _run(arguments: list[str], session: _Session) -> int:
@@ -157,6 +162,8 @@ class _Session:
 
     def __init__(self) -> None:
         self._own: SparkSession | None = None
+        self._handler: Any = None
+        """Python's of SIGINT, before ours."""
         self._job: Job | None = None
 
     @property
@@ -168,6 +175,7 @@ class _Session:
         spark = given_session()
         if spark is None:
             _refuse_missing_inputs(args)
+            self._handler = signal.getsignal(signal.SIGINT)
             spark = local_session(cores=args.local_cores, memory_gib=args.local_memory, quiet=not args.verbose)
             self._own = spark
             signal.signal(signal.SIGINT, _interrupted)
@@ -176,9 +184,16 @@ class _Session:
         self._job = Job.of(spark, quiet=args.quiet)
         return step(self._job)
 
-    def end(self) -> None:
-        """Stops the session if it is this program's own."""
-        if self._own is not None:
+    def end(self, *, failed: bool) -> None:
+        """Stops the session if it is this program's own. ``failed``: a failure was reported, so that none of this is.
+        Nor does it matter that a JVM cannot be stopped which has ended by itself."""
+        if self._handler is not None:
+            signal.signal(signal.SIGINT, self._handler)
+        if self._own is None:
+            return
+        gone = (Exception,) if failed else (ConnectionError, Py4JNetworkError)
+        with suppress(*gone), warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # pyspark's, of a JVM that is gone
             self._own.stop()
 
 

@@ -107,7 +107,10 @@ class TextEmbedder(Transformer, TextEmbedderParams, StageReadable, DefaultParams
         return counts
 
     def unpersist(self) -> None:
-        """Frees the cached output; the next ``transform`` embeds again."""
+        """Frees the cached output; the next ``transform`` embeds again.
+
+        Of the last DataFrame alone: an earlier one's stays, since rows that were made of it may still be in use.
+        """
         if self._output is not None:
             self._output.embedded.unpersist()
             self._output = None

@@ -74,9 +74,12 @@ def _whole(text: str, type_: T.DataType) -> int:
 
 
 def _parsed(lines: DataFrame, type_: T.DataType) -> DataFrame:
-    """One id a line; blank lines are left out."""
-    line = F.trim(quoted(lines.columns[0]))
-    texts = lines.select(line.alias("line")).where(F.length("line") > 0)
+    """One id a line; empty lines are left out. Blanks are part of an id that is text, and of no other."""
+    is_text = isinstance(type_, T.StringType)
+    line = quoted(lines.columns[0])
+    texts = lines.select((line if is_text else F.trim(line)).alias("line")).where(F.length("line") > 0)
+    if is_text:
+        return texts.toDF("id")
     parsed = texts.select("line", F.expr(f"try_cast(line AS {type_.simpleString()})").alias("id"))
     wrong = parsed.where(F.col("id").isNull()).head(1)
     if wrong:

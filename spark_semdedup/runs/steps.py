@@ -6,6 +6,8 @@ Each checks all it can before it changes anything: paths, settings, columns, the
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -209,11 +211,15 @@ def pairwise(job: Job, clusters: str, target: Target, settings: Settings, centro
             raise SemDedupError(f"input={shown(clusters, 400)} is empty: it must have at least one row")
         read.check_count(sizes["rows"])
         comparison = params.compared(read.rows)
-        matches = replace(comparison.entries, df=comparison.entries.df.persist())
         summary.planned = comparison.workload.facts()
         job.progress.note(comparison.workload.in_words())
         counts |= sizes
-    with results.held_folder(job, target) as assert_held, job.progress.phase("compare") as counts:
+    with (
+        _persisted(comparison.entries.df) as entries,
+        results.held_folder(job, target) as assert_held,
+        job.progress.phase("compare") as counts,
+    ):
+        matches = replace(comparison.entries, df=entries)
         totals = matches.counts()  # all tasks compute all matches here, before fewer write the similarities
         counts["pairs"] = totals["pairs"]
         check_read(sizes["rows"], totals["rows"])
@@ -222,10 +228,18 @@ def pairwise(job: Job, clusters: str, target: Target, settings: Settings, centro
         manifest = results.manifest_for("similarities", summary, params)
         with decided(replace(comparison, entries=matches), totals["further"], params) as rows:
             written = results.write_similarities(job.files, rows, totals, folder, manifest, assert_held)
-        matches.df.unpersist()
     summary.counts = {"rows_in": written, "clusters": sizes["clusters"], "pairs_compared": totals["pairs"]}
     summary.results = {"similarities": folder}
     return results.complete_summary(job, summary, params)
+
+
+@contextmanager
+def _persisted(rows: DataFrame) -> Iterator[DataFrame]:
+    """The rows, cached until the end, whichever it is."""
+    try:
+        yield rows.persist()
+    finally:
+        rows.unpersist()
 
 
 def _with_whole_centroid(rows: DataFrame) -> DataFrame:

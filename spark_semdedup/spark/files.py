@@ -31,7 +31,7 @@ class Files:
             raise SemDedupError("files need a classic Spark session: a Spark Connect client has no file systems")
         # Looked up once: each part of a Java name is a call of the JVM.
         self._path, self._file, self._uri = jvm.org.apache.hadoop.fs.Path, jvm.java.io.File, jvm.java.net.URI
-        self._conf: Any = spark._jsc.hadoopConfiguration()  # type: ignore[attr-defined]
+        self._conf = hadoop_conf(spark)
 
     def exists(self, path: str) -> bool:
         with _named(path):
@@ -155,6 +155,12 @@ class Files:
     def _locate(self, path: str) -> tuple[Any, Any]:
         hadoop_path = self._path(path)
         return hadoop_path.getFileSystem(self._conf), hadoop_path
+
+
+def hadoop_conf(spark: SparkSession) -> Any:
+    """Hadoop's settings as Spark's readers and writers have them: with those of the session, such as the keys of object
+    stores that a notebook sets by ``spark.conf.set``."""
+    return spark._jsparkSession.sessionState().newHadoopConf()  # type: ignore[attr-defined]
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, DataFrameReader, SparkSession
 from pyspark.sql import types as T
 
-from spark_semdedup.spark.files import escaped
+from spark_semdedup.spark.files import escaped, hadoop_conf
 
 Found = TypeVar("Found")
 
@@ -77,7 +77,7 @@ def _read(spark: SparkSession, place: Any, take: Callable[[Any], Found]) -> Foun
     """What ``take`` has from the reader of a file's footer; None where there is none that can be read. ``place``: a
     path, or a URI of the JVM's."""
     jvm: Any = spark._jvm
-    conf = spark._jsc.hadoopConfiguration()  # type: ignore[attr-defined]
+    conf = hadoop_conf(spark)
     try:
         file = jvm.org.apache.parquet.hadoop.util.HadoopInputFile.fromPath(jvm.org.apache.hadoop.fs.Path(place), conf)
         reader = jvm.org.apache.parquet.hadoop.ParquetFileReader.open(file)

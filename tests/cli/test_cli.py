@@ -497,7 +497,7 @@ def test_keep_leaves_invalid_rows_in_the_result(capsys, spark, tmp_path):
     assert json.loads((tmp_path / "out" / "summary.json").read_text("utf-8"))["invalid"] == 1
 
 
-def test_pairwise_reads_what_nemo_curator_wrote_and_says_that_it_is_foreign(capsys, spark, tmp_path):
+def test_pairwise_reads_what_nemo_curator_wrote_and_says_that_it_is_foreign(capsys, spark, monkeypatch, tmp_path):
     """Its layout: ``centroid=N/``, float16 bits in uint16 lists, distances, no manifest."""
     vectors = np.eye(4, dtype=np.float16)[[0, 0, 1]]
     table = pa.table(
@@ -514,6 +514,13 @@ def test_pairwise_reads_what_nemo_curator_wrote_and_says_that_it_is_foreign(caps
     assert err[0].startswith(f"spark-semdedup: warning: {tmp_path}/in has no _semdedup.json")
     found = {row["id"]: (row["max_id"], row["cosine_sim_score"]) for row in pq.read_table(tmp_path / "out").to_pylist()}
     assert found == {1: (1, 0.0), 2: (1, 1.0), 3: (1, 0.0)}
+
+    held = set(spark.sparkContext._jsc.getPersistentRDDs())
+    monkeypatch.setattr(results, "write_similarities", lambda *_: 1 // 0)
+    assert "ZeroDivisionError" in refusal(
+        capsys, "pairwise", "--input", tmp_path / "in", "--output", tmp_path / "failed", status=1
+    )
+    assert set(spark.sparkContext._jsc.getPersistentRDDs()) <= held
 
 
 def copied(folder: Path, to: Path, **changes: object) -> Path:

@@ -1,8 +1,16 @@
-"""What the program says of slips in a first call, before Spark starts."""
+"""What the program says of slips in a first call, before Spark starts, and after it has ended."""
 
 from __future__ import annotations
 
+import signal
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from types import SimpleNamespace
+
 import pytest
+from program import call
+from py4j.protocol import Py4JNetworkError
 
 from spark_semdedup.cli import main as cli
 from spark_semdedup.spark import session
@@ -43,3 +51,33 @@ def test_other_paths_are_left_to_spark(monkeypatch, path):
     monkeypatch.setattr(cli, "given_session", lambda: None)
     monkeypatch.setattr(cli, "local_session", start)
     assert cli.main(["plan", "--input", path]) == 2
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_a_jvm_that_is_gone_leaves_one_line_and_pythons_own_handler(capsys, monkeypatch, fails):
+    class Dead:
+        def stop(self) -> None:
+            warnings.warn("Unable to cleanly shutdown Spark JVM process.", RuntimeWarning, stacklevel=1)
+            raise ConnectionRefusedError(111, "Connection refused")
+
+    def steps_of(*_: object) -> Callable[[object], str]:
+        def step(job: object) -> str:
+            assert signal.getsignal(signal.SIGINT) is cli._interrupted
+            if fails:
+                raise Py4JNetworkError("Answer from Java side is empty")
+            return "done"
+
+        return step
+
+    monkeypatch.setattr(cli, "given_session", lambda: None)
+    monkeypatch.setattr(cli, "local_session", lambda **_: Dead())
+    monkeypatch.setattr(cli, "Job", SimpleNamespace(of=lambda *_, **__: None))
+    monkeypatch.setitem(cli.COMMANDS, "doctor", replace(cli.COMMANDS["doctor"], prepare=steps_of))
+    before = signal.getsignal(signal.SIGINT)
+    status, out, err = call(capsys, "doctor")
+    assert signal.getsignal(signal.SIGINT) is before
+    if fails:
+        assert (status, out) == (1, "")
+        assert err == ["spark-semdedup: error: Py4JNetworkError: Answer from Java side is empty (--verbose shows more)"]
+    else:
+        assert (status, out, err) == (0, "\nspark-semdedup doctor\n\ndone\n", [])

@@ -11,8 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 from index_rows import assigned, create, some_centroids
 from program import call, refusal
+from pyspark.sql import types as T
 
 from spark_semdedup.index import SemDedupIndex
+from spark_semdedup.runs import index as index_commands
 from spark_semdedup.spark import lock as locking
 
 
@@ -67,6 +69,11 @@ def test_remove_takes_ids_and_files_of_ids(spark, path, tmp_path, capsys):
     _, out, _ = call(capsys, "index", "remove", "--index", path, *parquet)
     assert "  3 rows removed, 0 ids unknown\n" in out
     assert ids(spark, path) == set(range(60)) - set(range(1, 8))
+
+
+def test_lines_of_ids_keep_their_blanks_where_ids_are_text(spark):
+    lines = spark.createDataFrame([("a",), ("a ",), (" ",), ("",)], "value string")
+    assert {row["id"] for row in index_commands._parsed(lines, T.StringType()).collect()} == {"a", "a ", " "}
 
 
 def test_refit_says_what_it_did(spark, path, capsys):

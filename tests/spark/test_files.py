@@ -6,6 +6,7 @@ import pytest
 
 from spark_semdedup.errors import SemDedupError
 from spark_semdedup.spark.files import Files, is_within, join
+from spark_semdedup.spark.parquet import count_rows
 
 
 @pytest.fixture(scope="module")
@@ -20,6 +21,19 @@ def test_text_comes_back_as_written_from_paths_with_spaces_and_umlauts(files, tm
     assert (tmp_path / "a b" / "größe 1.json").read_text("utf-8") == "first\nzweite Zeile: ü €\n"
     files.write_text(path, "anew")
     assert files.read_text(path) == "anew"
+
+
+def test_settings_of_the_session_hold_as_they_do_for_sparks_readers(spark, tmp_path):
+    """Such as the keys of object stores that a notebook sets."""
+    (tmp_path / "in").mkdir()
+    spark.range(3).coalesce(1).write.parquet(str(tmp_path / "in" / "rows"))
+    mount = "fs.viewfs.mounttable.semdedup.link./d"
+    spark.conf.set(mount, f"file://{tmp_path}")
+    try:
+        assert Files(spark).names("viewfs://semdedup/d/in") == ["rows"]
+        assert count_rows(spark.read.parquet("viewfs://semdedup/d/in/rows")) == 3
+    finally:
+        spark.conf.unset(mount)
 
 
 def test_names_lists_a_folder_in_order(files, tmp_path):
