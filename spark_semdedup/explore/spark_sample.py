@@ -12,6 +12,7 @@ import pyarrow as pa
 from spark_semdedup.errors import SemDedupError, shown
 from spark_semdedup.explore.memory import available_memory, refuse_too_large
 from spark_semdedup.explore.sample import Columns, Sample, from_arrow
+from spark_semdedup.spark.parquet import own_reader
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -129,7 +130,7 @@ def of_run(
     settings = read_run_manifest(files, path, "result")["parameters"]
     if not files.exists(join(path, "centroids", "metadata")):
         raise SemDedupError(f"{shown(path, 400)} has lost its centroids, which assign its rows to clusters")
-    df = spark.read.parquet(join(path, "deduplicated")) if input is None else _input(spark, input)
+    df = own_reader(spark).parquet(join(path, "deduplicated")) if input is None else _input(spark, input)
     format_ = settings.get("embeddingFormat") or "numbers"
     columns = Columns(settings["idCol"], settings["embeddingCol"], text_col, "skip", format_)
     sample = of_dataframe(df, sample_rows, seed, columns)
@@ -154,7 +155,7 @@ def _removed(spark: SparkSession, path: str, ids: np.ndarray) -> np.ndarray:
 
     from spark_semdedup.spark.arrow import collect_arrow, local_frame
 
-    duplicates = spark.read.parquet(path).select("id")
+    duplicates = own_reader(spark).parquet(path).select("id")
     sampled = local_frame(spark, pa.table({"sampled": pa.array(ids.tolist())}))
     found = duplicates.join(F.broadcast(sampled), F.col("id") == F.col("sampled")).select("id")
     removed = set(collect_arrow(found)["id"].to_pylist())

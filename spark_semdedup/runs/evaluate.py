@@ -21,6 +21,7 @@ from spark_semdedup.runs.target import Target
 from spark_semdedup.spark.backend import resolve_backend
 from spark_semdedup.spark.documents import Documents
 from spark_semdedup.spark.files import Files, join
+from spark_semdedup.spark.parquet import own_reader
 
 
 def evaluate(
@@ -76,8 +77,8 @@ def evaluator_of_run(dataset: DataFrame, result: str, settings: Settings) -> Eva
     documents = Documents.of_params(dataset, model)
     evaluator = Evaluator(
         rows=UnassignedRows(documents, model.fitted_centroids, _ranking_of(manifest["parameters"]), model),
-        similarities=spark.read.parquet(join(result, "similarities")),
-        duplicates=spark.read.parquet(join(result, "duplicates")),
+        similarities=own_reader(spark).parquet(join(result, "similarities")),
+        duplicates=own_reader(spark).parquet(join(result, "duplicates")),
         threshold=manifest["threshold"],
         rows_in=manifest["rows_in"],
         coverage=manifest.get("coverage"),

@@ -16,6 +16,7 @@ from spark_semdedup.runs.results import StepResult
 from spark_semdedup.runs.source import Source
 from spark_semdedup.runs.summary import Summary
 from spark_semdedup.runs.target import Target
+from spark_semdedup.spark.parquet import own_reader
 
 
 def pairs(job: Job, source: Source, target: Target, settings: Settings, saved: SavedCentroids | None = None) -> Summary:
@@ -90,7 +91,7 @@ def groups(job: Job, similarities: str, duplicates: str, target: Target) -> Summ
         summary = Summary("groups")
         manifest = {**results.manifest_for("groups", summary), "groups_by": "tree"}
         results.write_dataset(job.files, grouped, folder, manifest, accept)
-        counts["groups"] = job.spark.read.parquet(folder).select("group_id").distinct().count()
+        counts["groups"] = own_reader(job.spark).parquet(folder).select("group_id").distinct().count()
     summary.counts = {"rows_in": total, "groups": counts["groups"]}
     summary.results = {"groups": folder}
     return summary

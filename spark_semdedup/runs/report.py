@@ -29,6 +29,7 @@ from spark_semdedup.runs.preflight import Job
 from spark_semdedup.runs.results import write_dataset
 from spark_semdedup.runs.source import Source
 from spark_semdedup.spark.files import Files, is_within, join
+from spark_semdedup.spark.parquet import own_reader
 
 ATLAS = "rows for Embedding Atlas"
 """What the manifest of such a folder says that it holds."""
@@ -163,8 +164,8 @@ def results_of(
     return RunResults(
         facts=facts,
         evaluation=_evaluation(files, folder),
-        similarities=spark.read.parquet(join(folder, "similarities")),
-        duplicates=spark.read.parquet(join(folder, "duplicates")),
+        similarities=own_reader(spark).parquet(join(folder, "similarities")),
+        duplicates=own_reader(spark).parquet(join(folder, "duplicates")),
         centroids=model.centroids,
         history=tuple(model.history),
         spherical=model.value("distanceMeasure") == "cosine",
@@ -179,7 +180,7 @@ def _kept(spark: SparkSession, files: Files, folder: str) -> DataFrame | None:
     """The rows that remain, where they are Parquet; other formats need options that are not noted."""
     path = join(folder, "deduplicated")
     is_parquet = files.exists(path) and any(".parquet" in name for name in files.names(path))
-    return spark.read.parquet(path) if is_parquet else None
+    return own_reader(spark).parquet(path) if is_parquet else None
 
 
 def _clusters(spark: SparkSession, files: Files, folder: str) -> DataFrame | None:
@@ -187,7 +188,7 @@ def _clusters(spark: SparkSession, files: Files, folder: str) -> DataFrame | Non
     path = join(folder, COMPARED)
     if not files.exists(path):
         return None
-    return spark.read.parquet(path).where(F.col("own") & F.col("reason").isNull()).select("id", "centroid")
+    return own_reader(spark).parquet(path).where(F.col("own") & F.col("reason").isNull()).select("id", "centroid")
 
 
 def _evaluation(files: Files, folder: str) -> dict[str, Any] | None:

@@ -274,7 +274,9 @@ def identify(job: Job, similarities: str, target: Target, settings: Settings) ->
     job.progress.begin(1)
     with results.held_folder(job, target) as assert_held, job.progress.phase("identify duplicates") as counts:
         folder = results.cleared_folder(job, target, assert_held)
-        duplicates = results.duplicates_to_write(read.rows, total, params)
+        by_references_alone = (read.manifest.get("against") or {}).get("reference_only", False)
+        find = results.similar_to_write if by_references_alone else results.duplicates_to_write
+        duplicates = find(read.rows, total, params)
         expected = duplicates.count()
 
         def check(written: int) -> None:

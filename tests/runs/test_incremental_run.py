@@ -154,6 +154,9 @@ def test_reference_only_removes_what_is_in_the_index_whatever_its_id(spark, inpu
     status, out, _ = call(capsys, "explain", tmp_path / "out", "--id", held[0])
     assert status == 0
     assert f"{held[0]} is a reference row" in out
+    step = ("identify", "--input", tmp_path / "out" / "similarities", "--output", tmp_path / "identified")
+    assert call(capsys, *step, "--eps", 0.05)[0] == 0
+    assert ids(tmp_path / "identified") == expected
     for step in (("groups",), ("evaluate", "--input", new, "--result")):
         said = refusal(capsys, *step, tmp_path / "out", "--output", tmp_path / "more")
         assert "reference rows" in said

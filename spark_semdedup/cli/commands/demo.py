@@ -25,6 +25,7 @@ from spark_semdedup.runs.source import Source
 from spark_semdedup.runs.steps import run
 from spark_semdedup.runs.target import Target
 from spark_semdedup.spark.files import join
+from spark_semdedup.spark.parquet import own_reader
 
 PAIRS_SHOWN = 3
 """Pairs of each kind: the most similar ones, and those just above the threshold."""
@@ -96,7 +97,7 @@ def run_demo(job: Job, output: str, settings: Settings, *, page: bool = False) -
 def _pairs(job: Job, source: Source, output: str) -> list[Pair]:
     """The duplicates whose preferred row is kept, with both texts; the most similar first. The sample is small."""
     texts = source.read(job.spark).select("id", "text")
-    duplicates = job.spark.read.parquet(join(output, "duplicates"))
+    duplicates = own_reader(job.spark).parquet(join(output, "duplicates"))
     of_kept = duplicates.join(duplicates.select(F.col("id").alias("max_id")), "max_id", "left_anti")
     others = texts.select(F.col("id").alias("max_id"), F.col("text").alias("max_text"))
     rows = of_kept.join(texts, "id").join(others, "max_id").collect()
