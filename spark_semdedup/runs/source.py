@@ -171,7 +171,7 @@ class Source:
             return self._why_no_files()
         if "CANNOT_MERGE" in why:
             return self._why_not_merged(why)
-        if "PARQUET_TYPE" in why or "DECIMAL_PRECISION_EXCEEDS" in why or "UNSUPPORTED_TIME_TYPE" in why:
+        if any(part in why for part in _NO_TYPE):
             return self._why_not_typed(why)
         if "onflicting" in all_ and "basePath" in all_:
             return (
@@ -182,7 +182,9 @@ class Source:
             return f"its files lie in partitions of different depths; give those of one depth, or {RECURSIVE}"
         if "Checksum error" in all_ or "ChecksumException" in all_:
             return f"{why}; the file's .crc file is for other content: restore the file, or delete the .crc file"
-        if self.is_parquet and ("FAILED_READ_FILE" in why or "is not a Parquet file" in why):
+        if self.is_parquet and any(
+            part in why for part in ("FAILED_READ_FILE", "is not a Parquet file", _NULL_POINTER)
+        ):
             return _why_not_read(why, self._files())
         return why
 
@@ -241,6 +243,18 @@ class Source:
         )
 
 
+_NO_TYPE = (
+    "PARQUET_TYPE",
+    "DECIMAL_PRECISION_EXCEEDS",
+    "UNSUPPORTED_TIME_TYPE",
+    "Illegal Parquet type",
+    "Parquet type not",
+)
+"""Parts of Spark's messages about columns that it has no type for; the last two are Spark 3.5's."""
+
+_NULL_POINTER = "java.lang.NullPointerException"
+
+
 def _why_not_read(why: str, files: Sequence[str]) -> str:
     """What a file is that is no Parquet file, or not one that Spark knows."""
     arrow = _arrow_files(files)
@@ -249,8 +263,11 @@ def _why_not_read(why: str, files: Sequence[str]) -> str:
     is_other = re.search(r"([^/\s]+) is not a Parquet file", why)
     if is_other and not is_other[1].endswith((".parquet", ".parq", ".pq")):
         return f"{why}; leave such files out: --input-glob '*.parquet'"
-    unknown = "NullPointerException" in why  # of a type that Spark has not heard of: DuckDB's VARIANT
-    return f"{why}; write the files again (spark-semdedup convert)" if unknown else why
+    if _NULL_POINTER not in why:
+        return why
+    # Of a type that Spark has not heard of: DuckDB's VARIANT, and for Spark 3.5 float16.
+    what = "a column has a type that this Spark does not know, such as float16" if why == _NULL_POINTER else why
+    return f"{what}; write the files again (spark-semdedup convert)"
 
 
 def _without_footer(files: Sequence[str]) -> str | None:

@@ -23,7 +23,7 @@ from spark_semdedup.clustering.settings import FIT_ROWS_PER_CENTROID
 from spark_semdedup.ml.kmeans import EmbeddingKMeans
 from spark_semdedup.pairwise.coverage import Coverage
 from spark_semdedup.pairwise.packing import default_max_rows, worker_bytes
-from spark_semdedup.spark.arrow import local_frame
+from spark_semdedup.spark.arrow import collect_arrow, local_frame
 
 N, D, K = 3000, 16, 48
 LABELS = ["cluster", "nProbe 2", "nProbe 3", "nProbe 4", "exact from 0.95"]
@@ -221,9 +221,9 @@ def test_few_of_many_files_are_read(spark, tmp_path):
     assert len(chosen) == 12
     for i in set(range(40)) - chosen:
         (tmp_path / f"part {i}.parquet").unlink()
-    assert some.select("id", "embedding").toArrow().num_rows == 120
+    assert collect_arrow(some.select("id", "embedding")).num_rows == 120
     with pytest.raises(Exception, match=r"does not exist|FILE_NOT_EXIST|FileNotFound"):
-        read.select("id", "embedding").toArrow()
+        collect_arrow(read.select("id", "embedding"))
 
 
 def test_all_rows_are_read_where_files_cannot_tell(spark, frame, tmp_path):

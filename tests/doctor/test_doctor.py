@@ -131,7 +131,7 @@ FATAL = {
     "no pandas": (
         executors_with(pandas=None),
         {},
-        "executors: pandas 2.2.2 or newer, below 3; ship an environment",
+        "executors: pandas 2.2.2 or newer, below 3; ship the packages",
         "none",
     ),
     "pandas 3 before Spark 4.3": (

@@ -26,7 +26,8 @@ def test_chunks_joined_are_the_text_and_none_is_truncated(text, most, prompt):
     assert "".join(chunks) == text
     assert not any(tokens.truncated for tokens in tokenizer.tokenize(chunks))
     (whole,) = tokenizer.tokenize([text])
-    assert whole.truncated == (len(chunks) > 1)
+    assert not whole.truncated or len(chunks) > 1
+    assert prompt or whole.truncated == (len(chunks) > 1)  # with the prompt's end, a text's first word may be one token
 
 
 def test_a_text_is_cut_to_the_limit_special_tokens_included():
