@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -40,16 +41,20 @@ def write_centroids(spark: SparkSession, centroids: np.ndarray, path: str) -> No
 @contextmanager
 def _parts_apart(spark: SparkSession) -> Iterator[None]:
     """Has a union of frames of one partition each one partition for each, as before Spark 4.2, which makes it one."""
-    before = spark.conf.get(_UNION_PARTITIONING, None)
-    spark.conf.set(_UNION_PARTITIONING, "false")
-    try:
-        yield
-    finally:
-        if before is None:
-            spark.conf.unset(_UNION_PARTITIONING)
-        else:
-            spark.conf.set(_UNION_PARTITIONING, before)
+    with _SETTING:
+        before = spark.conf.get(_UNION_PARTITIONING, None)
+        spark.conf.set(_UNION_PARTITIONING, "false")
+        try:
+            yield
+        finally:
+            if before is None:
+                spark.conf.unset(_UNION_PARTITIONING)
+            else:
+                spark.conf.set(_UNION_PARTITIONING, before)
 
+
+_SETTING = threading.Lock()
+"""The setting is the session's: of two threads that save at once, the second would restore what the first has set."""
 
 _UNION_PARTITIONING = "spark.sql.unionOutputPartitioning"
 
