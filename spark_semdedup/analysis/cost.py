@@ -6,6 +6,7 @@ Estimated from a sample of the rows that is clustered (``curve``).
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from urllib.parse import unquote
 
 import numpy as np
@@ -89,7 +90,7 @@ def estimate_cost(
         if chooses and coverage.visits:
             used = choose_k(params, sample.of_sizes(considered), coverage, k, gpu=gpu).k
         measured = frame.measured(coverage, visits[used], sample.cells[used]) if used in sample.cells else None
-        workloads.append(measured or curve.at(used))
+        workloads.append(replace(measured or curve.at(used), links=params.value("keepRule") == "greedy"))
         best[coverage.label] = curve.best_k(k, hardware, fit)
     home_rows = visits[k].home_rows(k) if k in visits else None
     spread = (

@@ -21,7 +21,13 @@ from spark_semdedup.clustering.settings import FIT_ROWS_PER_CENTROID, FitSetting
 from spark_semdedup.kernels.assignment import Cells, Visits
 from spark_semdedup.pairwise.coverage import Coverage
 from spark_semdedup.pairwise.estimate import FittedSample, VisitSample
-from spark_semdedup.pairwise.packing import default_max_rows, default_partitions, partitions_for, plan_clusters
+from spark_semdedup.pairwise.packing import (
+    default_max_rows,
+    default_partitions,
+    partitions_for,
+    plan_clusters,
+    rows_of_a_tile,
+)
 from spark_semdedup.pairwise.regions import RegionPlan, plan_regions
 from spark_semdedup.pairwise.screen import Screening, code_bytes, most_codes, pays
 from spark_semdedup.pairwise.workload import WorkEstimate
@@ -156,7 +162,8 @@ class Frame:
 
     def _plan(self, coverage: Coverage, sample: VisitSample, cells: Cells) -> RegionPlan:
         sketched = coverage.sketched(self.dim)
-        return plan_regions(sample, cells.centroids, max_rows=self.max_rows, slots=self.slots, sketched=sketched)
+        most = rows_of_a_tile(self.max_rows, self.dim, sample.cells_per_row)
+        return plan_regions(sample, cells.centroids, max_rows=most, slots=self.slots, sketched=sketched)
 
     def _clusters(self, sample: VisitSample, cells: Cells) -> WorkEstimate:
         """The workload of rows that stay in their clusters, each of which is a task."""
@@ -222,8 +229,7 @@ class Curve:
         rows, dim, cells = self.frame.rows, self.frame.dim, direct.cells_per_row
         if not pays(self.coverage, rows, dim, direct.shuffle_bytes):
             return direct
-        of_codes = replace(self, frame=replace(self.frame, max_rows=most_codes(self.frame.max_rows, dim)))
-        sent = of_codes._tasks(direct.k, cells, home_rows, probing_rows)[1]
+        sent = self._tasks(direct.k, cells, home_rows, probing_rows, most_codes(self.frame.max_rows, dim))[1]
         codes = code_bytes(rows, dim, sent, rows * (cells - 1))
         if not pays(self.coverage, rows, dim, direct.shuffle_bytes, codes):
             return direct
@@ -232,12 +238,13 @@ class Curve:
 
     def _sent(self, k: int, cells: float, home_rows: float, probing_rows: float) -> dict[str, Any]:
         """Fields of the workload: its tasks and what is sent to them."""
-        tasks, sent, largest = self._tasks(k, cells, home_rows, probing_rows)
+        most = rows_of_a_tile(self.frame.max_rows, self.frame.dim, cells)
+        tasks, sent, largest = self._tasks(k, cells, home_rows, probing_rows, most)
         return {
             "tasks_per_row": sent,
             "tasks": tasks,
             "partitions": partitions_for(tasks, 4.0 * self.frame.dim * self.frame.rows * sent, self.frame.slots),
-            "rows_of_largest_task": int(min(2 * self.frame.max_rows, largest)),
+            "rows_of_largest_task": int(min(2 * most, largest)),
         }
 
     def _interpolated(self, k: int, name: str, *, steepest: float) -> float:
@@ -253,9 +260,11 @@ class Curve:
         low = ([0.0], [ends[0]]) if x[0] else ([], [])
         return math.exp(np.interp(math.log(k), [*low[0], *x, far], [*low[1], *y, ends[1]]))
 
-    def _tasks(self, k: int, cells: float, home_rows: float, probing_rows: float) -> tuple[int, float, float]:
-        """Number of tasks, to how many of them a row is sent, and rows of the largest."""
-        rows, max_rows = self.frame.rows, self.frame.max_rows
+    def _tasks(
+        self, k: int, cells: float, home_rows: float, probing_rows: float, max_rows: int
+    ) -> tuple[int, float, float]:
+        """Number of tasks, to how many of them a row is sent, and rows of the largest, with tiles of ``max_rows``."""
+        rows = self.frame.rows
         if (home_rows > max_rows and not probing_rows) or home_rows + probing_rows > 2 * max_rows:  # cells are tiled
             tiles, probing_tiles = math.ceil(home_rows / max_rows), math.ceil(probing_rows / max_rows)
             pairs_of_tiles = tiles * (tiles + 1) // 2 + tiles * probing_tiles

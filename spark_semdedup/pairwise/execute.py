@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -18,7 +18,7 @@ from spark_semdedup.pairwise.coverage import Coverage
 from spark_semdedup.pairwise.estimate import ClusterSizes, VisitSample
 from spark_semdedup.pairwise.links import LinkRule
 from spark_semdedup.pairwise.merge import PartialMatches
-from spark_semdedup.pairwise.packing import Packed, Plan, default_max_rows, device_bytes, plan_clusters
+from spark_semdedup.pairwise.packing import Packed, Plan, default_max_rows, device_bytes, plan_clusters, rows_of_a_tile
 from spark_semdedup.pairwise.ranking import Ranking
 from spark_semdedup.pairwise.regions import RegionPlan, plan_regions
 from spark_semdedup.pairwise.route import DocumentRouter, TaskRouter, by_cluster, explode_by_task, explode_by_tile
@@ -209,6 +209,7 @@ def compare(
     each row are listed beside the best one.
     """
     plan = ComparisonPlan.of(rows, coverage, params, accept)
+    plan = replace(plan, workload=replace(plan.workload, links=links is not None))
     _log(plan.workload, plan.device)
     router = rows.router_of_few() if plan.is_one_task else None
     if router is not None:
@@ -238,7 +239,8 @@ def plan_for(
     """Regions for rows that visit several cells, as ``sample`` says they do."""
     dim = centroids.shape[1]
     sketched = coverage.sketched(dim) and device.backend == "cpu"
-    return plan_regions(sample, centroids, max_rows=max_rows(params, dim), slots=slots(spark), sketched=sketched)
+    most = rows_of_a_tile(max_rows(params, dim), dim, sample.cells_per_row)
+    return plan_regions(sample, centroids, max_rows=most, slots=slots(spark), sketched=sketched)
 
 
 def max_rows(params: PairwiseParams, dim: int) -> int:

@@ -165,14 +165,32 @@ def default_max_rows(dim: int) -> int:
     return max(2, min(32_768, 2**28 // (4 * dim)))
 
 
-def worker_bytes(rows: int, dim: int) -> int:
+def worker_bytes(rows: int, dim: int, cells: float = 1.0, *, links: bool = False) -> int:
     """Bytes that comparing a group of ``rows`` takes in a Python worker, at most, beside what an idle one has.
+
+    ``cells``: clusters that a row belongs to or visits; ``links``: whether similar predecessors are listed.
 
     Unit vectors, shipped as binary, stand there four times: as the Arrow batch, as pandas' values, joined to a matrix,
     and, of two tiles, apart. (Lists of numbers, as ``PairwiseSimilarity`` takes them: up to twice as much.) Ids, rank
-    keys and the answer come to less than 500 bytes a row, unless ids are long.
+    keys and the answer come to less than 500 bytes a row, unless ids are long; lists of links to some 3,000.
     """
-    return rows * (4 * 4 * dim + 500) + 2**26
+    return int(rows * _row_bytes(dim, cells, links=links)) + 2**26
+
+
+def _row_bytes(dim: int, cells: float, *, links: bool) -> float:
+    return 4 * 4 * dim + 500 + _VISIT_BYTES * (cells - 1) + (_LINKS_BYTES if links else 0)
+
+
+_VISIT_BYTES = 34
+"""Of a visit in a task: in the Arrow list, as numbers, and while they are sorted by cell."""
+
+_LINKS_BYTES = 3_000
+
+
+def rows_of_a_tile(most: int, dim: int, cells: float) -> int:
+    """``most`` rows, or as many as take half as much memory again where each of them visits many ``cells``."""
+    share = 1.5 * _row_bytes(dim, 1.0, links=False) / _row_bytes(dim, cells, links=False)
+    return max(2, int(most * min(1.0, share)))
 
 
 def device_bytes(rows: int, dim: int) -> int:

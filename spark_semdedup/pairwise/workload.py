@@ -46,6 +46,8 @@ class WorkEstimate:
     """Shuffled to screen visits before the vectors (``screen``)."""
     kept_per_row: float = 0.0
     """Clusters that a row belongs to or still visits then."""
+    links: bool = False
+    """Whether tasks list the similar predecessors of their rows."""
 
     @classmethod
     def of_clusters(cls, sizes: Mapping[int, float], dim: int, plan: Plan, max_rows: int) -> WorkEstimate:
@@ -84,13 +86,17 @@ class WorkEstimate:
     @property
     def shuffle_bytes(self) -> float:
         """Written by the shuffle that sends rows to their tasks, before compression."""
-        cells = self.kept_per_row or self.cells_per_row
-        return self.code_bytes + self.rows * self.tasks_per_row * (4 * self.dim + ROW_BYTES + 4 * (cells - 1))
+        return self.code_bytes + self.rows * self.tasks_per_row * (4 * self.dim + ROW_BYTES + 4 * (self.cells_sent - 1))
+
+    @property
+    def cells_sent(self) -> float:
+        """Clusters that a row names in each of its tasks."""
+        return self.kept_per_row or self.cells_per_row
 
     @property
     def task_bytes(self) -> int:
         """Memory of the largest task in its Python worker."""
-        return worker_bytes(self.rows_of_largest_task, self.dim)
+        return worker_bytes(self.rows_of_largest_task, self.dim, self.cells_sent, links=self.links)
 
     def in_words(self) -> str:
         """One line."""

@@ -23,6 +23,7 @@ from spark_semdedup.pairwise.packing import (
     partitions_for,
     plan_clusters,
     plan_tasks,
+    rows_of_a_tile,
     worker_bytes,
 )
 
@@ -86,6 +87,18 @@ def test_memory_of_a_task_is_known_in_advance_and_said(spark, crowded, caplog):
     for dim in (16, 384, 4096):  # two tiles at once, at the default
         assert worker_bytes(2 * default_max_rows(dim), dim) < 2.2 * 2**30
         assert device_bytes(2 * default_max_rows(dim), dim) < 2.1 * 2**30
+
+
+@pytest.mark.parametrize("dim", [2, 64, 384, 4096])
+def test_visits_add_half_of_a_task_s_memory_at_most(dim):
+    most = default_max_rows(dim)
+    assert rows_of_a_tile(most, dim, 1.0) == most
+    assert rows_of_a_tile(most, 384, 22.4) == most, "as many as texts visit"
+    base = worker_bytes(0, dim)
+    for cells in (2.0, 100.0, 30_000.0):
+        rows = rows_of_a_tile(most, dim, cells)
+        assert worker_bytes(2 * rows, dim, cells) - base <= 1.5 * (worker_bytes(2 * most, dim) - base)
+    assert rows < most
 
 
 def test_defaults_bound_memory():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import oracle
@@ -145,7 +146,10 @@ def test_clusters_by_hand():
     assert (found.rows, found.pairs, found.tasks, found.rows_of_largest_task) == (35, 435 + 10, 7, 20)
     assert found.tasks_per_row == (30 * 3 + 5) / 35
     assert found.shuffle_bytes == pytest.approx((30 * 3 + 5) * (4 * 4 + ROW_BYTES))
-    assert found.task_bytes == worker_bytes(20, 4)
+    assert found.task_bytes == worker_bytes(20, 4) == 20 * (16 * 4 + 500) + 2**26
+    assert replace(found, links=True).task_bytes == found.task_bytes + 20 * 3_000
+    assert replace(found, cells_per_row=11.0).task_bytes == found.task_bytes + 20 * 340
+    assert replace(found, cells_per_row=11.0, kept_per_row=2.0).task_bytes == found.task_bytes + 20 * 34
     assert json.loads(json.dumps(found.facts()))["pairs"] == 445
 
 
