@@ -53,8 +53,11 @@ def hdbscan(
     backend
         ``auto`` takes cuML where it is installed and a GPU is present.
 
-    Returns labels (−1 for noise), the number of clusters and of noise rows, and probabilities. Time grows with the
-    square of the sampled rows.
+    Returns
+    -------
+    Clusters
+        Labels (−1 for noise), the number of clusters and of noise rows, and probabilities. Time grows with the square
+        of the sampled rows.
     """
     min_cluster_size = checks.whole_number("min_cluster_size", min_cluster_size, 2)
     min_samples = checks.whole_number("min_samples", min_samples, 1)

@@ -70,7 +70,10 @@ def draw_sample(
         For the folder of a run: the run's input, a path or a Spark DataFrame, where the folder does not name it or
         it has moved.
 
-    Raises ``SemDedupError`` for data that cannot be used, and for a sample that memory would not hold.
+    Raises
+    ------
+    SemDedupError
+        For data that cannot be used, and for a sample that memory would not hold.
     """
     if isinstance(data, Sample):
         return data

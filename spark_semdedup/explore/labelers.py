@@ -43,6 +43,8 @@ class OpenAILabeler:
     retries
         How often a request is sent again after a timeout, a lost connection, or status 408, 409, 429 or 5xx.
 
+    Notes
+    -----
     The key is read from the environment variable ``OPENAI_API_KEY`` and nowhere else; a local server that wants none
     still needs it set to some text. The answer takes at most 20 tokens. An answer of more than four words is cut; after
     one of a single word, the model is asked once more.

@@ -149,8 +149,15 @@ def topic_labels(
     ngram_range
         Terms of so many words, at least and at most.
 
-    Returns ``{cluster: label}``, a ``TopicLabels``. Raises ``SemDedupError`` where there are no texts, all are empty,
-    or none has a term that counts.
+    Returns
+    -------
+    TopicLabels
+        ``{cluster: label}``.
+
+    Raises
+    ------
+    SemDedupError
+        Where there are no texts, all are empty, or none has a term that counts.
     """
     checks.whole_number("keywords", keywords, 1)
     checks.whole_number("documents", documents, 1)
