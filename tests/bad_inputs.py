@@ -739,6 +739,13 @@ FILES = [
         "input='in' cannot be read as parquet: …part-0.parquet is not a Parquet file…",
     ),
     refused(
+        "a CSV file",
+        "without `--input-format`",
+        after(lambda p: p.text("in/rows.csv", "id,embedding", "a,1"), lambda p: p.run()),
+        "input='in' cannot be read as parquet: it is not Parquet: give --input-format csv --input-option header=true "
+        "--embedding-format json",
+    ),
+    refused(
         "truncated file",
         "the second of two Parquet files lacks its end",
         after(truncate, lambda p: p.run()),

@@ -104,7 +104,8 @@ def remove(job: Job, path: str, ids: Ids, retain_hours: float) -> str:
         lines.append(
             f"earlier versions keep the rows for {retain_hours:g} hours; --retain-hours 0 deletes them at once"
         )
-    lines.append("rows that were duplicates of a removed row are not added again: run over them to find them")
+    if after.rows_in != index.rows_in:
+        lines.append("rows that were duplicates of a removed row are not added again: run over them to find them")
     return _changed(after, lines)
 
 

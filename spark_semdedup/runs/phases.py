@@ -48,11 +48,12 @@ _MUCH_TO_SHUFFLE = 1 << 30
 def phases_of(work: Deduplication) -> list[Phase]:
     """The phases of a run, in order, for the results that it is to write."""
     similarities, duplicates, wanted = work.place("similarities"), work.place("duplicates"), work.wanted
+    fit_title = "load centroids" if work.given else "fit centroids"
     keep_title = "write the kept rows" if "deduplicated" in wanted else "move invalid rows"
     phases = [
         Phase("embed", "embed texts", partial(embed, work, work.texts)) if work.texts else None,
         # Where texts are embedded, no earlier result is left to delete with the first centroids.
-        Phase("fit", "fit centroids", partial(fit, work), ("centroids",) if work.texts else ()),
+        Phase("fit", fit_title, partial(fit, work), ("centroids",) if work.texts else ()),
         Phase("compare", "assign and compare", partial(compare, work), (COMPARED, REFERENCED, similarities)),
         Phase("identify", "identify duplicates", partial(identify, work), (duplicates,)),
         Phase("keep", keep_title, partial(keep, work), ("invalid", "deduplicated")),

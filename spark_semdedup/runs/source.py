@@ -252,6 +252,13 @@ _NO_TYPE = (
 )
 """Parts of Spark's messages about columns that it has no type for; the last two are Spark 3.5's."""
 
+_FORMATS = {
+    ".csv": "--input-format csv --input-option header=true --embedding-format json",
+    ".json": "--input-format json",
+    ".orc": "--input-format orc",
+}
+"""Options for files of other formats, by a part of their names."""
+
 _NULL_POINTER = "java.lang.NullPointerException"
 
 
@@ -261,6 +268,9 @@ def _why_not_read(why: str, files: Sequence[str]) -> str:
     if arrow:
         return arrow
     is_other = re.search(r"([^/\s]+) is not a Parquet file", why)
+    form = next((form for ending, form in _FORMATS.items() if files and all(ending in file for file in files)), None)
+    if form is not None:
+        return f"it is not Parquet: give {form}"
     if is_other and not is_other[1].endswith((".parquet", ".parq", ".pq")):
         return f"{why}; leave such files out: --input-glob '*.parquet'"
     if _NULL_POINTER not in why:
