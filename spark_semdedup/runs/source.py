@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import PurePosixPath
 from typing import Any
 
 from py4j.protocol import Py4JJavaError
@@ -255,9 +256,10 @@ _NO_TYPE = (
 _FORMATS = {
     ".csv": "--input-format csv --input-option header=true --embedding-format json",
     ".json": "--input-format json",
+    ".jsonl": "--input-format json",
     ".orc": "--input-format orc",
 }
-"""Options for files of other formats, by a part of their names."""
+"""Options for files of other formats, by the ends of their names."""
 
 _NULL_POINTER = "java.lang.NullPointerException"
 
@@ -268,9 +270,9 @@ def _why_not_read(why: str, files: Sequence[str]) -> str:
     if arrow:
         return arrow
     is_other = re.search(r"([^/\s]+) is not a Parquet file", why)
-    form = next((form for ending, form in _FORMATS.items() if files and all(ending in file for file in files)), None)
-    if form is not None:
-        return f"it is not Parquet: give {form}"
+    forms = {_FORMATS.get(PurePosixPath(file.removesuffix(".gz")).suffix) for file in files}
+    if len(forms) == 1 and None not in forms:
+        return f"it is not Parquet: give {forms.pop()}"
     if is_other and not is_other[1].endswith((".parquet", ".parq", ".pq")):
         return f"{why}; leave such files out: --input-glob '*.parquet'"
     if _NULL_POINTER not in why:

@@ -26,6 +26,7 @@ from spark_semdedup.pairwise.integrity import check_neighbours
 from spark_semdedup.pairwise.ranking import Ranking
 from spark_semdedup.pairwise.schema import ASSIGNED
 from spark_semdedup.params import DecisionParams, HasColumns
+from spark_semdedup.report.references import by_references_alone
 from spark_semdedup.runs import preflight, results
 from spark_semdedup.runs.checks import check_read, check_removed, check_unchanged
 from spark_semdedup.runs.deduplication import Deduplication
@@ -274,8 +275,7 @@ def identify(job: Job, similarities: str, target: Target, settings: Settings) ->
     job.progress.begin(1)
     with results.held_folder(job, target) as assert_held, job.progress.phase("identify duplicates") as counts:
         folder = results.cleared_folder(job, target, assert_held)
-        by_references_alone = (read.manifest.get("against") or {}).get("reference_only", False)
-        find = results.similar_to_write if by_references_alone else results.duplicates_to_write
+        find = results.similar_to_write if by_references_alone(read.manifest) else results.duplicates_to_write
         duplicates = find(read.rows, total, params)
         expected = duplicates.count()
 
