@@ -21,8 +21,11 @@ os.environ["PYSPARK_PYTHON"] = sys.executable  # Spark's workers are "python3" f
 
 @pytest.fixture(scope="session")
 def spark(tmp_path_factory):
+    from known_members import remember_classes
+
     from spark_semdedup.spark.session import local_session
 
+    remember_classes()
     # Small data, many queries: generating code for each plan, and compiling it to the utmost, takes longer than running
     # it. (The default code cache is too small for so much code, which is swept and compiled again.)
     java = "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=256m -XX:+UseSerialGC"
@@ -30,6 +33,7 @@ def spark(tmp_path_factory):
         "spark.sql.shuffle.partitions": "4",
         "spark.sql.codegen.wholeStage": "false",
         "spark.sql.codegen.factoryMode": "NO_CODEGEN",
+        "spark.python.sql.dataFrameDebugging.enabled": "false",  # seven calls of the JVM for each of a DataFrame
         "spark.python.daemon.module": "daemon_without_zips",
         "spark.executorEnv.PYTHONPATH": str(Path(__file__).parent),
         "spark.driver.extraJavaOptions": java,

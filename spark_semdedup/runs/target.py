@@ -59,7 +59,7 @@ class Target:
         if self.path is None:
             return
         _refuse_pattern(self.path)
-        _refuse_overlap(files, self.path, reads)
+        refuse_overlap(files, self.path, reads)
         if self.overwrite or files.is_vacant(self.path) or (self.resume and can_resume(files, self.path)):
             return
         names = files.names(self.path)
@@ -179,13 +179,14 @@ def _refuse_pattern(output: str) -> None:
         )
 
 
-def _refuse_overlap(files: Files, output: str, reads: Mapping[str, Sequence[str]]) -> None:
+def refuse_overlap(files: Files, output: str, reads: Mapping[str, Sequence[str]], name: str = "output") -> None:
+    """Raises ``SemDedupError`` where the folder to write, ``name``, is in what is read, or around it."""
     target = files.real(output)
-    for name, patterns in reads.items():
+    for read, patterns in reads.items():
         for pattern in patterns:
             for place in map(files.real, (pattern, *files.matches(pattern))):  # it may have yet to be written
                 if is_within(place, target) or is_within(target, place):
                     raise SemDedupError(
-                        f"output={shown(output, 400)} and {name}={shown(pattern, 400)} overlap: what is read would be "
-                        "mixed with what is written; give output a folder of its own"
+                        f"{name}={shown(output, 400)} and {read}={shown(pattern, 400)} overlap: what is read would be "
+                        f"mixed with what is written; give {name} a folder of its own"
                     )

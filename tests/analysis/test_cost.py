@@ -158,7 +158,8 @@ def test_rows_that_cannot_be_compared_do_not_count(spark):
 def test_more_rows_never_cost_less_and_a_task_stays_bounded(few, k):
     plans = [by_label(SemDedup(k=k).plan(few, rows=10.0**i, hardware=Hardware.gpus(8, 500, 25))) for i in range(5, 11)]
     for label in LABELS:
-        for name in ("pairs", "shuffle_bytes", "tasks", "task_bytes", "seconds"):
+        # A k of the plan's own grows with the rows, so the largest task may be of fewer.
+        for name in ("pairs", "shuffle_bytes", "tasks", "seconds", *(("task_bytes",) if k else ())):
             values = [plan[label][name] for plan in plans]
             assert values == sorted(values), (label, name)
         assert plans[-1][label]["task_bytes"] <= 1.5 * worker_bytes(2 * default_max_rows(D), D)

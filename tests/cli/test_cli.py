@@ -1038,22 +1038,18 @@ def program(*arguments: object, **options: object) -> subprocess.CompletedProces
 
 
 @pytest.mark.slow
-def test_each_step_as_a_program_gives_the_answer_of_the_run(done, data, tmp_path):
-    """Relative paths; nothing but progress on stderr."""
+def test_steps_as_programs_give_the_answer_of_the_run(done, data, tmp_path):
+    """Relative paths; nothing but progress on stderr. (All steps: ``test_the_steps_one_by_one_give_the_runs_answer``.)"""
     (tmp_path / "data").symlink_to(data)
     for arguments in (
         ["cluster", "--input", "data", "--output", "c", "--k", 8],
         ["pairwise", "--input", "c", "--output", "p"],
-        ["identify", "--input", "p", "--output", "d"],
-        ["remove", "--input", "data", "--duplicates", "d", "--output", "k"],
     ):
         ended = program(*arguments, "--local-cores", 2, "--local-memory", 1, cwd=tmp_path)
         assert ended.returncode == 0, ended.stderr
         assert all(line.startswith("[") for line in ended.stderr.splitlines()), ended.stderr
         assert ended.stdout.startswith(f"\nspark-semdedup {arguments[0]}\n")
     assert rows(tmp_path / "p") == rows(done / "similarities")
-    assert rows(tmp_path / "d") == rows(done / "duplicates")
-    assert rows(tmp_path / "k") == rows(done / "deduplicated")
 
 
 @pytest.mark.slow

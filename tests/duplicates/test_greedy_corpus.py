@@ -69,10 +69,17 @@ def removed_rows(duplicates) -> dict[str, tuple[str, bytes]]:
     return {row.id: (row.max_id, np.float32(row.cosine_sim_score).tobytes()) for row in duplicates.collect()}
 
 
-@pytest.mark.parametrize("partitions", [1, 16])
-@pytest.mark.parametrize("ranking", sorted(RANKINGS))
-@pytest.mark.parametrize("eps", [0.01, 0.05, 0.1])
-@pytest.mark.parametrize("coverage", ["cluster", "exact"])
+CASES = [
+    ("easy", 0.01, "exact", 1),
+    ("first", 0.1, "cluster", 16),
+    ("hard", 0.05, "exact", 16),
+    ("longest", 0.1, "exact", 16),
+    ("random", 0.05, "cluster", 1),
+]
+"""All combinations of few rows: ``duplicates/test_greedy.py`` and the fuzz tests."""
+
+
+@pytest.mark.parametrize(("ranking", "eps", "coverage", "partitions"), CASES)
 def test_the_rule_equals_the_loop(corpus, coverage, eps, ranking, partitions):
     """All cases share one fit, one assignment and the pairs; a case takes some 10 s on two idle cores."""
     expected = corpus.one_by_one(ranking, eps, everywhere=coverage == "exact")

@@ -114,7 +114,7 @@ def test_nineteen_of_twenty_neighbours_from_a_tenth_of_the_rows():
     from pyarrow import dataset
 
     table = dataset.dataset(CORPUS, format="parquet").to_table(columns=["id", "embedding"])
-    report = ClusterRetriever().index(table, n_clusters=250).evaluate(top_k=10)
+    report = ClusterRetriever().index(table, n_clusters=250).evaluate(top_k=10, sample_queries=1000)
     assert report.rows == 63_905
     visited = int(np.flatnonzero(report.looked_at <= 0.1)[-1]) + 1
     recall, looked_at = report.at(visited)

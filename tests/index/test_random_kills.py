@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -48,19 +47,16 @@ def _process(path: Path, batches: int) -> subprocess.Popen[str]:
 
 @pytest.mark.slow
 def test_no_row_is_lost_or_doubled_by_kills(spark, tmp_path):
-    """``SEMDEDUP_KILLS`` says how often."""
+    """Each within a second after 0 to 2 appends. ``SEMDEDUP_KILLS`` says how often."""
     path, moments = tmp_path / "i", np.random.default_rng(20261129)
-    with _process(tmp_path / "timed", 4) as process:  # the first appends of a process are the slowest
-        assert process.stdout.readline() == "ready\n"
-        begun = time.monotonic()
-        assert process.wait() == 0
-        each = (time.monotonic() - begun) / 4
     appended = 0
     for _ in range(KILLS):
         with _process(path, 1000) as process:
             assert process.stdout.readline() == "ready\n"
+            for _ in range(moments.integers(3)):
+                assert int(process.stdout.readline()) >= appended
             with pytest.raises(subprocess.TimeoutExpired):
-                process.wait(moments.uniform(0.0, 3.0) * each)
+                process.wait(moments.uniform(0.0, 1.0))
             os.killpg(process.pid, signal.SIGKILL)
         index = SemDedupIndex.open(spark, str(path))
         assert appended <= index.next_batch

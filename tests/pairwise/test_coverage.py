@@ -360,8 +360,7 @@ def packages() -> Debian:
 
 @pytest.mark.slow
 @needs_debian
-@pytest.mark.parametrize("k", [64, 250, 1000])
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize(("k", "seed"), [(64, 1), (250, 2), (1000, 1), (1000, 3)])
 def test_no_pair_of_the_whole_corpus_is_missed(packages, k, seed):
     cells = Cells.of(packages.centroids(k, seed))
     for eps in (0.01, 0.05, 0.1):
@@ -384,7 +383,7 @@ def test_no_pair_of_the_whole_corpus_is_missed(packages, k, seed):
 
 @pytest.mark.slow
 @needs_debian
-@pytest.mark.parametrize("k", [64, 250, 1000])
+@pytest.mark.parametrize("k", [64, 1000])
 def test_the_whole_job_removes_the_same_rows_for_any_k(spark, packages, k):
     df = spark.read.parquet(str(DEBIAN)).withColumn("length", F.length("text"))
     model = SemDedup(k=k, seed=k, coverage="exact", rankBy=["length desc"], backend="cpu").fit(df)

@@ -274,10 +274,17 @@ def test_local_properties_run_a_job(tmp_path: Path):
     assert told["batches"] == [4096, 4096, 10_000 - 2 * 4096]
 
 
+@pytest.mark.parametrize("name", CLUSTERS[1:])
+def test_properties_of_clusters_are_alike(name: str):
+    """But for what starts executors there, and where they find the plugin. So a run with one tells of all."""
+    alike = {key: value for key, value in settings(CLUSTERS[0]).items() if key != "spark.jars"}
+    assert {key: settings(name).get(key) for key in alike} == alike
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", CLUSTERS)
-def test_gpu_properties_give_each_task_a_gpu(tmp_path: Path, name: str):
+def test_gpu_properties_give_each_task_a_gpu(tmp_path: Path):
     """On a cluster in miniature, with a GPU that exists in name only and hence without the plugin."""
+    name = CLUSTERS[0]
     nvidia_smi(tmp_path, "3")
     (tmp_path / "hosts").mkdir()
     without = ("spark.plugins", "spark.jars", "spark.sql.cache.serializer", "spark.submit.deployMode", "spark.files")

@@ -53,7 +53,7 @@ def wheel(folder: Path) -> Path:
 def test_executors_need_nothing_but_the_pex(tmp_path, spark):
     pex = tmp_path / "semdedup.pex"
     builder = [sys.executable, "-m", "pex", wheel(tmp_path), "--exclude", "pyspark", "--inherit-path=fallback"]
-    builder += ["--python", sys.executable, "--output-file", pex]
+    builder += ["--python", sys.executable, "--output-file", pex, "--no-compress"]  # which takes longest
     subprocess.run(builder, check=True, capture_output=True, timeout=480)
 
     rng = np.random.default_rng(3)

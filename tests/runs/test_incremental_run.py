@@ -190,6 +190,7 @@ def test_a_table_to_keep_apart_from(spark, inputs, tmp_path, capsys):
         (("--write-index", "OUT/deduplicated"), "overlap: what is read"),
         (("--write-index", "INPUT"), "exists and is no index"),
         (("--write-index", "INPUT/batch0.parquet"), "exists and is no index"),
+        (("--input", "INPUT", "--write-index", "INPUT/new"), "overlap: what is read"),
         (("--write-index", "NEW", "--index-rows", "kept"), "keepRule='ranked' are both set"),
         (("--write-index", "NEW", "--index-rows", "some"), "it must be kept or all"),
         (("--update-index",), "updateIndex and no against"),
@@ -203,7 +204,7 @@ def test_a_table_to_keep_apart_from(spark, inputs, tmp_path, capsys):
 def test_what_cannot_be_is_refused_in_one_line_before_any_work(spark, written, tmp_path, capsys, options, said):
     names = {"INDEX": written / "index", "INPUT": written / "folder", "NEW": tmp_path / "new", "NOWHERE": "nowhere"}
     names |= {"OUT": tmp_path / "out", "OUT/deduplicated": tmp_path / "out" / "deduplicated"}
-    names |= {"INPUT/batch0.parquet": written / "folder" / "batch0.parquet"}
+    names |= {f"INPUT/{name}": written / "folder" / name for name in ("batch0.parquet", "new")}
     place = ("--input", written / "batch1.parquet", "--output", tmp_path / "out")
     assert said in refusal(capsys, "run", *place, *(names.get(option, option) for option in options))
     assert not (tmp_path / "out").exists() or not any((tmp_path / "out").iterdir())
@@ -226,24 +227,27 @@ def test_an_index_to_keep_apart_from_gives_what_is_not_set(given, expected):
     assert asked.settings_with(index, given) == {"keepRule": "greedy"} | expected
 
 
+SIZES = (30_000, 1, 20_000)
+"""Of the batches of the real corpus; the last has the rest of its rows."""
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not debian.DEBIAN.exists(), reason="needs ../shared/data/debian")
-@pytest.mark.parametrize("batches", [2, 5, 20])
-def test_batches_of_a_real_corpus_keep_what_one_run_keeps(spark, tmp_path, capsys, monkeypatch, batches):
+def test_batches_of_a_real_corpus_keep_what_one_run_keeps(spark, tmp_path, capsys, monkeypatch):
     """63,905 rows; each batch is killed at its append, before or after the journal says so, and resumed."""
     corpus = pq.read_table(debian.DEBIAN, columns=["id", "embedding"])
-    batch = np.random.default_rng(batches).integers(0, batches, len(corpus))
-    corpus = corpus.append_column("batch", pa.array(batch))
-    how = ("--keep-rule", "greedy", "--coverage", "exact", "--eps", 0.05)
+    numbers = np.random.default_rng(20).permutation(len(corpus))
+    corpus = corpus.set_column(0, "id", pa.array(numbers)).sort_by("id")  # so batches come in the order of ``first``
     pq.write_table(corpus, tmp_path / "all.parquet")
-    one = ("--input", tmp_path / "all.parquet", "--output", tmp_path / "all", "--rank-by", "batch")
+    how = ("--keep-rule", "greedy", "--coverage", "exact", "--eps", 0.05, "--which-to-keep", "first")
+    one = ("--input", tmp_path / "all.parquet", "--output", tmp_path / "all")
     assert call(capsys, "run", *one, *how)[0] == 0
-    commit, index, kept = Journal.commit, tmp_path / "index", set()
-    for number in range(batches):
+    commit, index, kept, start = Journal.commit, tmp_path / "index", set(), 0
+    for number, size in enumerate([*SIZES, len(corpus) - sum(SIZES)]):
         path, out = tmp_path / f"batch{number}.parquet", tmp_path / f"out{number}"
-        pq.write_table(corpus.filter(pa.array(batch == number)), path)
-        settings = ("--against", index, "--update-index") if number else ("--write-index", index, *how)
-        settings += () if number else ("--which-to-keep", "first", "--k", 250)
+        pq.write_table(corpus.slice(start, size), path)
+        start += size
+        settings = ("--against", index, "--update-index") if number else ("--write-index", index, *how, "--k", 250)
 
         def killed(self, phase, metrics, after=bool(number % 2)):
             if phase != "index" or after:
@@ -257,5 +261,6 @@ def test_batches_of_a_real_corpus_keep_what_one_run_keeps(spark, tmp_path, capsy
         monkeypatch.setattr(Journal, "commit", commit)
         assert call(capsys, *command, "--resume")[0] == 0
         kept |= ids(out / "deduplicated")
+    assert start == len(corpus)
     assert kept == ids(tmp_path / "all" / "deduplicated")
     assert SemDedupIndex.open(spark, str(index)).rows_in == len(kept)

@@ -11,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -148,10 +147,10 @@ def test_a_run_that_was_killed_goes_on(capsys, spark, monkeypatch, data, tmp_pat
 
 @pytest.mark.slow
 def test_a_run_can_be_killed_before_any_change_to_a_file(capsys, spark, monkeypatch, data, tmp_path, expected):
-    """At every fourth of them; ``SEMDEDUP_EVERY=1``: at each."""
+    """At every eighth of them; ``SEMDEDUP_EVERY=1``: at each."""
     moment = 0
     while check_resumed(capsys, monkeypatch, data, tmp_path / f"out {moment}", expected, moment):
-        moment += int(os.environ.get("SEMDEDUP_EVERY", "4"))
+        moment += int(os.environ.get("SEMDEDUP_EVERY", "8"))
     assert moment > 30, "what a run changes"
 
 
@@ -171,7 +170,7 @@ def test_a_run_of_chosen_results_can_be_killed(capsys, spark, monkeypatch, data,
         run(capsys, data, output, *CHOSEN, "--resume")
         assert {name: rows(output / name) for name in names} == whole
         assert leftovers(output) == []
-        moment += int(os.environ.get("SEMDEDUP_EVERY", "5"))
+        moment += int(os.environ.get("SEMDEDUP_EVERY", "12"))
     assert moment >= 40, "what a run changes"
     run(capsys, data, tmp_path / "whole", "--overwrite")
     assert not {"pairs", "groups"} & {path.name for path in (tmp_path / "whole").iterdir()}
@@ -465,7 +464,7 @@ def test_records_of_another_run_count_for_nothing(capsys, data, unfinished, expe
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("moment", [3, 5, 8, 12, 18, 25])
+@pytest.mark.parametrize("moment", [3, 8, 25])
 def test_a_run_that_replaces_another_can_be_killed(capsys, spark, monkeypatch, data, tmp_path, expected, moment):
     output = tmp_path / "out"
     run(capsys, data, output, "--eps", 0.4)
@@ -587,26 +586,21 @@ def test_a_process_killed_at_random_moments_goes_on(data, expected, tmp_path):
     """The real thing: the program, its JVM and its workers killed with SIGKILL. ``SEMDEDUP_KILLS`` says how often."""
     command = [sys.executable, "-m", "spark_semdedup", "run", "--input", str(data)]
     options = [*map(str, ARGUMENTS), "--local-cores", "2", "--local-memory", "1"]
-    start = time.monotonic()
-    subprocess.run([*command, "--output", str(tmp_path / "timed"), *options], check=True, capture_output=True)
-    whole = time.monotonic() - start
     moments = np.random.default_rng(20261121)
-    killed = 0
     for attempt in range(KILLS):
         output = tmp_path / f"out {attempt}"
         with subprocess.Popen(
             [*command, "--output", str(output), *options],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
         ) as process:  # fmt: skip
-            try:
-                process.wait(moments.uniform(0.2, 1.0) * whole)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                killed += 1
+            phase = moments.integers(1, 4)
+            assert any(line.startswith(f"[{phase}/5]") for line in process.stderr), "the run ended before that phase"
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(moments.uniform(0.0, 0.5))
+            os.killpg(process.pid, signal.SIGKILL)
         resumed = subprocess.run(
             [*command, "--output", str(output), "--resume", *options], capture_output=True, text=True, check=False
         )
         assert resumed.returncode == 0, resumed.stderr
         assert answer(output) == expected
         assert leftovers(output) == []
-    assert killed, "no run was killed before it ended"

@@ -72,7 +72,7 @@ def failing(batches):
         yield batch
 
 quiet = sys.argv[1] == "quiet"
-for run in range(4):
+for run in range(2):
     spark = local_session(cores=2, memory_gib=1, quiet=quiet)
     rows = spark.range(0, 600, 1, 4)
     rows.mapInArrow(identity, "id long").count()
@@ -98,6 +98,6 @@ def test_sessions_end_without_tracebacks_of_their_workers(kind):
         cwd=Path(__file__).parents[2],
         timeout=600,
     )
-    assert ended.stdout.split() == ["failed"] * 4 * (kind == "quiet")
+    assert ended.stdout.split() == ["failed"] * 2 * (kind == "quiet")
     assert "BrokenPipeError" not in ended.stderr
     assert "daemon.py" not in ended.stderr
