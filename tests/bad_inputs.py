@@ -192,7 +192,9 @@ def accepted_by_program(name: str, given: str, call: Callable[[Place], Call], **
 
 # --- embeddings ---------------------------------------------------------------------------------------------
 
-MEND = "; fix it, or set handleInvalid to skip (write such rows to invalid/) or keep (keep them, compared with nothing)"
+MEND = (
+    "; fix it, or set --handle-invalid to skip (write such rows to invalid/) or keep (keep them, compared with nothing)"
+)
 NOT_FINITE = "embedding has a null, NaN or infinite element"
 REASONS = {
     "d": "embedding is null",
@@ -213,12 +215,12 @@ FLOATS, DOUBLES = pa.list_(pa.float32()), pa.list_(pa.float64())
 
 def invalid_row(name: str, given: str, value: Any, why: str) -> Case:
     """Its id and the reason are said while ``handleInvalid`` is error."""
-    said = f"embeddingCol='embedding', row with id 'b': {why}{MEND}"
+    said = f"--embedding-col='embedding', row with id 'b': {why}{MEND}"
     return refused_at_work(name, given, over(vectors((1.0, 0.0), value, (0.0, 1.0))), said)
 
 
 def embedding_type(type_: str, arrow: pa.DataType, value: Any, hint: str = "") -> Case:
-    said = f"embeddingCol='embedding' is of type {type_}: it must be an array of numbers or an ML Vector{hint}"
+    said = f"--embedding-col='embedding' is of type {type_}: it must be an array of numbers or an ML Vector{hint}"
     return refused(f"embedding of type {type_}", f"`{value}`", over(vectors(value, type=arrow)), said)
 
 
@@ -237,19 +239,19 @@ BYTE_REASONS = {
     "f": "embedding has length 1, not 2",
     "g": "embedding is null",
 }
-AS_JSON = " (of text such as [0.1, 0.2]: embeddingFormat json)"
+AS_JSON = " (of text such as [0.1, 0.2]: --embedding-format json)"
 
 
 def bits_or_numbers(type_: str) -> str:
     return (
-        f"embeddingCol='embedding' is of type {type_}, which may hold numbers or the bits of float16: set embeddingFormat to "
+        f"--embedding-col='embedding' is of type {type_}, which may hold numbers or the bits of float16: set --embedding-format to "
         "numbers, or make float32 of the bits (spark-semdedup convert --float16-bits)"
     )
 
 
 INTEGERS = ((4, 1), (8, 2), (-1, 4))
 JSON_ROWS = vectors(*map(json.dumps, map(list, VECTORS)), "[1.0, ", "{}", type=pa.string())
-SEVERAL = "embeddingCol='embedding' has an array of several vectors: it must be 1 x d"
+SEVERAL = "--embedding-col='embedding' has an array of several vectors: it must be 1 x d"
 EMBEDDINGS = [
     invalid_row("null embedding", "one embedding is null", None, "embedding is null"),
     invalid_row("NaN", "one element is NaN", (NAN, 1.0), NOT_FINITE),
@@ -284,13 +286,13 @@ EMBEDDINGS = [
         "ragged arrays",
         "arrays of 2, 2 and 3 elements",
         over(vectors((1.0, 0.0), (0.0, 1.0), (1.0, 2.0, 3.0))),
-        "embeddings have mixed dimensions: 2 (2 rows), 3 (1 rows); give them one length, or set handleInvalid to skip or keep",
+        "embeddings have mixed dimensions: 2 (2 rows), 3 (1 rows); give them one length, or set --handle-invalid to skip or keep",
     ),
     refused_at_work(
         "another length than said",
         "`--embedding-dim 3` and arrays of 2 elements",
         over(vectors((1.0, 0.0)), "--embedding-dim", "3"),
-        f"embeddingCol='embedding', row with id 'a': embedding has length 2, not 3{MEND}",
+        f"--embedding-col='embedding', row with id 'a': embedding has length 2, not 3{MEND}",
     ),
     accepted(
         "subnormal numbers",
@@ -399,7 +401,7 @@ EMBEDDINGS = [
         params={"handleInvalid": "skip"},
         done="the four rows go to `invalid/`; the others are compared",
     ),
-    embedding_type("binary", pa.binary(), BYTES[0], " (of bytes that are float32 numbers: embeddingFormat float32)"),
+    embedding_type("binary", pa.binary(), BYTES[0], " (of bytes that are float32 numbers: --embedding-format float32)"),
     embedding_type("array<string>", pa.list_(pa.string()), ("1", "0")),
     embedding_type("string", pa.string(), "[1.0, 0.0]", AS_JSON),
     embedding_type(
@@ -417,7 +419,7 @@ EMBEDDINGS = [
         "ML vectors of mixed sizes",
         "sizes 2, 2 and 3",
         view(lambda spark: ml_vectors(spark, lambda v: v.dense([0.0, 1.0, 1.0]))),
-        "embeddings have mixed dimensions: 2 (2 rows), 3 (1 rows); give them one length, or set handleInvalid to skip or keep",
+        "embeddings have mixed dimensions: 2 (2 rows), 3 (1 rows); give them one length, or set --handle-invalid to skip or keep",
     ),
 ]
 
@@ -435,12 +437,12 @@ def integer_ids(type_: pa.DataType, name: str, bits: int) -> Case:
 
 
 def id_type(type_: str, arrow: pa.DataType, value: Any, words: str, also: str = "") -> Case:
-    said = f"idCol='id' is of type {type_}: it must be string, tinyint, smallint, int or bigint (cast it, for example to string{also})"
+    said = f"--id-col='id' is of type {type_}: it must be string, tinyint, smallint, int or bigint (cast it, for example to string{also})"
     return refused(f"id of type {type_}", words, over(Rows((value,), VECTORS[:1], id_type=arrow)), said)
 
 
 def repeated(name: str, given: str, id_: Any, shown: str) -> Case:
-    said = f"idCol='id' is not unique: 1 ids are in more than one row, for example {shown}; drop exact repeats first (dropDuplicates(['id']))"
+    said = f"--id-col='id' is not unique: 1 ids are in more than one row, for example {shown}; drop exact repeats first (dropDuplicates(['id']))"
     return refused_at_work(name, given, over(Rows((id_, "b", id_))), said)
 
 
@@ -456,7 +458,7 @@ IDS = [
         "null id",
         "one id is null, with `--handle-invalid skip`",
         over(Rows(("a", None, "c")), "--handle-invalid", "skip"),
-        "idCol='id' is null in 1 rows: every row needs an id of its own",
+        "--id-col='id' is null in 1 rows: every row needs an id of its own",
     ),
     repeated("repeated id", "one id in two rows", "a", "'a'"),
     repeated("repeated id of 1 MiB", "a long id in two rows", LONG, "'xxx…"),
@@ -465,7 +467,7 @@ IDS = [
         "ids that are not UTF-8",
         "a Parquet string of the bytes ff fe",
         not_utf8,
-        "idCol='id' is not UTF-8 text in 2 rows: write the ids again in that encoding, or give another column",
+        "--id-col='id' is not UTF-8 text in 2 rows: write the ids again in that encoding, or give another column",
     ),
     accepted(
         "ids of 1 MiB",
@@ -540,7 +542,7 @@ IDS = [
         "id inside a struct",
         "`--id-col doc.id`",
         over(Rows(more={"doc": [{"id": "a"}] * 3}), "--id-col", "doc.id"),
-        "idCol='doc.id' is not among the columns: 'id', 'embedding', 'doc'",
+        "--id-col='doc.id' is not among the columns: 'id', 'embedding', 'doc'",
     ),
 ]
 
@@ -586,7 +588,7 @@ SHAPES = [
         "more clusters than rows",
         "3 rows, `--k 4`",
         over(Rows(), k=4),
-        "k=4 is larger than the 3 rows: it must be at most the number of rows",
+        "--k=4 is larger than the 3 rows: it must be at most the number of rows",
     ),
     Case(
         "empty partitions",
@@ -613,7 +615,7 @@ NO_FILES = "cannot be read as parquet: there are no files in it that can be (Spa
 def differ(column: str, one: str, other: str) -> str:
     """What is said of a column that two files have in different types."""
     return (
-        f"input='in' cannot be read as parquet: column '{column}' is {one} in 'file:in/part-0.parquet', but {other} in "
+        f"--input='in' cannot be read as parquet: column '{column}' is {one} in 'file:in/part-0.parquet', but {other} in "
         "'file:in/part-1.parquet'; write them with one type: spark-semdedup convert"
     )
 
@@ -621,7 +623,7 @@ def differ(column: str, one: str, other: str) -> str:
 def not_read(type_: str, made: str, column: str = "more", setting: str = "") -> str:
     """What is said of a column that Spark has no type for."""
     return (
-        f"input='in' cannot be read as parquet: column '{column}' of 'file:in/part-0.parquet' is of type {type_}, which "
+        f"--input='in' cannot be read as parquet: column '{column}' of 'file:in/part-0.parquet' is of type {type_}, which "
         f"Spark does not read: {setting}make it {made} with spark-semdedup convert (--drop-columns leaves it out)"
     )
 
@@ -701,7 +703,7 @@ FILES = [
         "missing input",
         "`--input nowhere`",
         lambda p: p.run(source=["--input", p / "nowhere"]),
-        "input='nowhere' does not exist: give a file, a folder or a pattern",
+        "--input='nowhere' does not exist: give a file, a folder or a pattern",
     ),
     refused(
         "no input path",
@@ -713,7 +715,7 @@ FILES = [
         "folder without files",
         "an empty folder",
         after(lambda p: (p.folder / "in").mkdir(), lambda p: p.run()),
-        f"input='in' {NO_FILES}",
+        f"--input='in' {NO_FILES}",
     ),
     refused(
         "hidden file",
@@ -721,35 +723,35 @@ FILES = [
         after(
             lambda p: p.write(Rows(), "in/_part.parquet"), lambda p: p.run(source=["--input", p / "in/_part.parquet"])
         ),
-        f"input='in/_part.parquet' {NO_FILES}",
+        f"--input='in/_part.parquet' {NO_FILES}",
     ),
     refused(
-        "no file of that name", "`--input-glob '*.orc'`", options("--input-glob", "*.orc"), f"input='in' {NO_FILES}"
+        "no file of that name", "`--input-glob '*.orc'`", options("--input-glob", "*.orc"), f"--input='in' {NO_FILES}"
     ),
     refused(
         "empty file",
         "0 bytes named .parquet",
         after(lambda p: p.text("in/part-0.parquet"), lambda p: p.run()),
-        "input='in' cannot be read as parquet: …part-0.parquet is not a Parquet file…",
+        "--input='in' cannot be read as parquet: …part-0.parquet is not a Parquet file…",
     ),
     refused(
         "text named .parquet",
         "a CSV file named .parquet",
         after(lambda p: p.text("in/part-0.parquet", "id,embedding", "a,1"), lambda p: p.run()),
-        "input='in' cannot be read as parquet: …part-0.parquet is not a Parquet file…",
+        "--input='in' cannot be read as parquet: …part-0.parquet is not a Parquet file…",
     ),
     refused(
         "a CSV file",
         "without `--input-format`",
         after(lambda p: p.text("in/rows.csv", "id,embedding", "a,1"), lambda p: p.run()),
-        "input='in' cannot be read as parquet: it is not Parquet: give --input-format csv --input-option header=true "
+        "--input='in' cannot be read as parquet: it is not Parquet: give --input-format csv --input-option header=true "
         "--embedding-format json",
     ),
     refused(
         "truncated file",
         "the second of two Parquet files lacks its end",
         after(truncate, lambda p: p.run()),
-        "input='in' cannot be read as parquet: …part-1.parquet is not a Parquet file…",
+        "--input='in' cannot be read as parquet: …part-1.parquet is not a Parquet file…",
     ),
     refused_at_work(
         "corrupt file",
@@ -785,21 +787,21 @@ FILES = [
         "files in subfolders, too",
         "one file at the top, one in a subfolder",
         after(sound, lambda p: p.write(MORE, "in/sub/part-1.parquet"), lambda p: p.run()),
-        "input='in' has files in subfolders, and Spark would leave 1 of 2 files out, for example "
+        "--input='in' has files in subfolders, and Spark would leave 1 of 2 files out, for example "
         "'file:in/sub/part-1.parquet': read all with --input-option recursiveFileLookup=true, or give those at the top alone, 'file:in/*'",
     ),
     refused(
         "files beside partitions",
         "one file at the top, one in `day=1`",
         after(sound, lambda p: p.write(MORE, "in/day=1/part-1.parquet"), lambda p: p.run()),
-        "input='in' has partitions (day=…) and files outside them, and Spark would leave 1 of 2 files out, for example "
+        "--input='in' has partitions (day=…) and files outside them, and Spark would leave 1 of 2 files out, for example "
         "'file:in/part-0.parquet': read all with --input-option recursiveFileLookup=true, or move them apart",
     ),
     refused(
         "subfolders only",
         "all files in subfolders",
         after(lambda p: p.write(Rows(), "in/sub/part-0.parquet"), lambda p: p.run()),
-        "input='in' cannot be read as parquet: its 1 files lie in subfolders, for example 'file:in/sub/part-0.parquet': "
+        "--input='in' cannot be read as parquet: its 1 files lie in subfolders, for example 'file:in/sub/part-0.parquet': "
         "add --input-option recursiveFileLookup=true, or give the subfolders",
     ),
     accepted_by_program(
@@ -814,7 +816,7 @@ FILES = [
         "Delta table read as Parquet",
         "a folder with `_delta_log`",
         after(sound, lambda p: p.text("in/_delta_log/0.json", "{}"), lambda p: p.run()),
-        "input='in' is a table of format delta ('file:in/_delta_log'): as parquet rows that were removed or rewritten "
+        "--input='in' is a table of format delta ('file:in/_delta_log'): as parquet rows that were removed or rewritten "
         "would come back; give the table itself with --input-format delta, or --input-table",
     ),
     refused(
@@ -825,7 +827,7 @@ FILES = [
             lambda p: p.text("in/_delta_log/0.json", "{}"),
             lambda p: p.run(source=["--input", p / "in/day=1"]),
         ),
-        "input='in/day=1' holds files of a table of format delta ('file:in/_delta_log'): as parquet rows that were removed or "
+        "--input='in/day=1' holds files of a table of format delta ('file:in/_delta_log'): as parquet rows that were removed or "
         "rewritten would come back; give the table itself with --input-format delta, or --input-table",
     ),
     refused(
@@ -836,7 +838,7 @@ FILES = [
             lambda p: p.text("in/metadata/v1.metadata.json", "{}"),
             lambda p: p.run(source=["--input", p / "in/data"]),
         ),
-        "input='in/data' holds files of a table of format iceberg ('file:in/metadata'): as parquet rows that were removed or "
+        "--input='in/data' holds files of a table of format iceberg ('file:in/metadata'): as parquet rows that were removed or "
         "rewritten would come back; give the table itself with --input-format iceberg, or --input-table",
     ),
     refused(
@@ -847,32 +849,32 @@ FILES = [
             lambda p: p.write(MORE, "in/other/day=2/part-0.parquet"),
             lambda p: p.run(),
         ),
-        "input='in' cannot be read as parquet: …",
+        "--input='in' cannot be read as parquet: …",
     ),
     refused(
         "Arrow files",
         "a folder that Hugging Face's `save_to_disk` wrote",
         after(arrow_stream, lambda p: p.text("in/state.json", "{}"), lambda p: p.run()),
-        "input='in' cannot be read as parquet: it has Arrow files, 'file:in/data-00000-of-00001.arrow' for example: make Parquet "
+        "--input='in' cannot be read as parquet: it has Arrow files, 'file:in/data-00000-of-00001.arrow' for example: make Parquet "
         "of them (spark-semdedup convert)",
     ),
     refused(
         "another file beside the data",
         "a README.md in the folder",
         after(sound, lambda p: p.text("in/README.md", "# my embeddings, in rows of Parquet"), lambda p: p.run()),
-        "input='in' cannot be read as parquet: …README.md is not a Parquet file…; leave such files out: --input-glob '*.parquet'",
+        "--input='in' cannot be read as parquet: …README.md is not a Parquet file…; leave such files out: --input-glob '*.parquet'",
     ),
     refused(
         "file that is not its checksum's",
         "`.part-0.parquet.crc` of other bytes",
         after(sound, other_checksum, lambda p: p.run()),
-        "input='in' cannot be read as parquet: …the file's .crc file is for other content: restore the file, or delete the .crc file",
+        "--input='in' cannot be read as parquet: …the file's .crc file is for other content: restore the file, or delete the .crc file",
     ),
     refused(
         "bytes split by stream",
         "BYTE_STREAM_SPLIT embeddings",
         after(byte_stream_split, lambda p: p.run()),
-        "input='in' cannot be read as parquet: 'file:in/part-0.parquet': column 'embedding' is encoded as BYTE_STREAM_SPLIT, "
+        "--input='in' cannot be read as parquet: 'file:in/part-0.parquet': column 'embedding' is encoded as BYTE_STREAM_SPLIT, "
         "which Spark's vectorized reader does not know; set spark.sql.parquet.enableVectorizedReader=false, or write the files again (spark-semdedup convert)",
         skip=lambda p: "Spark reads them from 4.3 on" if p.spark.version >= "4.3" else None,
     ),
@@ -880,7 +882,7 @@ FILES = [
         "compressed by brotli",
         "for which Java has no codec",
         after(lambda p: p.write(Rows(), compression="brotli"), lambda p: p.run()),
-        "input='in' cannot be read as parquet: 'file:in/part-0.parquet': its columns are compressed by BROTLI, for which Java "
+        "--input='in' cannot be read as parquet: 'file:in/part-0.parquet': its columns are compressed by BROTLI, for which Java "
         "has no codec here; add one to the session's jars, or write the files again (spark-semdedup convert)",
     ),
     refused(
@@ -894,7 +896,7 @@ FILES = [
         "float16 with Spark 3.5",
         "embeddings of float16",
         over(Rows(type=pa.list_(pa.float16()), vectors=np.array(VECTORS, np.float16))),
-        "input='in' cannot be read as parquet: a column has a type that this Spark does not know, such as float16; write "
+        "--input='in' cannot be read as parquet: a column has a type that this Spark does not know, such as float16; write "
         "the files again (spark-semdedup convert)",
         skip=lambda p: "Spark 4 knows the type's name" if p.spark.version >= "4" else None,
     ),
@@ -924,13 +926,13 @@ FILES = [
         "file without embeddings",
         "one of two files lacks the column",
         two_files(Rows(), Rows(("d", "e", "f"), name="vector")),
-        f"embeddingCol='embedding', row with id '…': embedding is null{MEND}",
+        f"--embedding-col='embedding', row with id '…': embedding is null{MEND}",
     ),
     refused_at_work(
         "file without ids",
         "one of two files lacks the column",
         two_files(Rows(), Rows(id_name="doc")),
-        "idCol='id' is null in 3 rows: every row needs an id of its own",
+        "--id-col='id' is null in 3 rows: every row needs an id of its own",
     ),
     accepted_by_program(
         "file with a column more",
@@ -944,7 +946,7 @@ FILES = [
         "unknown format",
         "`--input-format nosuch`",
         options("--input-format", "nosuch"),
-        "input='in' cannot be read as nosuch: [DATA_SOURCE_NOT_FOUND]…",
+        "--input='in' cannot be read as nosuch: [DATA_SOURCE_NOT_FOUND]…",
     ),
     refused(
         "CSV",
@@ -953,19 +955,19 @@ FILES = [
             lambda p: p.text("in/a.csv", "id,embedding", 'a,"[1.0, 0.0]"'),
             read_as("csv", "--input-option", "header=true"),
         ),
-        f"embeddingCol='embedding' is of type string: it must be an array of numbers or an ML Vector{AS_JSON}",
+        f"--embedding-col='embedding' is of type string: it must be an array of numbers or an ML Vector{AS_JSON}",
     ),
     refused(
         "CSV without a header",
         "columns called `_c0`, `_c1`",
         after(lambda p: p.text("in/a.csv", "a,1"), read_as("csv")),
-        "idCol='id' is not among the columns: '_c0', '_c1'",
+        "--id-col='id' is not among the columns: '_c0', '_c1'",
     ),
     refused_at_work(
         "JSON with a garbage line",
         "`{garbage` in the second line",
         after(lambda p: p.text("in/a.json", '{"id": "a", "embedding": [1.0, 0.0]}', "{garbage"), read_as("json")),
-        "idCol='id' is null in 1 rows: every row needs an id of its own",
+        "--id-col='id' is null in 1 rows: every row needs an id of its own",
     ),
     accepted_by_program(
         "JSON of whole numbers",
@@ -982,13 +984,13 @@ FILES = [
         "missing table",
         "`--input-table no_such_table`",
         table("no_such_table"),
-        "inputTable='no_such_table' cannot be read: [TABLE_OR_VIEW_NOT_FOUND]…",
+        "--input-table='no_such_table' cannot be read: [TABLE_OR_VIEW_NOT_FOUND]…",
     ),
     refused(
         "table name of SQL",
         "`--input-table 'x; DROP TABLE y'`",
         table("x; DROP TABLE y"),
-        "inputTable='x; DROP TABLE y' cannot be read: [PARSE_SYNTAX_ERROR]…",
+        "--input-table='x; DROP TABLE y' cannot be read: [PARSE_SYNTAX_ERROR]…",
     ),
     refused_at_work(
         "view that divides by zero",
@@ -1076,7 +1078,7 @@ NAMES = [
         "`reason`, with skip",
         "the column that skip appends",
         over(named("reason"), "--handle-invalid", "skip"),
-        "handleInvalid='skip' appends the columns reason, but the input already has reason: rename or drop it first",
+        "--handle-invalid='skip' appends the columns reason, but the input already has reason: rename or drop it first",
     ),
     refused(
         "`centroid`, in the cluster step",
@@ -1088,43 +1090,43 @@ NAMES = [
         "`ID` and `id`",
         "both in one file",
         over(named("ID")),
-        "input='in' cannot be read as parquet: [COLUMN_ALREADY_EXISTS]…",
+        "--input='in' cannot be read as parquet: [COLUMN_ALREADY_EXISTS]…",
     ),
     refused(
         "`ID` and `id` in a view",
         "both in one view",
         view(lambda spark: frame(spark).selectExpr("*", "1 AS ID")),
-        "idCol='id' is more than once: 'id', 'embedding', 'ID'",
+        "--id-col='id' is more than once: 'id', 'embedding', 'ID'",
     ),
     refused(
         "missing column",
         "`--id-col '*'`",
         options("--id-col", "*"),
-        "idCol='*' is not among the columns: 'id', 'embedding'",
+        "--id-col='*' is not among the columns: 'id', 'embedding'",
     ),
     refused(
         "missing column called SQL",
         "`--embedding-col 'id; DROP TABLE x'`",
         options("--embedding-col", "id; DROP TABLE x"),
-        "embeddingCol='id; DROP TABLE x' is not among the columns: 'id', 'embedding'",
+        "--embedding-col='id; DROP TABLE x' is not among the columns: 'id', 'embedding'",
     ),
     refused(
         "missing column of 2,002",
         "`--id-col nosuch`",
         over(Rows(more={f"column {i}": [1, 2, 3] for i in range(2000)}), "--id-col", "nosuch"),
-        "idCol='nosuch' is not among the columns: 'id', 'embedding', 'column 0', … and 1962 more",
+        "--id-col='nosuch' is not among the columns: 'id', 'embedding', 'column 0', … and 1962 more",
     ),
     refused(
         "name with a newline",
         "`--id-col $'a\\nb'`",
         options("--id-col", "a\nb"),
-        r"idCol='a\nb' is not among the columns: 'id', 'embedding'",
+        r"--id-col='a\nb' is not among the columns: 'id', 'embedding'",
     ),
     refused(
         "one column for both",
         "`--id-col embedding`",
         options("--id-col", "embedding"),
-        "idCol='embedding' is of type array<double>: it must be string, tinyint, smallint, int or bigint (cast it, for example to string)",
+        "--id-col='embedding' is of type array<double>: it must be string, tinyint, smallint, int or bigint (cast it, for example to string)",
     ),
 ]
 
@@ -1169,31 +1171,31 @@ PATHS = [
         "glob characters in the input",
         "a folder `in[1]`, `--input 'in[1]'`",
         after(lambda p: p.write(Rows(), "in[1]/part-0.parquet"), lambda p: p.run(source=["--input", p / "in[1]"])),
-        "input='in[1]' exists, but as a pattern it matches nothing: put \\ before each of {} [] * ? in its name",
+        "--input='in[1]' exists, but as a pattern it matches nothing: put \\ before each of {} [] * ? in its name",
     ),
     refused(
         "glob characters in the output",
         "`--output 'out[1]'`",
         after(sound, lambda p: p.run("--output", p / "out[1]")),
-        f"output='out[1]' has [ ], {GLOB}",
+        f"--output='out[1]' has [ ], {GLOB}",
     ),
     refused(
         "output equal to input",
         "with `--overwrite`",
         after(sound, lambda p: p.run("--output", p / "in", "--overwrite")),
-        f"output='in' and input='in' {OVERLAP}",
+        f"--output='in' and --input='in' {OVERLAP}",
     ),
     refused(
         "output inside input",
         "with `--overwrite`",
         after(sound, lambda p: p.run("--output", p / "in/out", "--overwrite")),
-        f"output='in/out' and input='in' {OVERLAP}",
+        f"--output='in/out' and --input='in' {OVERLAP}",
     ),
     refused(
         "output around input",
         "with `--overwrite`",
         after(sound, lambda p: p.run("--output", p / ".", "--overwrite")),
-        f"output='…' and input='in' {OVERLAP}",
+        f"--output='…' and --input='in' {OVERLAP}",
     ),
     refused(
         "output a link to input",
@@ -1203,25 +1205,25 @@ PATHS = [
             lambda p: (p.folder / "link").symlink_to(p / "in"),
             lambda p: p.run("--output", p / "link", "--overwrite"),
         ),
-        f"output='link' and input='in' {OVERLAP}",
+        f"--output='link' and --input='in' {OVERLAP}",
     ),
     refused(
         "output under a file",
         "`--output file/out`",
         after(sound, lambda p: p.text("file", "mine"), lambda p: p.run("--output", p / "file/out")),
-        "output='file/out' cannot be written to: Parent path is not a directory: …",
+        "--output='file/out' cannot be written to: Parent path is not a directory: …",
     ),
     refused(
         "output a file",
         "with `--overwrite`",
         after(sound, lambda p: p.text("file", "mine"), lambda p: p.run("--output", p / "file", "--overwrite")),
-        "output='file' cannot be written to: Destination exists and is not a directory: file",
+        "--output='file' cannot be written to: Destination exists and is not a directory: file",
     ),
     refused(
         "output that may not be written",
         "a folder without the right to write",
         after(sound, unwritable),
-        "output='…' cannot be written to: …",
+        "--output='…' cannot be written to: …",
     ),
     Case(
         "full disk",
@@ -1254,7 +1256,7 @@ PATHS = [
         "existing output",
         "a folder with a file, without `--overwrite`",
         after(sound, lambda p: p.text("out/mine.txt", "mine"), lambda p: p.run()),
-        "output='out' exists already: give another folder, or --overwrite to replace it",
+        "--output='out' exists already: give another folder, or --overwrite to replace it",
     ),
     refused(
         "a step's output that is no result",
@@ -1264,7 +1266,7 @@ PATHS = [
             lambda p: p.text("out/mine.txt", "mine"),
             lambda p: ["cluster", "--input", p / "in", "--output", p / "out", "--overwrite"],
         ),
-        "output='out' is no earlier result (it has no _semdedup.json) and is not deleted, not even with --overwrite: give another folder",
+        "--output='out' is no earlier result (it has no _semdedup.json) and is not deleted, not even with --overwrite: give another folder",
     ),
     refused(
         "a step's output that is a run's",
@@ -1274,37 +1276,37 @@ PATHS = [
             lambda p: p.text("out/_manifest.json", "{}"),
             lambda p: ["cluster", "--input", p / "in", "--output", p / "out", "--overwrite"],
         ),
-        "output='out' is the folder of a whole run and is not deleted, not even with --overwrite: give another folder",
+        "--output='out' is the folder of a whole run and is not deleted, not even with --overwrite: give another folder",
     ),
     refused(
         "a run's output with names of results",
         "a folder with the user's own `centroids`, `--overwrite`",
         after(sound, lambda p: p.text("out/centroids/mine.txt", "mine"), lambda p: p.run("--overwrite")),
-        "output='out' is no earlier run (it has no _manifest.json of one), and centroids in it would be replaced: give another folder",
+        "--output='out' is no earlier run (it has no _manifest.json of one), and centroids in it would be replaced: give another folder",
     ),
     refused(
         "a run's output with another program's manifest",
         "a folder with the user's own `_manifest.json`, `--overwrite`",
         after(sound, lambda p: p.text("out/_manifest.json", '{"version": 1}'), lambda p: p.run("--overwrite")),
-        "output='out' is no earlier run (it has no _manifest.json of one), and _manifest.json in it would be replaced: give another folder",
+        "--output='out' is no earlier run (it has no _manifest.json of one), and _manifest.json in it would be replaced: give another folder",
     ),
     refused(
         "format that cannot hold the rows",
         "`--output-format csv`",
         options("--output-format", "csv"),
-        "output='out': the rows cannot be written as csv: [UNSUPPORTED_DATA_TYPE_FOR_DATASOURCE]…",
+        "--output='out': the rows cannot be written as csv: [UNSUPPORTED_DATA_TYPE_FOR_DATASOURCE]…",
     ),
     refused(
         "missing schema",
         "`--output-table nosuch.t`",
         options("--output-table", "nosuch.t"),
-        "outputTable='nosuch.t' cannot be written: there is no schema 'nosuch'",
+        "--output-table='nosuch.t' cannot be written: there is no schema 'nosuch'",
     ),
     refused(
         "output table name of SQL",
         "`--output-table 'x; DROP TABLE y'`",
         options("--output-table", "x; DROP TABLE y"),
-        "outputTable='x; DROP TABLE y' cannot be used: [PARSE_SYNTAX_ERROR]…",
+        "--output-table='x; DROP TABLE y' cannot be used: [PARSE_SYNTAX_ERROR]…",
     ),
 ]
 
@@ -1345,43 +1347,43 @@ def has_gpu(_: Place) -> str | None:
     return None if importlib.util.find_spec("cupy") is None else "CuPy is installed here, so there may be a GPU"
 
 
-OTHER_LENGTH = "embeddingCol='embedding' has embeddings of length 2, but the centroids have length 3: give the centroids that were fitted on such embeddings"
+OTHER_LENGTH = "--embedding-col='embedding' has embeddings of length 2, but the centroids have length 3: give the centroids that were fitted on such embeddings"
 SETTINGS = [
     refused(
         "no clusters",
         "`--k 0`",
         options("--k", "0"),
-        "--k 0: k=0 cannot be used: it must be a whole number of at least 1",
+        "--k=0 cannot be used: it must be a whole number of at least 1",
     ),
     refused(
         "eps of 1",
         "`--eps 1`",
         options("--eps", "1"),
-        "--eps 1: eps=1 cannot be used: it must be a number between 0 and 1, both excluded",
+        "--eps=1 cannot be used: it must be a number between 0 and 1, both excluded",
     ),
     refused(
         "eps of NaN",
         "`--eps nan`",
         options("--eps", "nan"),
-        "--eps nan: eps=nan cannot be used: it must be a number between 0 and 1, both excluded",
+        "--eps=nan cannot be used: it must be a number between 0 and 1, both excluded",
     ),
     refused(
         "text for a number",
         "`--eps much`",
         options("--eps", "much"),
-        "--eps much: eps='much' cannot be used: it must be a number between 0 and 1, both excluded",
+        "--eps='much' cannot be used: it must be a number between 0 and 1, both excluded",
     ),
     refused(
         "number of more than 64 bits",
         "`--seed 9223372036854775808`",
         options("--seed", "9223372036854775808"),
-        "--seed 9223372036854775808: seed=9223372036854775808 cannot be used: it must be a whole number from -2^63 to 2^63 - 1",
+        "--seed=9223372036854775808 cannot be used: it must be a whole number from -2^63 to 2^63 - 1",
     ),
     refused(
         "unknown choice",
         "`--which-to-keep best`",
         options("--which-to-keep", "best"),
-        "--which-to-keep best: whichToKeep='best' cannot be used: it must be one of hard, easy, random, first",
+        "--which-to-keep='best' cannot be used: it must be one of hard, easy, random, first",
     ),
     refused(
         "unknown option",
@@ -1405,44 +1407,44 @@ SETTINGS = [
         "eps and threshold",
         "`--eps 0.1 --threshold 0.9`",
         options("--eps", "0.1", "--threshold", "0.9"),
-        "eps=0.1 and threshold=0.9 are both set; set one of them (threshold is 1 - eps)",
+        "--eps=0.1 and --threshold=0.9 are both set; set one of them (threshold is 1 - eps)",
     ),
     refused(
         "two rankings",
         "`--rank-by text --which-to-keep easy`",
         options("--rank-by", "text", "--which-to-keep", "easy"),
-        "rankBy=['text'] and whichToKeep='easy' are both set; set one of them: each ranks rows",
+        "--rank-by=['text'] and --which-to-keep='easy' are both set; set one of them: each ranks rows",
     ),
     refused(
         "rank by a missing column",
         "`--rank-by 'worth desc'`",
         options("--rank-by", "worth desc"),
-        "rankBy='worth' is not among the columns: 'id', 'embedding'",
+        "--rank-by='worth' is not among the columns: 'id', 'embedding'",
     ),
     refused(
         "rank by an array",
         "`--rank-by embedding`",
         options("--rank-by", "embedding"),
-        "rankBy='embedding' is of type array<double>: it must be a number, boolean, string, binary, decimal, date or timestamp",
+        "--rank-by='embedding' is of type array<double>: it must be a number, boolean, string, binary, decimal, date or timestamp",
     ),
     refused(
         "exact with probes",
         "`--coverage exact --n-probe 2`",
         options("--coverage", "exact", "--n-probe", "2"),
-        "coverage='exact' and nProbe=2 are both set; set one of them: exact visits as many cells as it needs",
+        "--coverage='exact' and --n-probe=2 are both set; set one of them: exact visits as many cells as it needs",
     ),
     Case(
         "missing GPU",
         "`--backend gpu`",
         options("--backend", "gpu"),
-        "backend='gpu' cannot be used: CuPy cannot be imported on …; pip install 'spark-semdedup[gpu-cu12]' (or gpu-cu13, by the CUDA version) on every executor, or set backend to cpu or auto",
+        "--backend='gpu' cannot be used: CuPy cannot be imported on …; pip install 'spark-semdedup[gpu-cu12]' (or gpu-cu13, by the CUDA version) on every executor, or set backend to cpu or auto",
         skip=has_gpu,
     ),
     refused_at_work(
         "sample smaller than k",
         "`--fit-sample-rows 1 --k 2`",
         over(Rows(), "--fit-sample-rows", "1", k=2),
-        "fitSampleRows=1 is smaller than k=2: it must be 0 (all rows) or at least k",
+        "--fit-sample-rows=1 is smaller than --k=2: it must be 0 (all rows) or at least k",
     ),
     refused(
         "initial centroids of NaN",
@@ -1472,7 +1474,7 @@ SETTINGS = [
         "model of another length",
         "centroids of length 3 for embeddings of length 2, handleInvalid skip",
         api(lambda p: model([[1.0, 0.0, 0.0]], handleInvalid="skip").run(frame(p.spark))),
-        OTHER_LENGTH,
+        OTHER_LENGTH.replace("--embedding-col", "embeddingCol"),
     ),
     refused(
         "pandas DataFrame",
@@ -1484,7 +1486,7 @@ SETTINGS = [
         "missing centroids",
         "`--centroids nowhere`",
         options("--centroids", "nowhere"),
-        "centroids='nowhere' holds no saved model (no folder metadata): give the folder centroids of a run, _centroids of a cluster step, or what EmbeddingKMeansModel.save wrote",
+        "--centroids='nowhere' holds no saved model (no folder metadata): give the folder centroids of a run, _centroids of a cluster step, or what EmbeddingKMeansModel.save wrote",
     ),
     refused(
         "saved model of garbage",
@@ -1569,7 +1571,7 @@ STEPS = [
         "pairwise of similarities",
         "the output of another step",
         step("pairwise", similar(), manifest='{"holds": "similarities"}'),
-        "input='in' holds similarities, not clusters",
+        "--input='in' holds similarities, not clusters",
     ),
     Case(
         "pairwise of no rows",
@@ -1583,7 +1585,7 @@ STEPS = [
                 more={"centroid": pa.array([], pa.int32()), "cosine_dist_to_cent": pa.array([], pa.float32())},
             ),
         ),
-        "input='in' is empty: it must have at least one row",
+        "--input='in' is empty: it must have at least one row",
         status=1,
     ),
     Case(
@@ -1610,14 +1612,14 @@ STEPS = [
         "clusters of vectors that are not unit vectors",
         "norm 2",
         step("pairwise", clusters(((1.0, 0.0), (2.0, 0.0), (0.0, 1.0)))),
-        "embeddingCol='embedding', row with id 'b': norm is 2, not 1 (within 1e-05); give unit vectors as the cluster step writes them, or normalize=True in Python",
+        "--embedding-col='embedding', row with id 'b': norm is 2, not 1 (within 1e-05); give unit vectors as the cluster step writes them, or normalize=True in Python",
         writes=True,
     ),
     refused(
         "exact without centroids",
         "`pairwise --coverage exact` of clusters without `_centroids`",
         step("pairwise", clusters(), "--coverage", "exact"),
-        "centroids is not set, and input='in' has no _centroids: rows that are compared beyond their own clusters need the saved model that assigned them",
+        "centroids is not set, and --input='in' has no _centroids: rows that are compared beyond their own clusters need the saved model that assigned them",
     ),
     refused(
         "identify of documents",
@@ -1659,31 +1661,31 @@ STEPS = [
         "unfinished step",
         "similarities of a step that did not end",
         after(lambda p: p.text("in/_semdedup.unfinished"), step("identify", similar())),
-        "input='in' is not finished: the step that wrote it did not end; run it again",
+        "--input='in' is not finished: the step that wrote it did not end; run it again",
     ),
     refused(
         "manifest of garbage",
         "not JSON",
         step("identify", similar(), manifest="garbage"),
-        "input='in': _semdedup.json in it is not valid JSON (Expecting value: line 1 column 1 (char 0))",
+        "--input='in': _semdedup.json in it is not valid JSON (Expecting value: line 1 column 1 (char 0))",
     ),
     refused(
         "manifest of another kind",
         "a JSON list",
         step("identify", similar(), manifest="[1]"),
-        "input='in': _semdedup.json in it is not a JSON object, so spark-semdedup did not write it",
+        "--input='in': _semdedup.json in it is not a JSON object, so spark-semdedup did not write it",
     ),
     refused(
         "eps beyond what is complete",
         "`identify --eps 0.1` of exact similarities up to 0.05",
         step("identify", similar(), "--eps", "0.1", manifest='{"holds": "similarities", "complete_eps": 0.05}'),
-        "eps=0.1 is larger than 0.05, up to which the scores in 'in' are complete: lower eps, or compare again with a larger one",
+        "--eps=0.1 is larger than 0.05, up to which the scores in 'in' are complete: lower eps, or compare again with a larger one",
     ),
     refused(
         "similarities for duplicates",
         "`remove --duplicates similarities`",
         remove(similar(), manifest='{"holds": "similarities"}'),
-        "duplicates='duplicates' holds similarities, not duplicates",
+        "--duplicates='duplicates' holds similarities, not duplicates",
     ),
     refused(
         "duplicates without ids",
@@ -1695,7 +1697,7 @@ STEPS = [
         "duplicates of another id type",
         "numbers, for rows with text",
         remove(similar((1, 2), (1, 1))),
-        "idCol='id' is string, but the duplicates' id is bigint: they cannot be matched",
+        "--id-col='id' is string, but the duplicates' id is bigint: they cannot be matched",
     ),
     refused(
         "duplicates with ids of type double",
@@ -1707,7 +1709,7 @@ STEPS = [
         "repeated id, in the remove step",
         "two rows have an id to remove",
         remove(similar(), Rows(("a", "b", "b"))),
-        "idCol='id' is not unique: 1 ids are in more than one row, for example 'b'; drop exact repeats first (dropDuplicates(['id']))",
+        "--id-col='id' is not unique: 1 ids are in more than one row, for example 'b'; drop exact repeats first (dropDuplicates(['id']))",
     ),
     refused(
         "evaluate of no run",
@@ -1717,7 +1719,7 @@ STEPS = [
             lambda p: p.text("mine/notes", "mine"),
             lambda p: ["evaluate", "--input", p / "in", "--result", p / "mine"],
         ),
-        "result='mine' is not the folder of a run (it has no _manifest.json): give what run wrote",
+        "--result='mine' is not the folder of a run (it has no _manifest.json): give what run wrote",
     ),
     refused(
         "plan for fewer than one row",

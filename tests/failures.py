@@ -148,7 +148,7 @@ FAILURES: list[Failure] = [
     ),
     Failure(
         "a run is killed between two changes to files",
-        "the program ends before it writes or deletes its n-th file, for every fourth n (SEMDEDUP_EVERY=1: every n)",
+        "the program ends before it writes or deletes its n-th file, for every eighth n (SEMDEDUP_EVERY=1: every n)",
         _RESUMED,
         f"{_RESUME}::test_a_run_can_be_killed_before_any_change_to_a_file",
     ),

@@ -27,7 +27,15 @@ from pyspark.sql import SparkSession
 from spark_semdedup._version import __version__
 from spark_semdedup.cli.command import Step
 from spark_semdedup.cli.commands import COMMANDS
-from spark_semdedup.cli.options import PROGRAM, UsageError, add_params, all_settings_from, option_name, whole_number
+from spark_semdedup.cli.options import (
+    PROGRAM,
+    UsageError,
+    add_params,
+    all_settings_from,
+    option_name,
+    whole_number,
+    with_option_names,
+)
 from spark_semdedup.doctor.rules import Diagnosis
 from spark_semdedup.errors import shown
 from spark_semdedup.redaction import redacted
@@ -119,7 +127,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if verbose:
             sys.stderr.write(redacted(traceback.format_exc()))
         hint = "" if is_expected(error) or verbose else " (--verbose shows more)"
-        _say(f"error: {one_line(error)}{hint}")
+        # In this order: --max-tokens=3 would pass for a secret.
+        said = with_option_names(redacted(one_line(error)), _options_of(arguments))
+        _say(f"error: {said}{hint}")
         return 1 if session.began_work or not is_expected(error) else 2
     finally:
         session.end(failed=failed)
@@ -139,6 +149,17 @@ def _run(arguments: list[str], session: _Session) -> int:
         report = command.without_session(settings, error)
     print(f"\n{PROGRAM} {command.name}\n\n{report}")
     return 1 if isinstance(report, Diagnosis) and not report.works else 0
+
+
+def _options_of(arguments: Sequence[str]) -> set[str]:
+    """The options of the command that comes first."""
+    command = COMMANDS.get(arguments[0]) if arguments else None
+    if command is None:
+        return set()
+    parser = argparse.ArgumentParser()
+    command.add_options(parser)
+    add_params(parser, command.params)
+    return set(re.findall(r"--[a-z][\w-]*", parser.format_help()))
 
 
 def _refuse_broken(arguments: Sequence[str]) -> None:
@@ -207,7 +228,7 @@ def _interrupted(*_: object) -> NoReturn:
 
 
 def _say(text: str) -> None:
-    print(f"{PROGRAM}: {redacted(text)}", file=sys.stderr, flush=True)
+    print(f"{PROGRAM}: {text}", file=sys.stderr, flush=True)
 
 
 class _OneLine(logging.Formatter):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -68,6 +68,31 @@ def option_name(param: str) -> str:
     return "--" + re.sub(r"(?<!^)([A-Z])", r"-\1", param).lower()
 
 
+def with_option_names(message: str, options: Container[str]) -> str:
+    """A message that names Params or arguments, with the options that set them. What is quoted stays as it is, and so
+    do names of one word that no value follows, which may be words.
+
+    >>> with_option_names("idCol='k=3' is no column; k=4: set handleInvalid to skip", {"--id-col", "--k"})
+    "--id-col='k=3' is no column; --k=4: set handleInvalid to skip"
+    """
+
+    def named(found: re.Match[str]) -> str:
+        option = option_name(found[0]).replace("_", "-")
+        is_name = found["name"] and (found["value"] or not found[0].isalpha() or not found[0].islower())
+        return option if is_name and option in options else found[0]
+
+    return _QUOTED_OR_NAME.sub(named, message)
+
+
+_QUOTED_OR_NAME = re.compile(
+    r"""
+    (?<!\w) (?: '(?:[^'\\]|\\.)*' | "(?:[^"\\]|\\.)*" )
+    | (?<![\w.=/:-]) (?P<name> [a-z]+ (?:[A-Z][a-z]*|_[a-z]+)* ) (?!\w) (?= (?P<value> =? ) )
+    """,
+    re.VERBOSE,
+)
+
+
 def params_of(stage: type[SemDedupParams], leave_out: Iterable[str] = ()) -> dict[str, Param[Any]]:
     """The Params of a stage by name, in the order of its classes."""
     values = {name: value for owner in reversed(stage.__mro__) for name, value in vars(owner).items()}
@@ -125,11 +150,7 @@ def _value(param: Param[Any], text: str | list[str]) -> Any:
     for reading in readings[:-1]:
         with suppress(SemDedupError):
             return param.typeConverter(reading)
-    try:
-        return param.typeConverter(readings[-1])
-    except SemDedupError as error:
-        given = " ".join(text) if isinstance(text, list) else text
-        raise UsageError(f"{option_name(param.name)} {given}: {error}") from None
+    return param.typeConverter(readings[-1])
 
 
 def _spelled(text: str) -> list[Any]:

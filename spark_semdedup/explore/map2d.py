@@ -59,6 +59,13 @@ class Map2D:
     def n_clusters(self) -> int:
         return 0 if self.labels is None else len(np.unique(self.labels[self.labels >= 0]))
 
+    def as_text(self) -> str:
+        """What is drawn, for a person."""
+        layout = {"umap": "UMAP", "cuml": "cuML's UMAP", "pca": "PCA"}[self.method]
+        marked = "" if self.duplicates is None else f", {int(self.duplicates.sum()):,} of them duplicates"
+        clusters = "" if self.labels is None else f", in {self.n_clusters:,} clusters"
+        return f"map of {self.sample.describe()} by {layout}{clusters}{marked}"
+
     def as_dict(self) -> dict[str, Any]:
         """All but the rows, in JSON's types."""
         return {

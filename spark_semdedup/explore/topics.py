@@ -90,6 +90,8 @@ class TopicLabels(dict[int, str]):
             lines.append(f"        keywords: {one_line(', '.join(topic.keywords))}")
             if topic.documents:
                 lines.append(f"        document: {one_line(topic.documents[0], width)}")
+        if len(self) > clusters:
+            lines.append(f"  smaller topics, not shown: {len(self) - clusters:,}")
         return "\n".join(lines)
 
     def plot(self, *, clusters: int = 9, keywords: int = 6, output_file: str | os.PathLike[str] | None = None) -> Any:

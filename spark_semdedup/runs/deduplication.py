@@ -25,7 +25,7 @@ from spark_semdedup.runs.manifest import EMBEDDINGS, RUN_MANIFEST, STAGES
 from spark_semdedup.runs.preflight import Job, SavedCentroids, Settings
 from spark_semdedup.runs.source import Source
 from spark_semdedup.runs.summary import Summary, versions
-from spark_semdedup.runs.target import Target, refuse_overlap
+from spark_semdedup.runs.target import Target
 from spark_semdedup.runs.texts import DocumentEmbedder, RunTexts
 from spark_semdedup.runs.wanted import Wanted
 from spark_semdedup.spark.files import join
@@ -86,10 +86,9 @@ class Deduplication:
         asked = incremental or Incremental()
         asked.refuse_wanted(wanted)
         asked.refuse_saved(saved)
+        asked.refuse_overlap(job.files, source)
         reads = {**saved.reads(), **asked.reads()}
         preflight.check_paths(job, target, source=source, reads=reads, replaces_folder=False)
-        if asked.write_to:
-            refuse_overlap(job.files, asked.write_to, {"input": source.paths}, "writeIndex")
         preflight.refuse_foreign_names(job, target)
         journal = Journal(job.files, target.folder, output_of(target))
         references = RunReferences.open(asked, job, version_read_before(job, target, journal)) if incremental else None

@@ -34,8 +34,9 @@ from spark_semdedup.runs.journal import Journal
 from spark_semdedup.runs.manifest import is_finished, read_run_manifest
 from spark_semdedup.runs.preflight import FIT_PARAMS, Job, SavedCentroids, Settings
 from spark_semdedup.runs.source import Source
-from spark_semdedup.runs.target import Target
+from spark_semdedup.runs.target import Target, refuse_overlap
 from spark_semdedup.runs.wanted import Wanted
+from spark_semdedup.spark.files import Files
 from spark_semdedup.spark.ids import Ids
 
 INDEX_VERSION = "version of the index"
@@ -110,6 +111,11 @@ class Incremental:
             raise SemDedupError(
                 f"against={shown(self.against, 400)} and {given} are both set: the index has its centroids"
             )
+
+    def refuse_overlap(self, files: Files, source: Source) -> None:
+        """Raises ``SemDedupError`` for an index to write in the input, or around it."""
+        if self.write_to:
+            refuse_overlap(files, self.write_to, {"input": source.paths}, "writeIndex")
 
     def settings_with(self, index: SemDedupIndex | None, settings: Settings) -> dict[str, Any]:
         """The Params of the run: those of the index, and those set, which must not contradict them.

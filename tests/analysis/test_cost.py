@@ -417,12 +417,12 @@ COUNT = "cannot be used: it must be a whole number of at least 1"
         ("--gpus 1 --gpu-tflops nan", "argument --gpu-tflops: nan cannot be used: it must be a number above 0"),
         ("--network-gbps 25", "--gpu-tflops and --network-gbps describe GPUs: say how many with --gpus"),
         ("--output x", "unrecognized arguments: --output x"),
-        ("--centroids nowhere", "centroids='nowhere' holds no saved model"),
-        ("--embedding-col id", "embeddingCol='id' is of type bigint"),
-        ("--coverage exact --n-probe 2", "coverage='exact' and nProbe=2 are both set; set one of them"),
-        ("--rows 359", "rows=359 cannot be used: it must be at least 360, the rows of the input"),
+        ("--centroids nowhere", "--centroids='nowhere' holds no saved model"),
+        ("--embedding-col id", "--embedding-col='id' is of type bigint"),
+        ("--coverage exact --n-probe 2", "--coverage='exact' and --n-probe=2 are both set; set one of them"),
+        ("--rows 359", "--rows=359 cannot be used: it must be at least 360, the rows of the input"),
         ("--rows 1e16", "and at most 1e+15"),
-        ("--k 361", "k=361 is larger than the 360 rows: it must be at most the number of rows"),
+        ("--k 361", "--k=361 is larger than the 360 rows: it must be at most the number of rows"),
     ],
 )
 def test_what_cannot_be_planned_is_refused_in_one_line(capsys, spark, data, options, message):

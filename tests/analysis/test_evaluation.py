@@ -424,10 +424,10 @@ def test_the_function_and_the_command_agree(capsys, spark, data, done, tmp_path)
     assert (said["sample_rows"], len(said["missed"])) == (120, 3)
     assert said["recall_interval_95"] == list(wilson_interval(said["found"], said["to_remove"]))
     message = refusal(capsys, "--input", data, "--result", done, *options)
-    assert message.startswith(f"output='{tmp_path}/evaluation.json' exists already")
+    assert message.startswith(f"--output='{tmp_path}/evaluation.json' exists already")
     own = ["--output", done / "_manifest.json", "--overwrite"]
     message = refusal(capsys, "--input", data, "--result", done, *own)
-    assert message == f"output='{done}/_manifest.json' is a part of the run's result: give another file"
+    assert message == f"--output='{done}/_manifest.json' is a part of the run's result: give another file"
 
 
 def test_an_evaluation_goes_when_its_run_is_overwritten(spark, tmp_path):
@@ -441,21 +441,21 @@ def test_an_evaluation_goes_when_its_run_is_overwritten(spark, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("--result {tmp}/nowhere", "result='{tmp}/nowhere' does not exist: give the folder that a run wrote"),
+        ("--result {tmp}/nowhere", "--result='{tmp}/nowhere' does not exist: give the folder that a run wrote"),
         (
             "--result {data}",
-            "result='{data}' is not the folder of a run (it has no _manifest.json): give what run wrote",
+            "--result='{data}' is not the folder of a run (it has no _manifest.json): give what run wrote",
         ),
-        ("--result {done}/similarities", "result='{done}/similarities' is not the folder of a run"),
+        ("--result {done}/similarities", "--result='{done}/similarities' is not the folder of a run"),
         ("--result {done} --sample-rows 0", "argument --sample-rows: 0 cannot be used: it must be a whole number"),
         ("--result {done} --seed x", "argument --seed: invalid int value: 'x'"),
-        ("--result {done} --seed 9223372036854775808", "seed=9223372036854775808 cannot be used: it must be a whole"),
+        ("--result {done} --seed 9223372036854775808", "--seed=9223372036854775808 cannot be used: it must be a whole"),
         (
             "--result {done} --output {done}/duplicates/e.json",
-            "output='{done}/duplicates/e.json' and result='{done}/dup",
+            "--output='{done}/duplicates/e.json' and --result='{done}/dup",
         ),
-        ("--result {done} --output {data}", "output='{data}/evaluation.json' and input='{data}' overlap"),
-        ("--result {done} --backend tpu", "--backend tpu: backend='tpu' cannot be used: it must be one of auto, gpu"),
+        ("--result {done} --output {data}", "--output='{data}/evaluation.json' and --input='{data}' overlap"),
+        ("--result {done} --backend tpu", "--backend='tpu' cannot be used: it must be one of auto, gpu"),
     ],
 )
 def test_what_cannot_be_used_is_refused_in_one_line(capsys, spark, data, done, tmp_path, arguments, message):
@@ -467,7 +467,7 @@ def test_what_cannot_be_used_is_refused_in_one_line(capsys, spark, data, done, t
 def test_a_run_that_did_not_end_is_not_evaluated(capsys, spark, data, tmp_path):
     (tmp_path / "_semdedup.unfinished").touch()
     message = refusal(capsys, "--input", data, "--result", tmp_path)
-    assert message == f"result='{tmp_path}' is not finished: the run that wrote it did not end; run it again"
+    assert message == f"--result='{tmp_path}' is not finished: the run that wrote it did not end; run it again"
 
 
 def drop(table: pa.Table, name: str) -> pa.Table:
@@ -501,7 +501,7 @@ def test_an_input_that_is_not_the_runs_is_refused_in_one_line(capsys, spark, dat
     pq.write_table(change(pq.read_table(data)), tmp_path / "in.parquet")
     said = refusal(capsys, "--input", tmp_path / "in.parquet", "--result", done, "--output", tmp_path / "e.json")
     assert message in said
-    assert "is not among the columns" in said or said.startswith(f"the input is not the run's of result='{done}': ")
+    assert "is not among the columns" in said or said.startswith(f"the input is not the run's of --result='{done}': ")
     assert not (tmp_path / "e.json").exists()
 
 

@@ -130,18 +130,18 @@ def test_options_become_the_params_values():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("--eps 1.5", "--eps 1.5: eps=1.5 cannot be used: it must be a number between 0 and 1, both excluded"),
-        ("--eps much", "--eps much: eps='much' cannot be used: it must be a number between 0 and 1, both excluded"),
-        ("--k 0", "--k 0: k=0 cannot be used: it must be a whole number of at least 1"),
-        ("--k 2.5", "--k 2.5: k=2.5 cannot be used: it must be a whole number of at least 1"),
+        ("--eps 1.5", "--eps=1.5 cannot be used: it must be a number between 0 and 1, both excluded"),
+        ("--eps much", "--eps='much' cannot be used: it must be a number between 0 and 1, both excluded"),
+        ("--k 0", "--k=0 cannot be used: it must be a whole number of at least 1"),
+        ("--k 2.5", "--k=2.5 cannot be used: it must be a whole number of at least 1"),
         (
             "--which-to-keep best",
-            "--which-to-keep best: whichToKeep='best' cannot be used: it must be one of hard, easy, random, first",
+            "--which-to-keep='best' cannot be used: it must be one of hard, easy, random, first",
         ),
-        ("--eps 0.1 --threshold 0.9", "eps=0.1 and threshold=0.9 are both set; set one of them (threshold is 1 - eps)"),
+        ("--eps 0.1 --threshold 0.9", "--eps=0.1 and --threshold=0.9 are both set; set one of them"),
         (
             "--rank-by quality --which-to-keep easy",
-            "rankBy=['quality'] and whichToKeep='easy' are both set; set one of them: each ranks rows",
+            "--rank-by=['quality'] and --which-to-keep='easy' are both set; set one of them: each ranks rows",
         ),
         ("--input-table t", "--input and --input-table are both set: give one"),
         ("--input-option header", "--input-option header: it must be NAME=VALUE"),
@@ -150,15 +150,15 @@ def test_options_become_the_params_values():
             "--local-cores 0",
             "argument --local-cores: 0 cannot be used: it must be a whole number of at least 1 (spark-semdedup run",
         ),
-        ("--clusterer rapids --backend cpu", "contradicts backend='cpu'"),
-        ("--max-samples-per-batch 10 --backend cpu", "maxSamplesPerBatch=10 cannot be honoured by clusterer 'faiss'"),
-        ("--id-col name", "idCol='name' is not among the columns: 'id', 'embedding', 'quality', 'text'"),
-        ("--id-col embedding", "idCol='embedding' is of type array<float>: it must be string, tinyint"),
-        ("--embedding-col text", "embeddingCol='text' is of type string: it must be an array of numbers"),
-        ("--rank-by worth", "rankBy='worth' is not among the columns: 'id', 'embedding', 'quality', 'text'"),
-        ("--init-mode nowhere", "initMode='nowhere' holds no saved model (no folder metadata): give"),
-        ("--centroids nowhere", "centroids='nowhere' holds no saved model (no folder metadata): give"),
-        ("--centroids nowhere --k 3 --tol 0", "centroids='nowhere' and k, tol are both set: centroids that are given"),
+        ("--clusterer rapids --backend cpu", "contradicts --backend='cpu'"),
+        ("--max-samples-per-batch 10 --backend cpu", "--max-samples-per-batch=10 cannot be honoured by clusterer"),
+        ("--id-col name", "--id-col='name' is not among the columns: 'id', 'embedding', 'quality', 'text'"),
+        ("--id-col embedding", "--id-col='embedding' is of type array<float>: it must be string, tinyint"),
+        ("--embedding-col text", "--embedding-col='text' is of type string: it must be an array of numbers"),
+        ("--rank-by worth", "--rank-by='worth' is not among the columns: 'id', 'embedding', 'quality', 'text'"),
+        ("--init-mode nowhere", "--init-mode='nowhere' holds no saved model (no folder metadata): give"),
+        ("--centroids nowhere", "--centroids='nowhere' holds no saved model (no folder metadata): give"),
+        ("--centroids nowhere --k 3 --tol 0", "--centroids='nowhere' and k, tol are both set"),
         ("--output-format csv", "the rows cannot be written as csv: [UNSUPPORTED_DATA_TYPE_FOR_DATASOURCE]"),
         ("--output-format nosuch", "the rows cannot be written as nosuch: [DATA_SOURCE_NOT_FOUND]"),
         ("--local-cores 2", "--local-cores and --local-memory are for a local session, but one is given"),
@@ -190,29 +190,29 @@ def test_a_command_that_is_not_complete_is_refused(capsys, arguments, message):
 
 def test_a_missing_input_is_named(capsys, spark, tmp_path):
     message = refusal(capsys, "run", "--input", tmp_path / "no such", "--output", tmp_path / "out")
-    assert message == f"input='{tmp_path}/no such' does not exist: give a file, a folder or a pattern"
+    assert message == f"--input='{tmp_path}/no such' does not exist: give a file, a folder or a pattern"
 
 
 def test_input_that_is_not_of_its_format_is_refused(capsys, spark, data, tmp_path):
     message = refusal(capsys, "run", "--input", data, "--input-format", "nosuch", "--output", tmp_path / "out")
-    assert message.startswith(f"input='{data}' cannot be read as nosuch: [DATA_SOURCE_NOT_FOUND]")
+    assert message.startswith(f"--input='{data}' cannot be read as nosuch: [DATA_SOURCE_NOT_FOUND]")
     (tmp_path / "empty").mkdir()
     message = refusal(capsys, "run", "--input", tmp_path / "empty", "--output", tmp_path / "out")
-    assert message.startswith(f"input='{tmp_path}/empty' cannot be read as parquet: ")
+    assert message.startswith(f"--input='{tmp_path}/empty' cannot be read as parquet: ")
     message = refusal(capsys, "run", "--input-table", "no_such_table", "--output", tmp_path / "out")
-    assert message.startswith("inputTable='no_such_table' cannot be read: [TABLE_OR_VIEW_NOT_FOUND]")
+    assert message.startswith("--input-table='no_such_table' cannot be read: [TABLE_OR_VIEW_NOT_FOUND]")
 
 
 @pytest.mark.parametrize(
     ("change", "options", "message"),
     [
         (lambda t: t.slice(0, 0), [], "the input is empty: it must have at least one row"),
-        (lambda t: t, ["--k", "241"], "k=241 is larger than the 240 rows: it must be at most the number of rows"),
-        (lambda t: pa.concat_tables([t, t.slice(3, 1)]), [], "idCol='id' is not unique: 1 ids are in more than one"),
+        (lambda t: t, ["--k", "241"], "--k=241 is larger than the 240 rows: it must be at most the number of rows"),
+        (lambda t: pa.concat_tables([t, t.slice(3, 1)]), [], "--id-col='id' is not unique: 1 ids are in more than one"),
         (
             lambda t: with_embedding(t, 5, [float("nan")] * DIM),
             [],
-            "embeddingCol='embedding', row with id 'doc 005': embedding has a null, NaN or infinite element; fix it",
+            "--embedding-col='embedding', row with id 'doc 005': embedding has a null, NaN or infinite element; fix it",
         ),
         (
             lambda t: with_embedding(t, 5, [1.0, 2.0]),
@@ -240,7 +240,7 @@ def test_an_earlier_result_stays_where_a_row_that_no_fit_looks_at_is_invalid(cap
     result = rows(tmp_path / "out" / "similarities") if step == "run" else ids(tmp_path / "out")
     pq.write_table(with_embedding(corpus(), int(highest[-3:]), [0.0] * DIM), tmp_path / "bad.parquet")
     message = refusal(capsys, *arguments, "--input", tmp_path / "bad.parquet", "--overwrite", status=1)
-    assert message.startswith(f"embeddingCol='embedding', row with id '{highest}': embedding is zero; fix it")
+    assert message.startswith(f"--embedding-col='embedding', row with id '{highest}': embedding is zero; fix it")
     assert result == (rows(tmp_path / "out" / "similarities") if step == "run" else ids(tmp_path / "out"))
     assert (tmp_path / "out" / ("_manifest.json" if step == "run" else "_semdedup.json")).exists()
 
@@ -329,7 +329,7 @@ def test_a_fit_can_go_on_from_saved_centroids(capsys, spark, done, data, tmp_pat
     assert summary["clusters"] == 8
     message = refusal(capsys, "run", "--input", data, "--output", tmp_path / "out2", *start, "--k", 9)
     assert "8 centroids" in message
-    assert "k=9" in message
+    assert "--k=9" in message
 
 
 def test_progress_goes_to_stderr_and_the_summary_to_stdout(finished):
@@ -371,7 +371,7 @@ def test_an_output_that_exists_is_not_touched_without_overwrite(capsys, spark, d
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("keep")
     message = refusal(capsys, "run", "--input", data, "--output", tmp_path / "out")
-    assert message == f"output='{tmp_path}/out' exists already: give another folder, or --overwrite to replace it"
+    assert message == f"--output='{tmp_path}/out' exists already: give another folder, or --overwrite to replace it"
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine.txt"]
 
 
@@ -380,7 +380,7 @@ def test_overwrite_replaces_the_result_and_leaves_other_files(capsys, spark, don
     output = shutil.copytree(done, tmp_path / "out")
     (output / "notes.txt").write_text("keep")
     message = refusal(capsys, "run", "--input", data, "--output", output, "--overwrite", "--id-col", "no")
-    assert "idCol='no'" in message
+    assert "--id-col='no'" in message
     assert rows(output / "duplicates") == rows(done / "duplicates"), "a call that is refused deletes nothing"
     assert (output / "_manifest.json").exists()
     options = ["--k", 3, "--eps", 0.3, "--overwrite"]
@@ -396,7 +396,7 @@ def test_a_step_never_deletes_what_is_no_result_of_ours(capsys, spark, data, tmp
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("keep")
     message = refusal(capsys, step, "--input", data, "--output", tmp_path / "out", "--overwrite")
-    assert message.startswith(f"output='{tmp_path}/out' is no earlier result")
+    assert message.startswith(f"--output='{tmp_path}/out' is no earlier result")
     assert (tmp_path / "out" / "mine.txt").read_text() == "keep"
 
 
@@ -404,7 +404,7 @@ def test_a_step_never_deletes_what_is_no_result_of_ours(capsys, spark, data, tmp
 def test_output_and_input_may_not_overlap(capsys, spark, data, output):
     output = output.format(data=data)
     message = refusal(capsys, "run", "--input", f"{data}/*.parquet", data, "--output", output, "--overwrite")
-    assert message.startswith(f"output='{output}' and input='")
+    assert message.startswith(f"--output='{output}' and --input='")
     assert "overlap" in message
     assert len(ids(data)) == ROWS
 
@@ -413,7 +413,7 @@ def test_centroids_in_the_output_are_not_overwritten(capsys, spark, done, data):
     message = refusal(
         capsys, "run", "--input", data, "--output", done, "--overwrite", "--centroids", done / "centroids"
     )
-    assert f"centroids='{done}/centroids' overlap" in message
+    assert f"--centroids='{done}/centroids' overlap" in message
     assert (done / "_manifest.json").exists()
 
 
@@ -543,7 +543,7 @@ def test_a_folder_that_another_step_wrote_meanwhile_is_left_as_it_is(capsys, spa
     monkeypatch.setattr(steps, "count_similarities", count_while_another_writes)
     message = refusal(capsys, *arguments, status=1)
     assert message == (
-        f"output='{tmp_path}/out' was written by another run or step in between: give another folder, or --overwrite "
+        f"--output='{tmp_path}/out' was written by another run or step in between: give another folder, or --overwrite "
         "to replace it"
     )
     assert rows(tmp_path / "out") == rows(done / "duplicates")
@@ -564,7 +564,7 @@ def test_a_step_does_not_write_into_a_folder_that_another_holds(capsys, spark, m
     out = copied(done / "duplicates", tmp_path / "out")
     with Lock(Files(spark), str(out), takeover=False):
         message = refusal(capsys, step, *reads[step], "--output", out, "--overwrite", status=1)
-    assert message.startswith(f"output='{out}' is being written by process {os.getpid()} on ")
+    assert message.startswith(f"--output='{out}' is being written by process {os.getpid()} on ")
     assert message.endswith(", and is alive: wait for its end, or give another folder")
     assert rows(out) == rows(done / "duplicates")
     assert [path.name for path in out.glob("_*")] == ["_semdedup.json"]
@@ -632,7 +632,7 @@ def test_a_table_that_remove_wrote_in_vain_is_named(capsys, spark, monkeypatch, 
     try:
         message = refusal(capsys, *command, status=1)
         assert message == (
-            "outputTable='written_in_vain' was written, and must not be used: the input changed while it was read"
+            "--output-table='written_in_vain' was written, and must not be used: the input changed while it was read"
         )
     finally:
         spark.sql("DROP TABLE IF EXISTS written_in_vain")
@@ -647,7 +647,7 @@ def test_a_step_takes_over_what_one_left_that_was_killed(capsys, spark, monkeypa
     )
     arguments = ["identify", "--input", done / "similarities", "--output", out]
     assert refusal(capsys, *arguments) == (
-        f"output='{out}' holds a result that is not finished: give another folder, or --overwrite to replace it"
+        f"--output='{out}' holds a result that is not finished: give another folder, or --overwrite to replace it"
     )
     assert call(capsys, *arguments, "--overwrite")[0] == 0
     assert rows(out) == rows(done / "duplicates")
@@ -670,22 +670,22 @@ def test_cluster_of_invalid_rows_alone_writes_no_cluster_and_sets_them_aside(cap
     counts = {name: manifest(tmp_path / "out")[name] for name in ("rows_in", "invalid", "clusters", "rows")}
     assert counts == {"rows_in": 2, "invalid": 2, "clusters": 0, "rows": 0}
     message = refusal(capsys, "pairwise", "--input", tmp_path / "out", "--output", tmp_path / "scores", status=2)
-    assert message.startswith(f"input='{tmp_path}/out' ")
+    assert message.startswith(f"--input='{tmp_path}/out' ")
 
 
 def test_cluster_with_given_centroids_refuses_ids_that_are_not_unique(capsys, spark, done, tmp_path):
     pq.write_table(pa.concat_tables([corpus(), corpus().slice(0, 2)]), tmp_path / "in.parquet")
     arguments = ["--input", tmp_path / "in.parquet", "--output", tmp_path / "out", "--centroids", done / "centroids"]
     message = refusal(capsys, "cluster", *arguments, status=1)
-    assert message.startswith("idCol='id' is not unique: 2 ids are in more than one row, for example 'doc 000'")
+    assert message.startswith("--id-col='id' is not unique: 2 ids are in more than one row, for example 'doc 000'")
 
 
 def test_identify_refuses_an_eps_that_the_scores_are_not_complete_for(capsys, spark, done, tmp_path):
     scores = copied(done / "similarities", tmp_path / "scores", coverage="exact", complete_eps=0.05)
     message = refusal(capsys, "identify", "--input", scores, "--output", tmp_path / "out", "--eps", 0.06)
-    assert message.startswith(f"eps=0.06 is larger than 0.05, up to which the scores in '{scores}' are complete")
+    assert message.startswith(f"--eps=0.06 is larger than 0.05, up to which the scores in '{scores}' are complete")
     message = refusal(capsys, "identify", "--input", scores, "--output", tmp_path / "out", "--threshold", 0.94)
-    assert message.startswith("eps=0.06 is larger than 0.05")
+    assert message.startswith("--eps=0.06 is larger than 0.05")
     for eps in (0.05, 0.01):
         arguments = ["--input", scores, "--output", tmp_path / f"out {eps}", "--eps", eps]
         assert call(capsys, "identify", *arguments)[0] == 0
@@ -694,18 +694,18 @@ def test_identify_refuses_an_eps_that_the_scores_are_not_complete_for(capsys, sp
 
 
 def test_a_folder_is_taken_for_what_it_is(capsys, spark, done, data, tmp_path):
-    place, out = f"duplicates='{done}", tmp_path / "out"
+    place, out = f"--duplicates='{done}", tmp_path / "out"
     message = refusal(capsys, "remove", "--input", data, "--duplicates", done / "similarities", "--output", out)
     assert message == f"{place}/similarities' holds similarities, not duplicates"
     message = refusal(capsys, "remove", "--input", data, "--duplicates", done, "--output", out)
     assert message == f"{place}' is the folder of a whole run: give {done}/duplicates"
     message = refusal(capsys, "identify", "--input", done / "none", "--output", out)
-    assert message == f"input='{done}/none' does not exist: give the folder of similarities"
+    assert message == f"--input='{done}/none' does not exist: give the folder of similarities"
     broken = copied(done / "similarities", tmp_path / "broken")
     (broken / "_semdedup.json").unlink()
     (broken / "_semdedup.unfinished").touch()
     message = refusal(capsys, "identify", "--input", broken, "--output", out)
-    assert message == f"input='{broken}' is not finished: the step that wrote it did not end; run it again"
+    assert message == f"--input='{broken}' is not finished: the step that wrote it did not end; run it again"
 
 
 @pytest.mark.parametrize(
@@ -720,7 +720,7 @@ def test_a_folder_that_lost_rows_is_refused(capsys, spark, done, data, tmp_path,
     folder = copied(done / holds, tmp_path / "copy", rows=written + 1)
     message = refusal(capsys, *(part.format(data=data) for part in step), folder, "--output", tmp_path / "out")
     assert message == (
-        f"{param}='{folder}' has {written} rows, but _semdedup.json in it says {written + 1}: files were added or "
+        f"--{param}='{folder}' has {written} rows, but _semdedup.json in it says {written + 1}: files were added or "
         "lost; run the step that wrote it again"
     )
     assert not (tmp_path / "out").exists()
@@ -746,7 +746,7 @@ def test_pairwise_refuses_a_folder_that_lost_rows(capsys, spark, exact, tmp_path
     shutil.rmtree(lost)
     left = ROWS - len(ids(exact / "clusters" / lost.name))
     message = refusal(capsys, "pairwise", "--input", tmp_path / "clusters", "--output", tmp_path / "out", status=1)
-    assert message.startswith(f"input='{tmp_path}/clusters' has {left} rows, but _semdedup.json in it says {ROWS}")
+    assert message.startswith(f"--input='{tmp_path}/clusters' has {left} rows, but _semdedup.json in it says {ROWS}")
     assert not (tmp_path / "out").exists()
 
 
@@ -908,19 +908,19 @@ def test_the_same_threshold_may_be_given_either_way(
 def test_what_exact_scores_are_not_complete_for_is_refused(capsys, spark, exact, tmp_path, decided):
     message = refusal(capsys, "identify", "--input", exact / "scores", "--output", tmp_path / "out", *decided)
     assert " is larger than 0.07, up to which the scores in " in message
-    assert not message.startswith("eps=0.07 ")
+    assert not message.startswith("--eps=0.07 ")
 
 
 @pytest.mark.parametrize(
     ("step", "arguments", "message"),
     [
-        ("run", ["--coverage", "exact", "--n-probe", 2], "coverage='exact' and nProbe=2 are both set; set one of them"),
-        ("pairwise", ["--coverage", "exact", "--n-probe", 1], "coverage='exact' and nProbe=1 are both set"),
-        ("pairwise", ["--n-probe", 2], "centroids is not set, and input='{input}' has no _centroids: rows that are"),
+        ("run", ["--coverage", "exact", "--n-probe", 2], "--coverage='exact' and --n-probe=2 are both set"),
+        ("pairwise", ["--coverage", "exact", "--n-probe", 1], "--coverage='exact' and --n-probe=1 are both set"),
+        ("pairwise", ["--n-probe", 2], "centroids is not set, and --input='{input}' has no _centroids: rows that are"),
         (
             "pairwise",
             ["--n-probe", 2, "--centroids", "nowhere"],
-            "centroids='nowhere' holds no saved model (no folder metadata)",
+            "--centroids='nowhere' holds no saved model (no folder metadata)",
         ),
     ],
 )
@@ -966,16 +966,16 @@ def test_tables_in_and_out(capsys, spark, done, data, tmp_path):
 
         step = ["remove", "--input-table", "cli_test.docs", "--duplicates", done / "duplicates"]
         message = refusal(capsys, *step, "--output-table", "cli_test.kept")
-        assert message.startswith("outputTable='cli_test.kept' exists already")
+        assert message.startswith("--output-table='cli_test.kept' exists already")
         message = refusal(capsys, *step, "--output-table", "cli_test.docs", "--overwrite")
-        assert message == "outputTable='cli_test.docs' is the table that is read: give another name"
+        assert message == "--output-table='cli_test.docs' is the table that is read: give another name"
         assert call(capsys, *step, "--output-table", "cli_test.kept", "--overwrite")[0] == 0
         assert spark.table("cli_test.kept").count() == len(kept)
 
         spark.sql(f"CREATE TABLE cli_test.earlier USING parquet LOCATION '{tmp_path}/out/similarities'")
         rerun = ["run", "--input-table", "cli_test.earlier", "--output", tmp_path / "out", "--overwrite"]
         message = refusal(capsys, *rerun)
-        assert message.startswith(f"output='{tmp_path}/out' holds files of inputTable='cli_test.earlier'")
+        assert message.startswith(f"--output='{tmp_path}/out' holds files of --input-table='cli_test.earlier'")
         assert len(rows(tmp_path / "out" / "similarities")) == ROWS
     finally:
         spark.sql("DROP DATABASE cli_test CASCADE")
@@ -1039,7 +1039,7 @@ def program(*arguments: object, **options: object) -> subprocess.CompletedProces
 
 @pytest.mark.slow
 def test_steps_as_programs_give_the_answer_of_the_run(done, data, tmp_path):
-    """Relative paths; nothing but progress on stderr. (All steps: ``test_the_steps_one_by_one_give_the_runs_answer``.)"""
+    """Relative paths; nothing but progress on stderr. (All steps: ``test_the_steps_one_by_one_…``.)"""
     (tmp_path / "data").symlink_to(data)
     for arguments in (
         ["cluster", "--input", "data", "--output", "c", "--k", 8],
@@ -1059,7 +1059,7 @@ def test_a_worker_that_fails_is_one_line_without_traceback(tmp_path):
     assert ended.returncode == 1
     _, progress, line = ended.stderr.splitlines()
     assert progress.startswith("[1/5] fit centroids ... failed after ")
-    assert line.startswith("spark-semdedup: error: embeddingCol='embedding', row with id 'doc 009': embedding has a")
+    assert line.startswith("spark-semdedup: error: --embedding-col='embedding', row with id 'doc 009': embedding has a")
 
 
 @pytest.mark.slow
@@ -1082,7 +1082,7 @@ def test_the_demo_has_no_saved_centroids_to_start_from(capsys):
 
 def test_the_demo_replaces_nothing_but_a_run(capsys, spark, data):
     message = refusal(capsys, "demo", "--output", data)
-    assert message == f"output='{data}' exists already and is not a run's result: give another folder"
+    assert message == f"--output='{data}' exists already and is not a run's result: give another folder"
     assert len(ids(data)) == ROWS
 
 

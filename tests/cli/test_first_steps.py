@@ -39,7 +39,7 @@ def test_a_missing_local_input_is_told_before_a_session_starts(capsys, monkeypat
     name, *options = command.split()
     missing = tmp_path / "nowhere"
     assert cli.main([name, "--input", str(missing), *options]) == 2
-    message = f"input='{missing}' does not exist: give a file, a folder or a pattern"
+    message = f"--input='{missing}' does not exist: give a file, a folder or a pattern"
     assert capsys.readouterr().err == f"spark-semdedup: error: {message}\n"
 
 

@@ -108,4 +108,4 @@ def test_spark_submit_gives_the_rows_that_the_command_gives(spark, tmp_path):
 
     refused = submit("semdedup", *arguments, "--output", "submitted", py_files=py_files, cwd=tmp_path)
     assert refused.returncode != 0
-    assert "spark-semdedup: error: output='submitted' exists already" in refused.stdout
+    assert "spark-semdedup: error: --output='submitted' exists already" in refused.stdout

@@ -80,7 +80,7 @@ def test_a_report_replaces_an_earlier_one_and_nothing_else(
     mine = tmp_path / "mine.html"
     mine.write_text("mine")
     message = refusal(capsys, "report", output / "out", "--output", mine)
-    assert message == f"output='{mine}' exists already and is no report: give another file, or --overwrite"
+    assert message == f"--output='{mine}' exists already and is no report: give another file, or --overwrite"
     assert mine.read_text() == "mine"
     assert main(["report", str(output / "out"), "--output", str(mine), "--overwrite"]) == 0
     assert "Texts of kept rows only" in mine.read_text("utf-8")
@@ -107,9 +107,9 @@ def test_resume_replaces_no_folder_of_the_users(
     (mine / "data.parquet").write_text("mine")
     run = ("run", "--input", source, "--k", "2", "--resume", "--export-atlas", mine)
     for out in (tmp_path / "new", output / "out"):
-        assert f"exportAtlas='{mine}' exists already" in refusal(capsys, *run, "--output", out)
+        assert f"--export-atlas='{mine}' exists already" in refusal(capsys, *run, "--output", out)
     (mine / "_semdedup.json").write_text('{"holds": "similarities"}')  # another step's result
-    assert f"exportAtlas='{mine}' exists already" in refusal(capsys, *run, "--output", tmp_path / "new")
+    assert f"--export-atlas='{mine}' exists already" in refusal(capsys, *run, "--output", tmp_path / "new")
     assert (mine / "data.parquet").read_text() == "mine"
     assert not (tmp_path / "new").exists()
 
@@ -127,7 +127,7 @@ def test_what_cannot_be_used_is_one_line_before_any_work(
     out = output / "out"
     assert "does not exist" in refusal(capsys, "report", tmp_path / "none")
     assert "is not the folder of a run" in refusal(capsys, "report", source)
-    assert "textCol='words' is not among the columns" in refusal(capsys, "report", out, "--text-col", "words")
+    assert "--text-col='words' is not among the columns" in refusal(capsys, "report", out, "--text-col", "words")
     assert "must be string" in refusal(capsys, "report", out, "--texts", source, "--text-col", "id")
     assert "--texts and --texts-table are both set" in refusal(
         capsys, "report", out, "--texts", "a", "--texts-table", "b"
@@ -141,7 +141,7 @@ def test_what_cannot_be_used_is_one_line_before_any_work(
     assert "--model is missing: give the model to embed the texts with, or --report" in refusal(
         capsys, *run, "--text-col", "text"
     )
-    assert "textCol='none' is not among" in refusal(capsys, *run, "--report", "--text-col", "none")
+    assert "--text-col='none' is not among" in refusal(capsys, *run, "--report", "--text-col", "none")
     assert "cannot be used" in refusal(capsys, *run, "--metrics-prometheus", "/proc/no/such/file")
     assert not (tmp_path / "new").exists()
 

@@ -63,6 +63,8 @@ def test_a_run_s_folder_has_clusters_of_its_own(spark, table, tmp_path, capsys):
     command = ["explore", "map", "--result", out, "--input", table, "--method", "pca", "--output", str(tmp_path / "a")]
     assert main(command) == 0
     answer = json.loads((tmp_path / "a" / "map.json").read_text())
+    shown = capsys.readouterr().out
+    assert f"\nmap of 400 rows by PCA, in 7 clusters, {answer['duplicates']} of them duplicates\n" in shown
     assert answer["n_clusters"] == 7
     assert answer["rows"] == 400
     assert answer["duplicates"] == spark.read.parquet(f"{out}/duplicates").count() > 0
@@ -79,8 +81,8 @@ def test_a_run_s_folder_has_clusters_of_its_own(spark, table, tmp_path, capsys):
         (["choose-k", "--k-range", "a", "--input", "x"], "a cannot be used: it must be like 2-10"),
         (["tsne", "--input", "x"], "invalid choice: 'tsne'"),
         (["agglomerative", "--input", "TABLE"], "both unset: set one of them"),
-        (["kmeans", "--k", "900", "--input", "TABLE"], "k=900 is larger than the sample's 400 rows"),
-        (["topics", "--text-col", "body", "--input", "TABLE"], "text_col='body' is not among the columns"),
+        (["kmeans", "--k", "900", "--input", "TABLE"], "--k=900 is larger than the sample's 400 rows"),
+        (["topics", "--text-col", "body", "--input", "TABLE"], "--text-col='body' is not among the columns"),
         (["hdbscan", "--result", "TABLE/.."], "is not the folder of a run"),
     ],
 )

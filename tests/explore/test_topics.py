@@ -58,6 +58,8 @@ def test_documents_are_the_nearest_to_the_centre():
     found = topic_labels(VECTORS, LABELS, texts=TEXTS, documents=2)
     assert found.topics[0].documents == ("apple pear apple fruit", "apple fruit")
     assert "apple pear apple fruit" in found.as_text()
+    assert "not shown" not in found.as_text(clusters=2)
+    assert found.as_text(clusters=1).endswith("\n  smaller topics, not shown: 1")
 
 
 def test_a_labeler_gets_the_first_five_documents():

@@ -117,5 +117,5 @@ def test_an_index_that_is_written_to_is_refused(spark, path, capsys, monkeypatch
     monkeypatch.setattr(locking, "SILENCE_SECONDS", 4.0)
     with SemDedupIndex.open(spark, path)._storage.versions.held():
         line = refusal(capsys, "index", "compact", "--index", path, "--quiet", status=1)
-    assert f"index='{path}' is being written by process" in line
+    assert f"--index='{path}' is being written by process" in line
     assert "wait for its end" in line

@@ -115,15 +115,15 @@ def test_an_earlier_result_stays_unless_it_may_be_replaced(spark, json_lines, tm
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"text_col": "body"}, "textCol='body' is not among the columns: 'id', 'stars', 'text'"),
-        ({"text_col": "stars"}, "textCol='stars' is of type bigint: it must be string"),
-        ({"model": "/no/model"}, "model='/no/model' does not exist on "),
-        ({"model": "hashing:none"}, "model='hashing:none' cannot be used: it must be hashing:DIM"),
+        ({"text_col": "body"}, "--text-col='body' is not among the columns: 'id', 'stars', 'text'"),
+        ({"text_col": "stars"}, "--text-col='stars' is of type bigint: it must be string"),
+        ({"model": "/no/model"}, "--model='/no/model' does not exist on "),
+        ({"model": "hashing:none"}, "--model='hashing:none' cannot be used: it must be hashing:DIM"),
         (["--embedding-col", "text"], "embed appends the columns text, but the input already has text"),
-        (["--id-col", "key"], "idCol='key' is not among the columns"),
-        (["--metadata-cols", "none"], "metadataCols='none' is not among the columns"),
-        (["--chunk", "words"], "--chunk words: chunk='words' cannot be used: it must be one of none, tokens"),
-        (["--max-tokens", "1"], "--max-tokens 1: maxTokens=1 cannot be used: it must be a whole number of at least 4"),
+        (["--id-col", "key"], "--id-col='key' is not among the columns"),
+        (["--metadata-cols", "none"], "--metadata-cols='none' is not among the columns"),
+        (["--chunk", "words"], "--chunk='words' cannot be used: it must be one of none, tokens"),
+        (["--max-tokens", "1"], "--max-tokens=1 cannot be used: it must be a whole number of at least 4"),
     ],
 )
 def test_what_cannot_be_used_is_one_line_and_writes_nothing(spark, json_lines, tmp_path, capsys, arguments, said):
@@ -140,5 +140,5 @@ def test_what_cannot_be_used_is_one_line_and_writes_nothing(spark, json_lines, t
 def test_repeated_ids_are_refused_before_a_text_is_embedded(spark, tmp_path, capsys):
     path = written(tmp_path / "docs.jsonl", [*DOCUMENTS, DOCUMENTS[0]])
     assert embed("--input", path, "--input-format", "json", "--output", tmp_path / "out") == 1
-    assert "idCol='id'" in capsys.readouterr().err
+    assert "--id-col='id'" in capsys.readouterr().err
     assert not list((tmp_path / "out").glob("part-*"))

@@ -230,7 +230,7 @@ def test_another_run_is_refused_by_what_differs(capsys, monkeypatch, data, tmp_p
 
     assert refused("--eps", 0.1) == "eps is 0.1, was 0.05"
     assert refused("--k", 4) == "k is 4, was 3"
-    assert refused("--which-to-keep", "first") == "whichToKeep is 'first', was 'hard'"
+    assert refused("--which-to-keep", "first") == "--which-to-keep is 'first', was 'hard'"
     assert refused("--output-format", "orc") == "output of the rows that remain differs"
     other = tmp_path / "other"
     other.mkdir()
@@ -406,7 +406,7 @@ def test_the_table_of_a_run_that_did_not_add_up_is_written_again(capsys, spark, 
         assert spark.catalog.tableExists(name)
         spark.createDataFrame([(1,)], "n int").write.mode("overwrite").saveAsTable("of_others")
         other = ["run", "--input", data, "--output", output, *ARGUMENTS, "--output-table", "of_others", "--resume"]
-        assert "outputTable='of_others' exists already" in refusal(capsys, *other)
+        assert "--output-table='of_others' exists already" in refusal(capsys, *other)
         run(capsys, data, output, "--output-table", name, "--resume")
         assert spark.table(name).count() == len(expected["deduplicated"])
         assert spark.table("of_others").columns == ["n"]
@@ -541,7 +541,7 @@ def test_a_table_is_written_again_by_the_run_that_began_to(capsys, spark, monkey
         kept = {row.id for row in spark.table(name).select("id").collect()}
         assert len(kept) == spark.table(name).count() == len(expected["deduplicated"])
         said = refusal(capsys, "run", "--input", data, "--output", tmp_path / "two", *ARGUMENTS, *arguments)
-        assert "outputTable='resumed_rows' exists already" in said
+        assert "--output-table='resumed_rows' exists already" in said
         assert killed_run(monkeypatch, data, tmp_path / "two", 20, "--overwrite", *arguments)
         run(capsys, data, tmp_path / "two", "--resume", *arguments)
         assert spark.table(name).count() == len(expected["deduplicated"])

@@ -129,8 +129,8 @@ def test_blank_texts_are_refused_before_anything_is_embedded_or_lost(spark, plac
     assert run(place, "--overwrite") == 1
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
     assert line == (
-        "spark-semdedup: error: textCol='text': 2 texts are null or blank, such as the one of the row with id 5: fix "
-        "them, or set handleInvalid to skip or keep"
+        "spark-semdedup: error: --text-col='text': 2 texts are null or blank, such as the one of the row with id 5: "
+        "fix them, or set --handle-invalid to skip or keep"
     )
     assert {path: path.stat().st_mtime_ns for path in earlier} == earlier
 
@@ -165,10 +165,10 @@ def test_what_cannot_be_used_is_one_line_and_writes_nothing(spark, place, tmp_pa
         (
             {},
             ["--embedding-dim", "32"],
-            "model='hashing:64' gives embeddings of length 64, but embeddingDim=32 has",
+            "--model='hashing:64' gives embeddings of length 64, but --embedding-dim=32 has",
         ),
         ({}, ["--embedding-col", "text"], "embed appends the columns text, but the input already has text"),
-        ({"model": "none/such.onnx"}, [], "model='none/such.onnx' does not exist on "),
+        ({"model": "none/such.onnx"}, [], "--model='none/such.onnx' does not exist on "),
     ]
     for keywords, options, said in cases:
         assert run(place, *options, **keywords) == 2, options
@@ -177,7 +177,7 @@ def test_what_cannot_be_used_is_one_line_and_writes_nothing(spark, place, tmp_pa
         assert not (tmp_path / "out").exists()
     where = [*place, "--centroids", saved, "--text-col", "text", "--model", "hashing:64"]
     assert cli.main(["run", *map(str, where)]) == 2
-    said = f"model='hashing:64' gives embeddings of length 64, but centroids='{saved}' has length 2"
+    said = f"--model='hashing:64' gives embeddings of length 64, but --centroids='{saved}' has length 2"
     assert said in capsys.readouterr().err
 
 
